@@ -1,0 +1,1 @@
+"""The only home of table and shard field names; both halves import from here and nowhere else meet."""

@@ -1,0 +1,23 @@
+"""The closed list of words that say why an image or a pair was left out."""
+
+PAIR_REASONS = {
+    "unlabelled": "the source marks the row as not judged",
+    "control_image": "one side is a control image shown to check the annotators",
+    "bad_label": "labels are null, NaN, outside {0, 0.5, 1}, or do not sum to 1",
+    "empty_prompt": "the prompt is null or blank",
+    "missing_image": "an image uid is null, or the row has no bytes and no path for it",
+    "same_image": "both sides are the same image",
+    "duplicate_pair": "the same judgement of the same pair came before",
+    "image_dropped": "one side's image was left out, for its own reason",
+    "tie": "the annotator preferred neither",
+}
+
+IMAGE_REASONS = {
+    "image_empty": "no bytes",
+    "image_unreadable": "not an image, truncated, or of a format that cannot be decoded",
+    "image_too_large": "more pixels than the limit: a decompression bomb",
+    "image_missing": "the path or URL cannot be read",
+    "uid_conflict": "one uid names different bytes in different rows",
+}
+
+REASONS = PAIR_REASONS | IMAGE_REASONS

@@ -1,0 +1,46 @@
+"""Names inside the WebDataset shards and their index: the whole contract between `curate` and `train`.
+
+A sample is four members of one tar, in this order, sharing a key:
+
+    000000001.preferred.jpg   the source's own bytes, whatever their format (see `json`)
+    000000001.rejected.jpg
+    000000001.txt             the prompt, UTF-8
+    000000001.json            JSON_FIELDS
+
+The key is the pair's rank, zero-padded. All samples of one export have the same extension, because
+readers that infer columns from the first samples (Hugging Face `datasets`) need one name per column:
+the images' common format, or `jpg` when formats are mixed. Readers decode by the bytes, not the name.
+"""
+
+SHARD_INDEX = "shards.json"
+SHARD_NAME = "pairs-{index:06d}.tar"
+KEY_DIGITS = 9
+
+PREFERRED = "preferred"  # member names are f"{PREFERRED}.{extension}"
+REJECTED = "rejected"
+PROMPT = "txt"
+META = "json"
+
+IMAGE_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+MIXED_EXTENSION = "jpg"
+
+JSON_FIELDS = (
+    "pair_id",
+    "prompt_id",
+    "quality",
+    "rank",
+    "scores",  # {scorer: {"preferred": float, "rejected": float}}
+    "preferred",  # {"image_uid", "sha256", "format", "width", "height"}
+    "rejected",
+    "source",  # {"dataset", "split", "file", "row_group", "row", "annotator_id"}
+)
+
+INDEX_FIELDS = (
+    "format",  # INDEX_FORMAT
+    "dataset",
+    "ranking",  # {"name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs"}
+    "extension",
+    "pairs",  # total samples
+    "shards",  # [{"file", "samples", "bytes", "sha256"}]
+)
+INDEX_FORMAT = "pairsieve-shards-1"

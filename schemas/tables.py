@@ -1,0 +1,130 @@
+"""Arrow schemas of the tables in a run directory, and of the pairs that `train sample` draws.
+
+One row of a table means one thing, its grain, named in the docstring beside each schema. Scores are
+float32. Image embeddings are stored in float16 (they are L2-normalised and only searched); prompt
+embeddings in float32, because a resumed run takes its dot products with them.
+"""
+
+import pyarrow as pa
+
+IMAGE_SIDES = (0, 1)
+
+PAIRS = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("image_0_uid", pa.string(), nullable=False),
+        pa.field("image_1_uid", pa.string(), nullable=False),
+        pa.field("preference", pa.int8()),  # 0, 1, or null: a tie, or never judged
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("annotator_id", pa.string()),
+        pa.field("image_0_model", pa.string()),
+        pa.field("image_1_model", pa.string()),
+        pa.field("source_file", pa.string(), nullable=False),
+        pa.field("source_row_group", pa.int32(), nullable=False),
+        pa.field("source_row", pa.int64(), nullable=False),  # counted within the row group
+    ]
+)
+"""Grain: one judged (or sampled) pair of the source."""
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_uid", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),  # of the encoded bytes
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("source_file", pa.string(), nullable=False),  # where the bytes were read from
+        pa.field("source_row_group", pa.int32(), nullable=False),
+        pa.field("source_row", pa.int64(), nullable=False),
+        pa.field("source_side", pa.int8(), nullable=False),
+    ]
+)
+"""Grain: one unique image. `<tower>_embedding` columns follow."""
+
+PROMPTS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+    ]
+)
+"""Grain: one unique prompt. `<tower>_embedding` columns follow."""
+
+SCORES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("image_uid", pa.string(), nullable=False),
+    ]
+)
+"""Grain: one (prompt, image) that occurs in a pair. `<scorer>_score` columns follow."""
+
+DROPPED = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("pair_id", pa.string()),
+        pa.field("image_uid", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+"""Grain: one image or one pair left out. A pair is left out of a stage once, with one reason."""
+
+RANKING = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("preferred_uid", pa.string(), nullable=False),
+        pa.field("rejected_uid", pa.string(), nullable=False),
+        pa.field("quality", pa.float64(), nullable=False),
+        pa.field("rank", pa.int64(), nullable=False),  # 1 = best
+        pa.field("percentile", pa.float64(), nullable=False),  # 1.0 = best, 0.0 = worst
+        pa.field("selected", pa.bool_(), nullable=False),
+    ]
+)
+"""Grain: one eligible pair. `<scorer>_preferred`, `<scorer>_rejected`, `<scorer>_margin` follow."""
+
+SAMPLED_PAIRS = pa.schema(
+    [
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("image_0_uid", pa.string(), nullable=False),
+        pa.field("image_1_uid", pa.string(), nullable=False),
+        pa.field("image_0_bytes", pa.binary(), nullable=False),  # encoded PNG
+        pa.field("image_1_bytes", pa.binary(), nullable=False),
+        pa.field("image_0_model", pa.string(), nullable=False),
+        pa.field("image_1_model", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+    ]
+)
+"""Grain: one prompt drawn by two models from one seed; side 0 is `--model`, side 1 `--against`."""
+
+
+def embedding_column(tower: str) -> str:
+    """Name of a tower's column in `images` and `prompts`."""
+    return f"{tower}_embedding"
+
+
+def score_column(scorer: str) -> str:
+    """Name of a scorer's column in `scores`."""
+    return f"{scorer}_score"
+
+
+def with_embeddings(schema: pa.Schema, dimensions: dict[str, int], value_type: pa.DataType) -> pa.Schema:
+    """`schema` followed by one fixed-size list column per tower; `dimensions` maps tower to length."""
+    for tower, dimension in dimensions.items():
+        schema = schema.append(pa.field(embedding_column(tower), pa.list_(value_type, dimension)))
+    return schema
+
+
+def with_scores(schema: pa.Schema, scorers: list[str]) -> pa.Schema:
+    """`SCORES` followed by one float32 column per scorer."""
+    for scorer in scorers:
+        schema = schema.append(pa.field(score_column(scorer), pa.float32(), nullable=False))
+    return schema
+
+
+def with_margins(schema: pa.Schema, scorers: list[str]) -> pa.Schema:
+    """`RANKING` followed by each scorer's preferred and rejected score and their signed margin."""
+    for scorer in scorers:
+        for side in ("preferred", "rejected", "margin"):
+            schema = schema.append(pa.field(f"{scorer}_{side}", pa.float32(), nullable=False))
+    return schema
