@@ -10,6 +10,7 @@ PAIR_REASONS = {
     "duplicate_pair": "the same judgement of the same pair came before",
     "image_dropped": "one side's image was left out, for its own reason",
     "tie": "the annotator preferred neither",
+    "not_ranked": "the metric gave the pair no quality",
 }
 
 IMAGE_REASONS = {
@@ -17,7 +18,6 @@ IMAGE_REASONS = {
     "image_unreadable": "not an image, truncated, or of a format that cannot be decoded",
     "image_too_large": "more pixels than the limit: a decompression bomb",
     "image_missing": "the path or URL cannot be read",
-    "uid_conflict": "one uid names different bytes in different rows",
 }
 
 REASONS = PAIR_REASONS | IMAGE_REASONS

@@ -1,11 +1,11 @@
 """Names inside the WebDataset shards and their index: the whole contract between `curate` and `train`.
 
-A sample is four members of one tar, in this order, sharing a key:
+A sample is four consecutive members of one tar, sharing a key, in alphabetical order:
 
+    000000001.json            JSON_FIELDS
     000000001.preferred.jpg   the source's own bytes, whatever their format (see `json`)
     000000001.rejected.jpg
     000000001.txt             the prompt, UTF-8
-    000000001.json            JSON_FIELDS
 
 The key is the pair's rank, zero-padded. All samples of one export have the same extension, because
 readers that infer columns from the first samples (Hugging Face `datasets`) need one name per column:

@@ -1,0 +1,197 @@
+"""The `curate` command line: parse, call a stage, report. Heavy packages load inside the commands."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from curate.errors import CurateError, UsageError
+from curate.manifest import DEMO, Manifest, load_manifest
+from curate.model_set import DEFAULT_SCORERS, load_model_set
+from curate.progress import say
+from curate.run import Run, default_run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Score the pairs of a preference data set, rank them by a SQL metric, and pack the best as shards.",
+)
+
+RunOption = Annotated[str, typer.Option("--run", help="Run directory.", envvar="PAIRSIEVE_RUN", show_default=True)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def main() -> None:
+    """Entry point: an expected failure becomes one sentence on stderr; anything else keeps its traceback."""
+    try:
+        app()
+    except CurateError as error:
+        say(f"curate: {error}")
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def embed(
+    run: RunOption = "run",
+    manifest: Annotated[str, typer.Option(help="Data set: a bundled name, or a TOML file.")] = DEMO,
+    source: Annotated[list[str] | None, typer.Option(help="Path, glob or URL instead of the manifest's files.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the manifest.  [default: the manifest's]")] = None,
+    models: Annotated[str | None, typer.Option(help="Set of models: a bundled name, or a TOML file.  [default: the manifest's, else published]")] = None,
+    scorers: Annotated[str, typer.Option(help="Scorers, by name, with commas.")] = ",".join(DEFAULT_SCORERS),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Images of one forward pass.", min=1)] = 64,
+    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 1024,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan's counts and compute nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score every image and prompt of a data set once, and write the run's tables.
+
+    Example: `curate embed --manifest pickapic_v2 --source '/data/pickapic_v2/train-*.parquet'`
+    """
+    from curate.plan import make_plan
+    from curate.source import open_source
+
+    described = _manifest(manifest)
+    opened = open_source(described, split, source)
+    if dry_run:
+        plan = make_plan(opened, part_images)
+        report: dict[str, Any] = {
+            "dataset": described.name,
+            "files": list(opened.files),
+            "source_rows": plan.source_rows,
+            "pairs": plan.pairs.num_rows,
+            "dropped_pairs": _counts(plan.dropped["reason"].to_pylist()),
+            "prompts": len(plan.prompts),
+            "images": plan.image_count,
+            "parts": len(plan.parts),
+        }
+        _print(report, as_json)
+        return
+    model_set = load_model_set(models or described.models or "published")
+    chosen = model_set.choose([name.strip() for name in scorers.split(",") if name.strip()])
+
+    from curate.scoring import load_scoring
+    from curate.stages.embed import EmbedOptions
+    from curate.stages.embed import embed as run_embed
+    from curate.towers.precision import choose_device, choose_precision, describe_device
+
+    on = choose_device(device)
+    options = EmbedOptions(on, choose_precision(precision, on), batch, part_images)
+    say(f"models '{model_set.name}', scorers {', '.join(spec.name for spec in chosen)}, on {describe_device(on, options.precision)}")
+    scoring = load_scoring(model_set, chosen, on, options.precision)
+    summary = run_embed(Run(Path(run)), opened, scoring, options)
+    _print(summary, as_json, _embed_lines(summary))
+
+
+def _manifest(name: str) -> Manifest:
+    if name == DEMO:
+        say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
+    return load_manifest(name)
+
+
+def _counts(reasons: list[str]) -> dict[str, int]:
+    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+
+
+def _embed_lines(summary: dict[str, Any]) -> list[str]:
+    """The counts as sums that the reader can add up."""
+    ties = f", of them {summary['ties']:,} ties" if summary["ties"] else ""
+    return [
+        f"rows    {_sum_line(summary['source_rows'], summary['pairs'], 'pairs', summary['dropped_pairs'])}{ties}",
+        f"images  {_sum_line(summary['images'], summary['scored_images'], 'scored', summary['dropped_images'])}",
+        f"scores  {summary['scored_prompt_images']:,} (prompt, image) by {', '.join(summary['scorers'])}; "
+        f"{summary['prompts']:,} prompts",
+    ]
+
+
+def _sum_line(total: int, kept: int, kept_name: str, dropped: dict[str, int]) -> str:
+    terms = [f"{kept:,} {kept_name}", *(f"{count:,} {reason}" for reason, count in dropped.items())]
+    return f"{total:,} = {' + '.join(terms)}"
+
+
+def _print(report: dict[str, Any], as_json: bool, lines: list[str] | None = None) -> None:
+    if as_json or lines is None:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        typer.echo("\n".join(lines))
+
+
+@app.command()
+def rank(
+    run: RunOption = "run",
+    top: Annotated[str, typer.Option(help="Fraction of the eligible pairs (0.0533), or a count (5000).")] = "0.0533",
+    metric: Annotated[str, typer.Option(help="qsd, margin, winner, or a .sql file that returns pair_id, quality.")] = "qsd",
+    psi: Annotated[str, typer.Option(help="One scorer, or a blend: clip=2,pickscore=1.")] = ",".join(DEFAULT_SCORERS),
+    psi_norm: Annotated[str, typer.Option(help="How scores are brought to [0, 1]: percentile, minmax or raw.")] = "percentile",
+    name: Annotated[str, typer.Option(help="Name of the ranking; several live side by side.")] = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the pairs by a quality metric in SQL and select the top.
+
+    Example: `curate rank --top 0.0533 --metric qsd --psi hpsv2`
+    """
+    from curate.stages.rank import parse_psi
+    from curate.stages.rank import rank as run_rank
+
+    report = run_rank(Run(Path(run)), _identifier(name), metric, parse_psi(psi, psi_norm), top)
+    blend = " + ".join(f"{weight:g} {scorer}" for scorer, weight in report["psi"].items())
+    lines = [
+        f"pairs     {_sum_line(report['pairs'], report['base_pairs'], 'ranked', report['dropped_pairs'])}",
+        f"selected  {report['selected_pairs']:,} of {report['base_pairs']:,} (--top {top}), "
+        f"quality from {report['least_selected_quality']:.4f}",
+        f"metric    {metric}, psi = {blend} ({psi_norm})",
+        f"written   {run}/rankings/{name}.parquet; {run}/curation.duckdb has every table as a view",
+    ]
+    _print(report, as_json, lines)
+
+
+@app.command()
+def export_shards(
+    run: RunOption = "run",
+    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    output: Annotated[Path | None, typer.Option(help="Folder for the tars and shards.json.  [default: RUN/shards]")] = None,
+    pairs_per_shard: Annotated[int, typer.Option(help="Samples of one tar.", min=1)] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the selected pairs as WebDataset shards, the source's bytes untouched.
+
+    Example: `curate export-shards --name default --output run/shards`
+    """
+    from curate.stages.export_shards import export_shards as run_export
+
+    folder = output or Path(run) / "shards"
+    index = run_export(Run(Path(run)), _identifier(name), folder, pairs_per_shard)
+    size_mb = sum(entry["bytes"] for entry in index["shards"]) / 1e6
+    lines = [f"written  {index['pairs']:,} pairs in {len(index['shards'])} shards, {size_mb:,.1f} MB: {folder}"]
+    _print(index, as_json, lines)
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SQL query over the run's views.")],
+    run: RunOption = "run",
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: JsonOption = False,
+    parquet: Annotated[Path | None, typer.Option(help="Write the result to this Parquet file.")] = None,
+) -> None:
+    """Query the run's tables (pairs, images, prompts, scores, dropped, pair_scores, ranking) read-only.
+
+    Example: `curate sql "select reason, count(*) from dropped group by reason"`
+    """
+    from curate.stages.query import query as run_query
+
+    if csv + as_json + (parquet is not None) > 1:
+        raise UsageError("give one of --csv, --json and --parquet")
+    run_query(Run(Path(run)), query, "csv" if csv else "json" if as_json else "table", sys.stdout, parquet)
+
+
+def _identifier(name: str) -> str:
+    """A ranking's name becomes a view's, so it is a word."""
+    if not name.isidentifier():
+        raise UsageError(f"--name {name}: use letters, digits and _ only")
+    return name

@@ -1,0 +1,125 @@
+"""A run directory: where its tables lie, under which settings they were made, and which parts are sound."""
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import tomli_w
+
+from curate.errors import RunError
+from curate.model_set import file_sha256
+from curate.tables import write_table, write_text
+
+DEFAULT_RUN = "run"
+RUN_VARIABLE = "PAIRSIEVE_RUN"
+SETTINGS_FILE = "run.toml"
+
+
+def default_run() -> str:
+    """`./run`, or what PAIRSIEVE_RUN says."""
+    return os.environ.get(RUN_VARIABLE, DEFAULT_RUN)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one run directory."""
+
+    root: Path
+
+    @property
+    def pairs(self) -> Path:
+        """The one file of the pairs table."""
+        return self.root / "pairs.parquet"
+
+    def table(self, name: str) -> Path:
+        """Folder of a table written in parts."""
+        return self.root / name
+
+    @property
+    def rankings(self) -> Path:
+        """Folder of named rankings."""
+        return self.root / "rankings"
+
+    @property
+    def database(self) -> Path:
+        """DuckDB file with a view over every table."""
+        return self.root / "curation.duckdb"
+
+    def settings(self) -> dict[str, Any]:
+        """What run.toml states. Raises RunError when there is no embedded run here."""
+        path = self.root / SETTINGS_FILE
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"no run in {self.root}; run `curate embed --run {self.root}` first") from error
+        except tomllib.TOMLDecodeError as error:
+            raise RunError(f"{path} is damaged ({error}); delete {self.root} and run `curate embed` again") from error
+
+    def claim(self, settings: dict[str, Any], info: dict[str, Any]) -> bool:
+        """Write run.toml, or check that it was written under the same settings. True when it was there.
+
+        Raises: RunError naming the first setting that differs, its value then and now.
+        """
+        path = self.root / SETTINGS_FILE
+        if path.exists():
+            difference = first_difference(self.settings()["settings"], settings)
+            if difference is not None:
+                key, before, now = difference
+                raise RunError(
+                    f"{self.root} was made under other settings: {key} was {before!r}, now {now!r}; "
+                    f"use another --run, or delete {self.root}"
+                )
+            return True
+        write_text(tomli_w.dumps({"settings": settings, "info": info}), path)
+        return False
+
+    def mark_finished(self, summary: dict[str, Any]) -> None:
+        """Record that every part is there; ranking waits for it."""
+        write_text(json.dumps(summary, indent=2) + "\n", self.root / "embed.json")
+
+    def summary(self) -> dict[str, Any]:
+        """What `curate embed` counted. Raises RunError when it has not finished."""
+        self.settings()
+        path = self.root / "embed.json"
+        if not path.exists():
+            raise RunError(f"`curate embed` has not finished in {self.root}; run it again, it goes on where it stopped")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_part(run: Run, name: str, files: dict[str, tuple[pa.Table, pa.Schema]]) -> None:
+    """Write a part's tables, then its marker with each file's rows and sha256: the marker is the commit."""
+    entries = {}
+    for table_name, (table, schema) in files.items():
+        path = run.table(table_name) / f"{name}.parquet"
+        write_table(table, path, schema)
+        entries[str(path.relative_to(run.root))] = {"rows": table.num_rows, "sha256": file_sha256(path)}
+    write_text(json.dumps(entries, indent=2) + "\n", _marker(run, name))
+
+
+def part_rows(run: Run, name: str) -> dict[str, int] | None:
+    """Rows of each table of a part that is there and sound; None when it must be computed (again)."""
+    try:
+        entries = json.loads(_marker(run, name).read_text(encoding="utf-8"))
+        sound = all(file_sha256(run.root / file) == entry["sha256"] for file, entry in entries.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return {file.split("/")[0]: entry["rows"] for file, entry in entries.items()} if sound else None
+
+
+def first_difference(before: Any, now: Any, prefix: str = "") -> tuple[str, Any, Any] | None:
+    """The first key at which two nested settings differ, with both values; None when they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            found = first_difference(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
+            if found is not None:
+                return found
+        return None
+    return None if before == now else (prefix, before, now)
+
+
+def _marker(run: Run, name: str) -> Path:
+    return run.root / "parts" / f"{name}.json"

@@ -1,0 +1,90 @@
+"""Towers and heads loaded together: everything that turns one decoded picture into rows of scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from curate.errors import ModelError
+from curate.heads import Head, load_head
+from curate.model_set import ModelSet, ScorerSpec
+from curate.towers import Tower, load_tower
+from schemas import tables
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """`heads` maps a scorer's name to its head and the tower whose embeddings it reads."""
+
+    towers: dict[str, Tower]
+    heads: dict[str, tuple[Head, str]]
+    identity: dict[str, Any]
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Length of each tower's embedding."""
+        return {name: tower.dimension for name, tower in self.towers.items()}
+
+    def preprocess(self, image: Image.Image) -> dict[str, torch.Tensor]:
+        """One tensor per distinct preprocessing, from one decoded picture."""
+        distinct = {tower.preprocessing: tower for tower in self.towers.values()}
+        return {key: tower.preprocess(image) for key, tower in distinct.items()}
+
+    def embed_images(self, pictures: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Tower -> float32 (n, dimension) for n preprocessed pictures. Raises ModelError when not finite."""
+        stacks = {key: torch.stack([item[key] for item in pictures]) for key in pictures[0]}
+        return {
+            name: _finite(tower.embed_images(stacks[tower.preprocessing]), tower, "an image")
+            for name, tower in self.towers.items()
+        }
+
+    def embed_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        """Tower -> float32 (n, dimension) for n prompts. Raises ModelError when not finite."""
+        return {name: _finite(tower.embed_prompts(prompts), tower, "a prompt") for name, tower in self.towers.items()}
+
+    def score(self, images: dict[str, torch.Tensor], prompts: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        """Scorer -> float32 (n,) for n matched rows of every tower's embeddings."""
+        return {name: head(images[tower], prompts[tower]).numpy() for name, (head, tower) in self.heads.items()}
+
+
+def load_scoring(model_set: ModelSet, scorers: list[ScorerSpec], device: str, precision: str) -> Scoring:
+    """Load what the scorers need, each tower once."""
+    towers = {
+        spec.name: load_tower(spec, model_set.folder, device, precision) for spec in model_set.towers_of(scorers)
+    }
+    heads: dict[str, tuple[Head, str]] = {}
+    identity: dict[str, Any] = {"towers": {name: tower.identity for name, tower in towers.items()}, "scorers": {}}
+    for spec in scorers:
+        head, sha256 = load_head(spec, towers[spec.tower], Path(model_set.folder))
+        heads[spec.name] = (head, spec.tower)
+        identity["scorers"][spec.name] = {"tower": spec.tower, "head": spec.head} | ({"sha256": sha256} if sha256 else {})
+    return Scoring(towers, heads, identity)
+
+
+def embedding_array(values: torch.Tensor, value_type: pa.DataType) -> pa.Array:
+    """(n, dimension) as a fixed-size list column."""
+    flat = values.numpy().astype(value_type.to_pandas_dtype()).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, value_type), values.shape[1])
+
+
+def embedding_matrix(column: pa.ChunkedArray, dimension: int) -> torch.Tensor:
+    """The inverse of `embedding_array`, in float32."""
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(np.array(flat, dtype=np.float32)).reshape(-1, dimension)
+
+
+def embedding_columns(embeddings: dict[str, torch.Tensor], value_type: pa.DataType) -> dict[str, pa.Array]:
+    """Column name -> array for every tower."""
+    return {tables.embedding_column(name): embedding_array(rows, value_type) for name, rows in embeddings.items()}
+
+
+def _finite(embeddings: torch.Tensor, tower: Tower, of: str) -> torch.Tensor:
+    if not bool(torch.isfinite(embeddings).all()):
+        raise ModelError(f"tower '{tower.name}' gave a number that is not finite for {of}; try --precision fp32")
+    return embeddings

@@ -1,0 +1,226 @@
+"""A manifest's files as canonical pairs, and the bytes of one image by its location.
+
+Column names of the data set come from the manifest; everything below this module speaks our names.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.errors import SourceError
+from curate.manifest import Manifest, Split
+
+IMAGE_COLUMNS = ("image_0_bytes", "image_1_bytes")
+
+# What each column may hold; the second item says it in the error.
+_KINDS: dict[str, tuple[Any, str]] = {
+    "text": (lambda t: pa.types.is_string(t) or pa.types.is_large_string(t), "text"),
+    "label": (lambda t: pa.types.is_floating(t) or pa.types.is_integer(t), "a number"),
+    "flag": (pa.types.is_boolean, "true or false"),
+    "bytes": (lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t), "bytes"),
+    "id": (lambda t: _KINDS["text"][0](t) or pa.types.is_integer(t), "text or a whole number"),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """Where one image's bytes lie: a row of a row group of a file, and the side of the pair."""
+
+    file: str
+    row_group: int
+    row: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one split of a manifest, sorted by name."""
+
+    manifest: Manifest
+    split: str
+    files: tuple[str, ...]
+    expected_rows: int | None
+
+    def key_rows(self) -> Iterator[pa.Table]:
+        """One table per row group of everything but image bytes, under our names.
+
+        Adds `source_file`, `source_row_group`, `source_row`. Raises: SourceError.
+        """
+        for file in self.files:
+            parquet = self._open(file)
+            columns = self._physical_columns(parquet, file)
+            for row_group in range(parquet.num_row_groups):
+                yield self._key_table(parquet, file, row_group, columns)
+
+    def image_bytes(self, locations: list[Location]) -> dict[Location, bytes | None]:
+        """The encoded bytes at each location (None where the row has none); each row group is read once."""
+        found: dict[Location, bytes | None] = {}
+        groups = sorted({(item.file, item.row_group) for item in locations})
+        for file, row_group in groups:
+            wanted = [item for item in locations if (item.file, item.row_group) == (file, row_group)]
+            found.update(self._read_group(file, row_group, wanted))
+        return found
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, so that a source that changed under a run is noticed."""
+        return {file: _size(file) for file in self.files}
+
+    def _open(self, file: str) -> pq.ParquetFile:
+        try:
+            filesystem, path = fsspec.core.url_to_fs(file)
+            return pq.ParquetFile(filesystem.open(path, "rb"))
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{file} is not a Parquet file ({error}); remove it or correct --source") from error
+        except (OSError, ImportError, ValueError) as error:
+            raise SourceError(f"{file} cannot be opened: {error}") from error
+
+    def _physical_columns(self, parquet: pq.ParquetFile, file: str) -> dict[str, str]:
+        """Our names -> the file's, checked to be there and of a fitting type."""
+        schema = parquet.schema_arrow
+        for ours, theirs in self.manifest.columns.items():
+            if theirs not in schema.names:
+                close = difflib.get_close_matches(theirs, schema.names, n=1)
+                hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(schema.names)}"
+                raise SourceError(
+                    f"{file}: no column '{theirs}', which {self.manifest.path.name} maps to columns.{ours}{hint}"
+                )
+            fits, wanted = _KINDS[_kind(ours)]
+            found = _value_type(schema.field(theirs).type)
+            if not fits(found):
+                raise SourceError(
+                    f"{file}: column '{theirs}' holds {found}, but columns.{ours} needs {wanted}; "
+                    f"correct {self.manifest.path.name} or the file"
+                )
+        return dict(self.manifest.columns)
+
+    def _key_table(self, parquet: pq.ParquetFile, file: str, row_group: int, columns: dict[str, str]) -> pa.Table:
+        wanted = {ours: theirs for ours, theirs in columns.items() if ours not in IMAGE_COLUMNS}
+        table = self._read(parquet, file, row_group, list(wanted.values()))
+        arrays = {ours: _canonical(table[theirs], ours) for ours, theirs in wanted.items()}
+        for side in (0, 1):
+            if f"image_{side}_uid" not in arrays:
+                arrays[f"image_{side}_uid"] = self._derived_uids(parquet, file, row_group, side)
+        count = table.num_rows
+        arrays["source_file"] = pa.array([file] * count, pa.string())
+        arrays["source_row_group"] = pa.array([row_group] * count, pa.int32())
+        arrays["source_row"] = pa.array(range(count), pa.int64())
+        return pa.table(arrays)
+
+    def _derived_uids(self, parquet: pq.ParquetFile, file: str, row_group: int, side: int) -> pa.Array:
+        """Without a uid column an image is known by its path, or by the sha256 of its bytes."""
+        if path_column := self.manifest.columns.get(f"image_{side}_path"):
+            return _canonical(self._read(parquet, file, row_group, [path_column])[path_column], "image_0_uid")
+        column = self.manifest.columns[f"image_{side}_bytes"]
+        values = _bytes_array(self._read(parquet, file, row_group, [column])[column])
+        return pa.array([hashlib.sha256(v.as_py()).hexdigest() if v.is_valid else None for v in values], pa.string())
+
+    def _read_group(self, file: str, row_group: int, wanted: list[Location]) -> dict[Location, bytes | None]:
+        sides = sorted({item.side for item in wanted})
+        names = {side: self._image_column(side) for side in sides}
+        table = self._read(self._open(file), file, row_group, list(dict.fromkeys(names.values())))
+        found: dict[Location, bytes | None] = {}
+        for side in sides:
+            here = [item for item in wanted if item.side == side]
+            column = table[names[side]].take(pa.array([item.row for item in here], pa.int64()))
+            values = _bytes_array(column) if f"image_{side}_bytes" in self.manifest.columns else column
+            for item, value in zip(here, values, strict=True):
+                found[item] = _fetch(value.as_py(), file)
+        return found
+
+    def _image_column(self, side: int) -> str:
+        columns = self.manifest.columns
+        return columns.get(f"image_{side}_bytes") or columns[f"image_{side}_path"]
+
+    def _read(self, parquet: pq.ParquetFile, file: str, row_group: int, columns: list[str]) -> pa.Table:
+        try:
+            return parquet.read_row_group(row_group, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise SourceError(f"{file}: row group {row_group} cannot be read ({error}); fetch the file again") from error
+
+
+def open_source(manifest: Manifest, split_name: str | None, override: list[str] | None = None) -> Source:
+    """Resolve a split's files; `override` (from --source) replaces them, relative to the current folder.
+
+    Raises: SourceError when nothing matches.
+    """
+    name, split = manifest.split(split_name)
+    patterns = override or [_from_manifest(pattern, manifest) for pattern in split.files]
+    files = sorted({file for pattern in patterns for file in _expand(pattern)})
+    if not files:
+        raise SourceError(f"no file matches {', '.join(patterns)}; correct --source or the manifest's files")
+    return Source(manifest, name, tuple(files), None if override else _rows(split))
+
+
+def _rows(split: Split) -> int | None:
+    return split.rows
+
+
+def _from_manifest(pattern: str, manifest: Manifest) -> str:
+    """A relative path in a manifest starts from the manifest's own folder."""
+    return pattern if "://" in pattern else str(manifest.path.resolve().parent / pattern)
+
+
+def _expand(pattern: str) -> list[str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(pattern)
+        names = filesystem.glob(path) if any(mark in path for mark in "*?[") else [path]
+        names = [name for name in names if not filesystem.isdir(name)]
+    except (OSError, ImportError, ValueError) as error:
+        raise SourceError(f"cannot list {pattern}: {error}") from error
+    except Exception as error:  # every remote file system raises its own errors
+        raise SourceError(f"cannot list {pattern}: {type(error).__name__}: {error}") from error
+    return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
+
+
+def _size(file: str) -> int:
+    filesystem, path = fsspec.core.url_to_fs(file)
+    return int(filesystem.size(path))
+
+
+def _kind(ours: str) -> str:
+    if ours in ("label_0", "label_1"):
+        return "label"
+    if ours in ("annotator_id", "judgement_id", "image_0_uid", "image_1_uid"):
+        return "id"
+    if ours == "labelled":
+        return "flag"
+    return "bytes" if ours in IMAGE_COLUMNS else "text"
+
+
+def _value_type(column_type: pa.DataType) -> pa.DataType:
+    """Hugging Face `Image` features hold a struct of bytes and path; its bytes are the value."""
+    if pa.types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0:
+        return column_type.field("bytes").type
+    if pa.types.is_dictionary(column_type):
+        return column_type.value_type
+    return column_type
+
+
+def _canonical(column: pa.ChunkedArray, ours: str) -> pa.ChunkedArray:
+    kind = _kind(ours)
+    if kind == "label":
+        return column.cast(pa.float64())
+    return column if kind == "flag" else column.cast(pa.string())
+
+
+def _bytes_array(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+def _fetch(value: bytes | str | None, beside: str) -> bytes | None:
+    """Bytes as they are; a path or URL is read, relative to the Parquet file it stands in."""
+    if value is None or isinstance(value, bytes):
+        return value
+    location = value if "://" in value or value.startswith("/") else f"{beside.rpartition('/')[0]}/{value}"
+    try:
+        with fsspec.open(location, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,37 @@
+-- Purpose: everything that a shard's sample says of a selected pair, and where its two images lie.
+-- Grain:   one selected pair of a ranking, best first.
+-- Inputs:  ranking, pairs, prompts, images.
+-- The lines between `each side|scorer` and `end` are repeated for both sides, and for every scorer of the run.
+select
+    ranking.pair_id,
+    ranking.prompt_id,
+    prompts.prompt,
+    ranking.quality,
+    ranking.rank,
+    pairs.split,
+    pairs.annotator_id,
+    pairs.source_file,
+    pairs.source_row_group,
+    pairs.source_row,
+    -- each side
+    {side}.image_uid as {side}_uid,
+    {side}.sha256 as {side}_sha256,
+    {side}.format as {side}_format,
+    {side}.width as {side}_width,
+    {side}.height as {side}_height,
+    {side}.source_file as {side}_file,
+    {side}.source_row_group as {side}_row_group,
+    {side}.source_row as {side}_row,
+    {side}.source_side as {side}_side,
+    -- end
+    -- each scorer
+    ranking.{scorer}_preferred,
+    ranking.{scorer}_rejected,
+    -- end
+from ranking
+inner join pairs using (pair_id)
+inner join prompts on ranking.prompt_id = prompts.prompt_id
+inner join images as preferred on ranking.preferred_uid = preferred.image_uid
+inner join images as rejected on ranking.rejected_uid = rejected.image_uid
+where ranking.selected
+order by ranking.rank

@@ -1,0 +1,44 @@
+"""`curate sql`: any query over the run's views, as a table, CSV, JSON or a Parquet file."""
+
+import csv
+import json
+from pathlib import Path
+from typing import IO
+
+import duckdb
+
+from curate.database import read_only_query
+from curate.errors import QueryError
+from curate.run import Run
+from curate.stages.rank import open_views
+from curate.tables import atomic_path
+
+FORMS = ("table", "csv", "json")
+
+
+def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = None) -> None:
+    """Write one query's result to `out` as "table", "csv" or "json", or to the file `parquet`.
+
+    Raises: QueryError with DuckDB's message; RunError; WriteError.
+    """
+    relation = read_only_query(open_views(run), sql, "sql")
+    try:
+        if parquet is not None:
+            with atomic_path(parquet) as temporary:
+                relation.write_parquet(str(temporary), compression="zstd")
+            out.write(f"{parquet}\n")
+        elif form == "table":
+            out.write(f"{relation}\n")
+        elif form == "csv":
+            _write_csv(relation, out)
+        else:
+            rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+            out.write(json.dumps(rows, default=str, ensure_ascii=False, indent=2) + "\n")
+    except duckdb.Error as error:
+        raise QueryError(f"sql: {error}") from error
+
+
+def _write_csv(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(relation.columns)
+    writer.writerows(relation.iter_rows())

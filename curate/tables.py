@@ -1,0 +1,58 @@
+"""Parquet in and out, always against a schema, always whole: a table is either in place or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import RunError, WriteError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` when the block ends well, and is removed otherwise.
+
+    Raises: WriteError when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise WriteError(f"cannot write {path}: {detail}; make room or choose another --run, then run again") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
+    """Write `table` cast to `schema`. Nothing is left in place when writing fails."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table.cast(schema), temporary, compression="zstd")
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a small text file whole."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_table(path: Path, made_by: str) -> pa.Table:
+    """Read one Parquet file of a run. Raises RunError naming the command that makes it."""
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError as error:
+        raise RunError(f"no {path}; run `{made_by}` first") from error
+    except pa.ArrowInvalid as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and run `{made_by}` again") from error
+
+
+def rows_table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of `schema`, also when there are none."""
+    return pa.Table.from_pylist(rows, schema=schema)

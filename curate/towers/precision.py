@@ -1,0 +1,43 @@
+"""Device and number format of the towers."""
+
+import contextlib
+from typing import Any
+
+import torch
+
+from curate.errors import UsageError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(wanted: str) -> str:
+    """`auto` is CUDA where there is one. Raises UsageError when CUDA is asked for and absent."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {wanted}: torch sees no CUDA device here; use --device cpu")
+    return wanted
+
+
+def choose_precision(wanted: str, device: str) -> str:
+    """`auto` is float32 on the CPU, bfloat16 on GPUs that have it, float16 on the others."""
+    if wanted == "auto":
+        if device == "cpu":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if wanted not in DTYPES:
+        raise UsageError(f"--precision {wanted}: choose auto, {', '.join(DTYPES)}")
+    return wanted
+
+
+def describe_device(device: str, precision: str) -> str:
+    """One phrase for stderr: what computes, and in which number format."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, {precision}"
+
+
+def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in `precision`; norms and softmax stay in float32, as in the models' own scoring code."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.split(":")[0], DTYPES[precision])

@@ -1,0 +1,107 @@
+"""CLIP towers in transformers' format: PickScore and any other CLIPModel folder or hub id."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from PIL import Image
+from transformers import AutoTokenizer, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.utils.logging import disable_progress_bar
+
+from curate.errors import ModelError
+from curate.model_set import TowerSpec
+from curate.towers.open_clip import checked_sha256
+from curate.towers.precision import autocast
+
+WEIGHTS_NAME = "model.safetensors"
+
+
+class TransformersClipTower:
+    """A transformers CLIPModel with the tokenizer and image processor of `processor`."""
+
+    def __init__(
+        self,
+        name: str,
+        model: CLIPModel,
+        processor: CLIPImageProcessorPil,
+        tokenizer: Any,
+        max_tokens: int,
+        identity: dict[str, Any],
+        device: str,
+        precision: str,
+    ) -> None:
+        self.name = name
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.processor = processor
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.identity = identity
+        self.device = device
+        self.precision = precision
+        self.preprocessing = processor.to_json_string()
+        self.dimension = int(model.config.projection_dim)
+        self.scale = float(model.logit_scale.exp())
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """An RGB picture as a float32 (3, height, width) tensor."""
+        return torch.as_tensor(self.processor(images=image, return_tensors="pt")["pixel_values"][0])
+
+    @torch.inference_mode()
+    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(n, 3, height, width) -> float32 (n, dimension), L2-normalised, on the CPU."""
+        with autocast(self.device, self.precision):
+            features = self.model.get_image_features(pixel_values=pixels.to(self.device)).pooler_output
+        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+
+    @torch.inference_mode()
+    def embed_prompts(self, prompts: list[str]) -> torch.Tensor:
+        """n prompts -> float32 (n, dimension), L2-normalised, on the CPU; cut at `max_tokens`."""
+        # Padded to one length always, so that a prompt's batch cannot change its embedding's last bits.
+        tokens = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.device)
+        with autocast(self.device, self.precision):
+            features = self.model.get_text_features(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            ).pooler_output
+        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+
+
+def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -> TransformersClipTower:
+    """`model` and `processor` are hub ids, or folders relative to the set of models.
+
+    The image processor is Pillow's, as in PickScore's own code: torchvision's resize rounds otherwise.
+    """
+    options = spec.options
+    model_id = _folder_or_id(options["model"], folder)
+    processor_id = _folder_or_id(options.get("processor", options["model"]), folder)
+    revision, processor_revision = options.get("revision", "main"), options.get("processor_revision", "main")
+    disable_progress_bar()
+    model = CLIPModel.from_pretrained(model_id, revision=revision, use_safetensors=True)
+    processor = CLIPImageProcessorPil.from_pretrained(processor_id, revision=processor_revision)
+    tokenizer = AutoTokenizer.from_pretrained(processor_id, revision=processor_revision)
+    max_tokens = int(options.get("max_tokens", model.config.text_config.max_position_embeddings))
+    weights = _weights_of(model_id, revision)
+    identity = {
+        "model": options["model"],
+        "revision": getattr(model.config, "_commit_hash", None) or revision,
+        "sha256": checked_sha256(weights, options.get("sha256")),
+    }
+    return TransformersClipTower(spec.name, model, processor, tokenizer, max_tokens, identity, device, precision)
+
+
+def _folder_or_id(name: str, folder: Path) -> str:
+    """Names that start with a dot or a slash are folders, all others hub ids."""
+    if not name.startswith((".", "/")):
+        return name
+    directory = (folder / name).resolve()
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"no config.json in {directory}; give a CLIPModel folder in transformers' layout")
+    return str(directory)
+
+
+def _weights_of(model_id: str, revision: str) -> Path:
+    local = Path(model_id) / WEIGHTS_NAME
+    return local if local.is_file() else Path(hf_hub_download(model_id, WEIGHTS_NAME, revision=revision))
