@@ -1,0 +1,214 @@
+"""Tiny models with random weights, in the folder layout of diffusers, and tiny shards: made in code."""
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from schemas import shards as names
+
+RESOLUTION_PX = 32
+COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 210)}
+
+
+def tokenizer(max_length: int = 12) -> CLIPTokenizer:
+    """A CLIP tokenizer over single characters: any prompt of a-z can be written with it."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=max_length)
+
+
+def text_config(width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        projection_dim=width,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+
+def vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=RESOLUTION_PX,
+        scaling_factor=0.5,
+    )
+
+
+def unet(cross_attention_dim: int, **options: Any) -> UNet2DConditionModel:  # noqa: ANN401
+    return UNet2DConditionModel(
+        sample_size=RESOLUTION_PX // 2,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=cross_attention_dim,
+        **options,
+    )
+
+
+def scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+
+
+def save_sd(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """A StableDiffusionPipeline folder of about 50,000 random weights."""
+    torch.manual_seed(seed)
+    StableDiffusionPipeline(
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config(16)).eval(),
+        tokenizer=tokenizer(),
+        unet=unet(16),
+        scheduler=scheduler(prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_sdxl(folder: Path) -> Path:
+    """A StableDiffusionXLPipeline folder: two text encoders, time ids, a pooled embedding."""
+    torch.manual_seed(0)
+    time_dim = 8
+    StableDiffusionXLPipeline(
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config(16)).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(24)).eval(),
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        unet=unet(
+            16 + 24,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=time_dim,
+            projection_class_embeddings_input_dim=24 + 6 * time_dim,
+        ),
+        scheduler=scheduler(),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class ShardSample:
+    """One sample to be written; tests change a field to make it unsound."""
+
+    key: str
+    members: dict[str, bytes]
+
+
+def picture(colour: str, seed: int, size: tuple[int, int] = (RESOLUTION_PX, RESOLUTION_PX)) -> bytes:
+    """PNG bytes: one colour under noise, with a bright left edge so that a flip shows."""
+    noise = np.random.default_rng(seed).integers(-30, 30, (size[1], size[0], 3))
+    pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
+    pixels[:, : size[0] // 4] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sample(rank: int, prompt: str, preferred: bytes, rejected: bytes) -> ShardSample:
+    sides = {
+        side: {"image_uid": f"{side}-{rank}", "sha256": hashlib.sha256(data).hexdigest(), "format": "PNG"}
+        for side, data in ((names.PREFERRED, preferred), (names.REJECTED, rejected))
+    }
+    meta = {"pair_id": f"pair-{rank}", "prompt_id": prompt, "quality": 1 / rank, "rank": rank, "scores": {}} | sides
+    return ShardSample(
+        key=f"{rank:0{names.KEY_DIGITS}d}",
+        members={
+            f"{names.PREFERRED}.png": preferred,
+            f"{names.REJECTED}.png": rejected,
+            names.PROMPT: prompt.encode(),
+            names.META: json.dumps(meta).encode(),
+        },
+    )
+
+
+def samples(count: int = 6) -> list[ShardSample]:
+    """`count` pairs over three prompts; the preferred picture has the colour that the prompt names."""
+    colours = list(COLOURS)
+    return [
+        sample(
+            rank,
+            f"{colours[rank % 3]} box",
+            picture(colours[rank % 3], seed=rank // 2),
+            picture(colours[(rank + 1) % 3], seed=100 + rank),
+        )
+        for rank in range(1, count + 1)
+    ]
+
+
+def write_shards(folder: Path, *tars: list[ShardSample]) -> Path:
+    """Tars and their shards.json, as `curate export-shards` writes them."""
+    folder.mkdir(parents=True)
+    entries = []
+    for index, tar_samples in enumerate(tars):
+        path = folder / names.SHARD_NAME.format(index=index)
+        with tarfile.open(path, "w") as tar:
+            for one in tar_samples:
+                for member, data in one.members.items():
+                    info = tarfile.TarInfo(f"{one.key}.{member}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        entries.append(index_entry(path, len(tar_samples)))
+    write_index(folder, entries)
+    return folder
+
+
+def index_entry(path: Path, count: int) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"file": path.name, "samples": count, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_index(folder: Path, entries: list[dict[str, Any]]) -> None:
+    index = {
+        "format": names.INDEX_FORMAT,
+        "dataset": "tiny",
+        "ranking": {"name": "tiny"},
+        "extension": "png",
+        "pairs": sum(entry["samples"] for entry in entries),
+        "shards": entries,
+    }
+    (folder / names.SHARD_INDEX).write_text(json.dumps(index))
+
+
+def reseal(folder: Path) -> None:
+    """Write shards.json anew from the tars as they lie, keeping the counts: hides a change from the hashes."""
+    index = json.loads((folder / names.SHARD_INDEX).read_text())
+    write_index(folder, [index_entry(folder / entry["file"], entry["samples"]) for entry in index["shards"]])

@@ -1,0 +1,211 @@
+"""The `train` command: parse, call, report. Loads no torch until a command runs."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from train.config import Recipe, Table, load_recipe
+from train.errors import TrainError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train a text-to-image model on preference pairs, and draw with it beside its base.",
+)
+
+GRID_PROMPTS = 8  # the first ones of the file: nobody chose them
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+def main() -> None:
+    """Entry point: an expected failure becomes one sentence on stderr and an exit code."""
+    try:
+        app()
+    except TrainError as error:
+        typer.echo(f"train: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def run(
+    shards: Annotated[Path, typer.Option(help="Folder with shards.json and its tars.")] = Path("run/shards"),
+    model: Annotated[
+        str | None, typer.Option(help="Pipeline folder or hub id; the preset's own if absent.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="demo, sd15 or sdxl; by the model if absent.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder; `trained` beside the shards if absent.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    batch_pairs: Annotated[
+        int | None, typer.Option(help="Pairs per optimizer step, over all processes.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate after warm-up.")] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="KL strength; the loss halves it, so 2500 in diffusers is 5000 here.")
+    ] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Train a LoRA of this rank, not all weights.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe and counts; start nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model on shards of preference pairs by Diffusion-DPO.
+
+    Example: train run --shards run/shards
+    """
+    flags = _nested(
+        {
+            "model": model,
+            "run.steps": steps,
+            "run.batch_pairs": batch_pairs,
+            "run.seed": seed,
+            "optimizer.learning_rate": lr,
+            "objective.beta": beta,
+            "lora.rank": lora_rank,
+        }
+    )
+    recipe = load_recipe(_preset(preset, model), config, flags)
+    from train import pairs as pair_reader
+
+    pairs = pair_reader.read_pairs(shards, verify=recipe.data.verify_shards)
+    output = output or Path(os.path.normpath(shards / ".." / "trained"))
+    if dry_run:
+        _print(_plan(recipe, pairs.counts(), output), as_json=as_json)
+        return
+    from train.loop import train
+    from train.quiet import hush
+
+    hush()
+    summary = train(recipe, pairs, output, resume=resume)
+    if summary is not None:
+        _print(summary, as_json=as_json)
+
+
+@app.command()
+def sample(
+    model: Annotated[
+        str, typer.Option(help="What `train run` made, or any pipeline folder or hub id: side 0.")
+    ] = "run/trained/model",
+    against: Annotated[
+        str | None, typer.Option(help="The other side; what --model was trained from if absent.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help=".txt, .tsv (column Prompt) or .json; the demo's if absent.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for pairs.parquet and manifest.toml.")] = Path(
+        "run/sampled"
+    ),
+    images_per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")] = 7.5,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; changes no picture.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial noise.")] = 0,
+    models: Annotated[
+        str | None, typer.Option(help="Set of scoring models that the manifest asks for.")
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Also draw a PNG of the first 8 prompts, side by side.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the same prompts from the same noise with two models, as pairs for `curate embed`.
+
+    Example: train sample --prompts prompts.txt --grid run/sampled/grid.png
+    """
+    from train.export import base_of
+    from train.prompts import bundled_prompts, read_prompts
+    from train.quiet import hush
+    from train.record import Reporter
+    from train.sample import Sampling, sample_pairs, save_tiles
+
+    if prompts is None:
+        prompts = bundled_prompts()
+        typer.echo("No --prompts: drawing the bundled demo's held-out prompts.", err=True)
+    if against is None:
+        against = base_of(model)
+        typer.echo(f"No --against: drawing against {against}, which {model} was trained from.", err=True)
+    sampling = Sampling(
+        model, against, read_prompts(prompts), images_per_prompt, steps, guidance, batch, seed, models
+    )
+    hush()
+    with Reporter(main=True) as reporter:
+        first = sample_pairs(
+            sampling, output, lambda done, total: reporter.advance("sample", done, total), keep=GRID_PROMPTS
+        )
+    summary = {
+        "manifest": str(output / "manifest.toml"),
+        "pairs": sampling.pairs,
+        "prompts": len(sampling.prompts),
+    }
+    if grid is not None:
+        save_tiles(grid, first, sampling)
+        summary["grid"] = str(grid)
+    _print(summary, as_json=as_json)
+
+
+def _preset(preset: str | None, model: str | None) -> str:
+    """The preset named, or the one that fits the model; what is chosen for the user is said on stderr."""
+    if preset is not None:
+        return preset
+    if model is None:
+        typer.echo("No --model and no --preset: training the bundled demo model by preset demo.", err=True)
+        return "demo"
+    from train.models import BUNDLED, PRESET_OF_FAMILY, family_of
+
+    chosen = "demo" if model in BUNDLED else PRESET_OF_FAMILY[family_of(model)]
+    typer.echo(f"No --preset: taking {chosen}, which fits {model}.", err=True)
+    return chosen
+
+
+def _nested(flags: dict[str, Any]) -> Table:
+    """`{"run.steps": 5}` as `{"run": {"steps": 5}}`, without the flags that were not given."""
+    table: Table = {}
+    for name, value in flags.items():
+        if value is not None:
+            *section, key = name.split(".")
+            inner = table.setdefault(section[0], {}) if section else table
+            inner[key] = value
+    return table
+
+
+def _plan(recipe: Recipe, counts: dict[str, int], output: Path) -> dict[str, Any]:
+    """What a run would do, for as many processes as `accelerate launch` says."""
+    settings, processes = recipe.run, int(os.environ.get("WORLD_SIZE", "1"))
+    return {
+        "recipe": recipe.as_table(),
+        **counts,
+        "processes": processes,
+        "micro_steps_per_step": math.ceil(settings.batch_pairs / (settings.micro_batch_pairs * processes)),
+        "epochs": round(settings.steps * settings.batch_pairs / counts["pairs"], 2),
+        "output": str(output),
+    }
+
+
+def _print(document: dict[str, Any], *, as_json: bool) -> None:
+    """The result of a command on stdout: one JSON document, or a line per value."""
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    for name, value in _lines(document):
+        typer.echo(f"{name:<36} {value}")
+
+
+def _lines(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from _lines(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", f"{value:.5g}" if isinstance(value, float) else value

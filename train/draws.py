@@ -1,0 +1,61 @@
+"""Every random choice of training, as a function of (seed, step, position in the step's batch).
+
+Nothing else decides: not what was drawn before, not the number of processes, not the micro-batch size.
+So a resumed run replays, and two processes train on the pairs that one would have taken.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from train.config import Data
+
+_ORDER, _DRAW = 0, 1  # streams of one seed that never meet
+
+LatentShape = tuple[int, int, int]  # channel, height, width
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn for one pair at one step: all but the posterior's noise is shared by both images."""
+
+    pair: int
+    timestep: int
+    flipped: bool
+    prompt_dropped: bool
+    noise: Float[np.ndarray, "channel height width"]
+    posterior_noise: Float[np.ndarray, "2 channel height width"]
+
+
+def draw(
+    seed: int, step: int, position: int, *, pair: int, timesteps: int, latent_shape: LatentShape, data: Data
+) -> Draw:
+    """The draw at `position` of the batch of `step` (counted from 0); timestep ~ U{0 ... timesteps - 1}."""
+    generator = np.random.default_rng((seed, _DRAW, step, position))
+    return Draw(
+        pair=pair,
+        timestep=int(generator.integers(timesteps)),
+        flipped=bool(generator.random() < 0.5) and data.flips,
+        prompt_dropped=bool(generator.random() < data.empty_prompt_probability),
+        noise=generator.standard_normal(latent_shape, dtype=np.float32),
+        posterior_noise=generator.standard_normal((2, *latent_shape), dtype=np.float32),
+    )
+
+
+def pair_at(seed: int, count: int, index: int) -> int:
+    """The pair taken as the `index`-th of the run: epochs of `count` pairs, each in an order of its own."""
+    epoch, place = divmod(index, count)
+    return int(_epoch_order(seed, count, epoch)[place])
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, count: int, epoch: int) -> Int[np.ndarray, " pair"]:
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
+
+
+def positions(batch_pairs: int, micro_batch_pairs: int, rank: int, processes: int) -> list[list[int]]:
+    """The positions of a step's batch that process `rank` works through, one list per micro-step."""
+    own = range(rank, batch_pairs, processes)
+    return [list(own[start : start + micro_batch_pairs]) for start in range(0, len(own), micro_batch_pairs)]

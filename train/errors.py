@@ -1,0 +1,33 @@
+"""Expected failures, each one clear sentence; `cli.py` alone turns them into messages and exit codes."""
+
+
+class TrainError(Exception):
+    """An expected failure: what went wrong, where, and what to do next, in one sentence."""
+
+    exit_code = 1
+
+
+class SettingsError(TrainError):
+    """An unknown preset, key or value: the command was asked for something that does not exist."""
+
+    exit_code = 2
+
+
+class ShardError(TrainError):
+    """Shards that are missing, incomplete, changed, empty or hold something that is not an image."""
+
+
+class ModelError(TrainError):
+    """A model that cannot be found, is of another class, or does not fit the recipe."""
+
+
+class RunDirectoryError(TrainError):
+    """An output directory that holds another run, or a checkpoint that does not fit this one."""
+
+
+class StorageError(TrainError):
+    """A file could not be written; what was there before is untouched."""
+
+
+class PromptError(TrainError):
+    """A prompt file that cannot be read or holds no prompt."""

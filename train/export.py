@@ -1,0 +1,107 @@
+"""What training leaves behind: a folder that diffusers loads, with training.json that says what it is.
+
+full fine-tune   <output>/model/      a pipeline folder: `from_pretrained` opens it
+LoRA             <output>/model/      pytorch_lora_weights.safetensors: `load_lora_weights` opens it
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+from peft.utils.save_and_load import get_peft_model_state_dict
+
+from train.errors import ModelError
+from train.files import whole_folder
+from train.models import ADAPTER, Family, locate, pipeline_index
+
+TRAINING = "training.json"
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+PIPELINES: dict[Family, Any] = {"sd": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training.json says: the model trained from, and whether the folder holds a LoRA or a pipeline."""
+
+    base: str
+    kind: str  # "lora" or "full"
+
+
+def save_model(
+    output: Path, unet: UNet2DConditionModel, family: Family, *, lora: bool, settings: dict[str, Any]
+) -> Path:
+    """Write `<output>/model`, whole or not at all. Raises: StorageError, ModelError."""
+    base = settings["recipe"]["model"]
+    pipeline = None if lora else _pipeline(base, torch.float32, unet=unet)
+    with whole_folder(output / "model") as folder:
+        if pipeline is None:
+            _save_lora(folder, unet, family)
+        else:
+            pipeline.save_pretrained(folder)
+        document = {"base": base, "kind": "lora" if lora else "full", **settings}
+        (folder / TRAINING).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    return output / "model"
+
+
+def _save_lora(folder: Path, unet: UNet2DConditionModel, family: Family) -> None:
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=ADAPTER))
+    config = unet.peft_config[ADAPTER].to_dict()
+    metadata = {"r": config["r"], "lora_alpha": config["lora_alpha"]}
+    metadata["target_modules"] = sorted(config["target_modules"])
+    PIPELINES[family].save_lora_weights(
+        folder, unet_lora_layers=layers, weight_name=LORA_WEIGHTS, unet_lora_adapter_metadata=metadata
+    )
+
+
+def read_trained(folder: Path) -> Trained | None:
+    """What training.json of `folder` says, or None when the folder is not of our making."""
+    path = folder / TRAINING
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        return Trained(base=document["base"], kind=document["kind"])
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{path} is not what `train run` writes; train again or name a pipeline.") from error
+
+
+def base_of(source: str) -> str:
+    """The model that `source` was trained from. Raises: ModelError when nothing says so."""
+    trained = read_trained(Path(source))
+    if trained is None:
+        raise ModelError(
+            f"{source} has no {TRAINING} that names its base; name the other model by --against."
+        )
+    return trained.base
+
+
+def open_pipeline(source: str, dtype: torch.dtype) -> Any:
+    """A pipeline folder, hub id, bundled model or LoRA folder of ours, ready to draw.
+
+    The safety checker is left out: the pictures it blackens would be compared as if they had been drawn.
+    Raises: ModelError.
+    """
+    trained = read_trained(Path(source))
+    base = trained.base if trained is not None and trained.kind == "lora" else source
+    checked = "safety_checker" in pipeline_index(base)
+    pipeline = _pipeline(base, dtype, **({"safety_checker": None} if checked else {}))
+    if base != source:
+        try:
+            pipeline.load_lora_weights(source, weight_name=LORA_WEIGHTS)
+        except OSError as error:
+            raise ModelError(f"{source} has no {LORA_WEIGHTS}; train again or name a pipeline.") from error
+    return pipeline
+
+
+def _pipeline(source: str, dtype: torch.dtype, **components: Any) -> Any:
+    try:
+        return DiffusionPipeline.from_pretrained(locate(source), torch_dtype=dtype, **components)
+    except OSError as error:
+        raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,44 @@
+"""Encoded bytes to the square of pixels that a model is trained on."""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+
+class Square(NamedTuple):
+    """A picture as the VAE takes it, and how it was cut, as SDXL wants to be told."""
+
+    pixels: Float[Tensor, "3 height width"]  # in [-1, 1]
+    time_ids: tuple[int, int, int, int, int, int]  # original h, w; crop top, left; target h, w (all px)
+
+
+def decode(data: bytes) -> Image.Image:
+    """RGB, upright, transparency laid over white. Raises: OSError, ValueError, SyntaxError from Pillow."""
+    with Image.open(io.BytesIO(data)) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16"):
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return image.convert("RGB")
+
+
+def square(image: Image.Image, resolution_px: int) -> Square:
+    """The middle square of `image`, its short side brought to `resolution_px`.
+
+    The cut depends on the image's size alone, so two images of one size are cut alike.
+    """
+    scale = resolution_px / min(image.size)
+    width, height = (max(resolution_px, round(side * scale)) for side in image.size)
+    left, top = (width - resolution_px) // 2, (height - resolution_px) // 2
+    resized = image.resize((width, height), Image.Resampling.LANCZOS) if scale != 1 else image
+    cut = resized.crop((left, top, left + resolution_px, top + resolution_px))
+    pixels = torch.from_numpy(np.array(cut, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    time_ids = (image.height, image.width, top, left, resolution_px, resolution_px)
+    return Square(pixels, time_ids)

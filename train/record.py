@@ -1,0 +1,96 @@
+"""What a run tells: a bar or plain lines on stderr, log.jsonl, TensorBoard events."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard.writer import SummaryWriter
+
+PLAIN_LINES = 20  # about as many over a run when stderr is not a terminal
+SHOWN = {
+    "loss": "loss {:.4f}",
+    "implicit_accuracy": "accuracy {:.3f}",
+    "policy_margin": "margin {:+.5f}",
+    "learning_rate": "lr {:.2e}",
+    "pairs_per_sec": "{:.1f} pairs/s",
+}
+
+
+class Reporter:
+    """Progress on stderr: a rich bar on a terminal, lines otherwise; `main` processes only."""
+
+    def __init__(self, *, main: bool) -> None:
+        self._console = Console(stderr=True, quiet=not main, highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console)
+        self._tasks: dict[str, int] = {}
+
+    def __enter__(self) -> "Reporter":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` of `what` are done."""
+        if self._console.is_terminal:
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, total=total, note="")
+            self._bar.update(self._tasks[what], completed=done, note=note)  # type: ignore[arg-type]
+        elif done == total or done % max(1, total // PLAIN_LINES) == 0:
+            self.say(f"{what} {done}/{total}  {note}".rstrip())
+
+
+class RunLog:
+    """One record per optimizer step, into log.jsonl and TensorBoard; written by the main process alone."""
+
+    def __init__(self, output: Path, first_step: int, *, main: bool) -> None:
+        """Continue after `first_step` steps: records of later ones, left by a killed run, are cut off."""
+        self._main = main
+        if not main:
+            return
+        path = output / "log.jsonl"
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
+        path.write_text("".join(kept), "utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        if not self._main:
+            return
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._main:
+            self._file.close()
+            self._events.close()
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines only: a killed run may have left half of one."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def shown(metrics: dict[str, float]) -> str:
+    """The few numbers worth a place on the terminal."""
+    return "  ".join(form.format(metrics[name]) for name, form in SHOWN.items())
+
+
+def mean_of_last(path: Path, records: int = 10) -> dict[str, float]:
+    """The mean of each metric over the last `records` steps of a log.jsonl."""
+    last = [json.loads(line) for line in _lines(path)[-records:]]
+    return {name: sum(one[name] for one in last) / len(last) for name in last[-1] if name != "step"}
