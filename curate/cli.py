@@ -11,7 +11,7 @@ from curate.errors import CurateError, UsageError
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
-from curate.run import Run, default_run
+from curate.run import Run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +40,10 @@ def embed(
     manifest: Annotated[str, typer.Option(help="Data set: a bundled name, or a TOML file.")] = DEMO,
     source: Annotated[list[str] | None, typer.Option(help="Path, glob or URL instead of the manifest's files.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the manifest.  [default: the manifest's]")] = None,
-    models: Annotated[str | None, typer.Option(help="Set of models: a bundled name, or a TOML file.  [default: the manifest's, else published]")] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Set of models: a bundled name, or a TOML file.  [default: the manifest's, else published]"),
+    ] = None,
     scorers: Annotated[str, typer.Option(help="Scorers, by name, with commas.")] = ",".join(DEFAULT_SCORERS),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
@@ -82,7 +85,8 @@ def embed(
 
     on = choose_device(device)
     options = EmbedOptions(on, choose_precision(precision, on), batch, part_images)
-    say(f"models '{model_set.name}', scorers {', '.join(spec.name for spec in chosen)}, on {describe_device(on, options.precision)}")
+    names = ", ".join(spec.name for spec in chosen)
+    say(f"models '{model_set.name}', scorers {names}, on {describe_device(on, options.precision)}")
     scoring = load_scoring(model_set, chosen, on, options.precision)
     summary = run_embed(Run(Path(run)), opened, scoring, options)
     _print(summary, as_json, _embed_lines(summary))
@@ -125,9 +129,13 @@ def _print(report: dict[str, Any], as_json: bool, lines: list[str] | None = None
 def rank(
     run: RunOption = "run",
     top: Annotated[str, typer.Option(help="Fraction of the eligible pairs (0.0533), or a count (5000).")] = "0.0533",
-    metric: Annotated[str, typer.Option(help="qsd, margin, winner, or a .sql file that returns pair_id, quality.")] = "qsd",
+    metric: Annotated[
+        str, typer.Option(help="qsd, margin, winner, or a .sql file that returns pair_id, quality.")
+    ] = "qsd",
     psi: Annotated[str, typer.Option(help="One scorer, or a blend: clip=2,pickscore=1.")] = ",".join(DEFAULT_SCORERS),
-    psi_norm: Annotated[str, typer.Option(help="How scores are brought to [0, 1]: percentile, minmax or raw.")] = "percentile",
+    psi_norm: Annotated[
+        str, typer.Option(help="How scores are brought to [0, 1]: percentile, minmax or raw.")
+    ] = "percentile",
     name: Annotated[str, typer.Option(help="Name of the ranking; several live side by side.")] = "default",
     as_json: JsonOption = False,
 ) -> None:
@@ -154,7 +162,9 @@ def rank(
 def export_shards(
     run: RunOption = "run",
     name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
-    output: Annotated[Path | None, typer.Option(help="Folder for the tars and shards.json.  [default: RUN/shards]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the tars and shards.json.  [default: RUN/shards]")
+    ] = None,
     pairs_per_shard: Annotated[int, typer.Option(help="Samples of one tar.", min=1)] = 1000,
     as_json: JsonOption = False,
 ) -> None:
@@ -195,3 +205,41 @@ def _identifier(name: str) -> str:
     if not name.isidentifier():
         raise UsageError(f"--name {name}: use letters, digits and _ only")
     return name
+
+
+@app.command()
+def compare(
+    run: RunOption = "run",
+    model: Annotated[str | None, typer.Option(help="The model whose wins are counted.  [default: side 0's]")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The model it is compared with.  [default: the other one]")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML page.  [default: RUN/compare.html]")] = None,
+    gallery: Annotated[int, typer.Option(help="Pairs that the page shows.", min=0)] = 200,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which of two models wins, by each scorer, with confidence intervals and a page of their pictures.
+
+    Example: `curate compare --run run/evaluation`
+    """
+    from curate.stages.compare import compare as run_compare
+
+    report = run_compare(Run(Path(run)), model, against, page, gallery)
+    _print(report, as_json, _compare_lines(report))
+
+
+def _compare_lines(report: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{report['model']} against {report['against']}: {report['pairs']:,} pairs over {report['prompts']:,} prompts",
+        f"{'scorer':<12}{'win rate':>9}  {'95 % interval':>15}  {'win/tie/lose':>14}  {'mean':>18}  "
+        f"{'mean change (95 % interval)':>30}",
+    ]
+    for v in report["verdicts"]:
+        interval = f"{100 * v['win_rate_low']:.1f} - {100 * v['win_rate_high']:.1f} %"
+        counts = f"{v['wins']}/{v['ties']}/{v['losses']}"
+        means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
+        change = f"{v['mean_change']:+.3g} ({v['mean_change_low']:+.3g} .. {v['mean_change_high']:+.3g})"
+        lines.append(
+            f"{v['scorer']:<12}{100 * v['win_rate']:>7.1f} %  {interval:>15}  {counts:>14}  {means:>18}  {change:>30}"
+        )
+    return [*lines, f"page {report['page']}"]

@@ -73,7 +73,9 @@ def read_only_query(connection: duckdb.DuckDBPyConnection, sql: str, where: str)
         if len(statements) != 1:
             raise QueryError(f"{where}: one SQL statement is needed, got {len(statements)}")
         if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN) or _executes(sql):
-            raise QueryError(f"{where}: only queries are allowed here, got {statements[0].type.name}; the run is read-only")
+            raise QueryError(
+                f"{where}: only queries are allowed here, got {statements[0].type.name}; the run is read-only"
+            )
         return connection.sql(sql)
     except duckdb.Error as error:
         raise QueryError(f"{where}: {error}") from error

@@ -83,10 +83,7 @@ def weights_file(location: str, folder: Path, sha256: str | None = None) -> Path
     `hf://owner/name[@revision]/file` goes through the Hugging Face hub's cache.
     Raises: ManifestError when the file is absent or its sha256 is not the stated one.
     """
-    if "://" in location:
-        path = _downloaded(location)
-    else:
-        path = (folder / location).resolve()
+    path = _downloaded(location) if "://" in location else (folder / location).resolve()
     if not path.is_file():
         raise ManifestError(f"no weights at {path}; correct the path in the set of models")
     if sha256 is not None and file_sha256(path) != sha256:

@@ -116,9 +116,7 @@ def _reason(source: Source) -> pl.Expr:
 def _with_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
     """The same judgement of the same pair counts once; which copy stays makes no difference but its location."""
     repeated = pl.col("reason").is_null() & ~pl.col("pair_id").is_first_distinct().over(pl.col("reason").is_null())
-    return rows.with_columns(
-        reason=pl.when(repeated).then(pl.lit("duplicate_pair")).otherwise(pl.col("reason"))
-    )
+    return rows.with_columns(reason=pl.when(repeated).then(pl.lit("duplicate_pair")).otherwise(pl.col("reason")))
 
 
 def _pairs_table(kept: pl.DataFrame, source: Source) -> pa.Table:
@@ -129,7 +127,10 @@ def _pairs_table(kept: pl.DataFrame, source: Source) -> pa.Table:
 
 def _dropped_table(dropped: pl.DataFrame) -> pa.Table:
     place = pl.format("{} row group {} row {}", "source_file", "source_row_group", "source_row")
-    labels = pl.format(": label_0 {}, label_1 {}", *(pl.col(n).cast(pl.String).fill_null("null") for n in ("label_0", "label_1")))
+    labels = pl.format(
+        ": label_0 {}, label_1 {}",
+        *(pl.col(n).cast(pl.String).fill_null("null") for n in ("label_0", "label_1")),
+    )
     detail = pl.when(pl.col("reason") == "bad_label").then(pl.concat_str(place, labels)).otherwise(place)
     frame = dropped.with_columns(stage=pl.lit("embed"), image_uid=pl.lit(None, pl.String), detail=detail)
     return frame.select(tables.DROPPED.names).to_arrow().cast(tables.DROPPED)

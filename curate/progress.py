@@ -28,7 +28,13 @@ def say(message: str) -> None:
 def progress(title: str, total: int) -> Iterator[Advance]:
     """Show how many of `total` units are done, how fast, and how long it will take."""
     if sys.stderr.isatty():
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=stderr) as bar:
             task = bar.add_task(title, total=total, rate="")
             counter = _Counter(title, total)

@@ -1,7 +1,6 @@
 """A run directory: where its tables lie, under which settings they were made, and which parts are sound."""
 
 import json
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,7 @@ from curate.errors import RunError
 from curate.model_set import file_sha256
 from curate.tables import write_table, write_text
 
-DEFAULT_RUN = "run"
-RUN_VARIABLE = "PAIRSIEVE_RUN"
 SETTINGS_FILE = "run.toml"
-
-
-def default_run() -> str:
-    """`./run`, or what PAIRSIEVE_RUN says."""
-    return os.environ.get(RUN_VARIABLE, DEFAULT_RUN)
 
 
 @dataclass(frozen=True)

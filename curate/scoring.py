@@ -55,15 +55,18 @@ class Scoring:
 
 def load_scoring(model_set: ModelSet, scorers: list[ScorerSpec], device: str, precision: str) -> Scoring:
     """Load what the scorers need, each tower once."""
-    towers = {
-        spec.name: load_tower(spec, model_set.folder, device, precision) for spec in model_set.towers_of(scorers)
-    }
+    towers = {spec.name: load_tower(spec, model_set.folder, device, precision) for spec in model_set.towers_of(scorers)}
     heads: dict[str, tuple[Head, str]] = {}
-    identity: dict[str, Any] = {"towers": {name: tower.identity for name, tower in towers.items()}, "scorers": {}}
+    identity: dict[str, Any] = {
+        "towers": {name: tower.identity for name, tower in towers.items()},
+        "scorers": {},
+    }
     for spec in scorers:
         head, sha256 = load_head(spec, towers[spec.tower], Path(model_set.folder))
         heads[spec.name] = (head, spec.tower)
-        identity["scorers"][spec.name] = {"tower": spec.tower, "head": spec.head} | ({"sha256": sha256} if sha256 else {})
+        identity["scorers"][spec.name] = {"tower": spec.tower, "head": spec.head} | (
+            {"sha256": sha256} if sha256 else {}
+        )
     return Scoring(towers, heads, identity)
 
 

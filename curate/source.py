@@ -7,6 +7,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import SourceError
-from curate.manifest import Manifest, Split
+from curate.manifest import Manifest
 
 IMAGE_COLUMNS = ("image_0_bytes", "image_1_bytes")
 
@@ -142,7 +143,9 @@ class Source:
         try:
             return parquet.read_row_group(row_group, columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"{file}: row group {row_group} cannot be read ({error}); fetch the file again") from error
+            raise SourceError(
+                f"{file}: row group {row_group} cannot be read ({error}); fetch the file again"
+            ) from error
 
 
 def open_source(manifest: Manifest, split_name: str | None, override: list[str] | None = None) -> Source:
@@ -155,11 +158,19 @@ def open_source(manifest: Manifest, split_name: str | None, override: list[str] 
     files = sorted({file for pattern in patterns for file in _expand(pattern)})
     if not files:
         raise SourceError(f"no file matches {', '.join(patterns)}; correct --source or the manifest's files")
-    return Source(manifest, name, tuple(files), None if override else _rows(split))
+    return Source(manifest, name, tuple(files), None if override else split.rows)
 
 
-def _rows(split: Split) -> int | None:
-    return split.rows
+def reopen_source(settings: dict[str, Any]) -> Source:
+    """The files that a run was embedded from, by its run.toml. Raises SourceError when one is gone or changed."""
+    stated = settings["manifest"]
+    manifest = Manifest(stated["name"], Path(stated["name"]), stated["columns"], {}, settings["split"])
+    source = Source(manifest, settings["split"], tuple(settings["files"]), None)
+    for file, size in settings["files"].items():
+        now = _size(file)
+        if now != size:
+            raise SourceError(f"{file} changed since it was embedded: {size:,} bytes then, {now:,} now; embed it again")
+    return source
 
 
 def _from_manifest(pattern: str, manifest: Manifest) -> str:
@@ -180,8 +191,11 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _size(file: str) -> int:
-    filesystem, path = fsspec.core.url_to_fs(file)
-    return int(filesystem.size(path))
+    try:
+        filesystem, path = fsspec.core.url_to_fs(file)
+        return int(filesystem.size(path))
+    except FileNotFoundError as error:
+        raise SourceError(f"{file} is gone; put it back, or correct --source") from error
 
 
 def _kind(ours: str) -> str:

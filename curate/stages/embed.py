@@ -227,7 +227,13 @@ def _empty_scores(scoring: Scoring) -> pa.Table:
 
 
 def _dropped_row(uid: str, rejected: Rejected) -> dict[str, object]:
-    return {"stage": "embed", "pair_id": None, "image_uid": uid, "reason": rejected.reason, "detail": rejected.detail}
+    return {
+        "stage": "embed",
+        "pair_id": None,
+        "image_uid": uid,
+        "reason": rejected.reason,
+        "detail": rejected.detail,
+    }
 
 
 def _summary(run: Run, plan: Plan, source: Source, scoring: Scoring) -> dict[str, Any]:

@@ -6,7 +6,6 @@ source, so the images are copied in source order to one spool file first: each r
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,10 +15,10 @@ from webdataset import TarWriter
 from curate.database import query_text
 from curate.engines.local import batched
 from curate.errors import RunError
-from curate.manifest import Manifest
+from curate.model_set import file_sha256
 from curate.progress import Advance, progress
 from curate.run import Run
-from curate.source import Location, Source
+from curate.source import Location, Source, reopen_source
 from curate.stages.rank import open_views, ranking_settings
 from curate.tables import atomic_path, write_text
 from schemas import shards
@@ -50,7 +49,7 @@ def export_shards(run: Run, name: str, output: Path, pairs_per_shard: int) -> di
     """
     ranking = ranking_settings(run, name)
     rows = _selected_rows(run, name)
-    source = _source_of(run)
+    source = reopen_source(run.settings()["settings"])
     extension = common_extension(rows)
     index_path = output / shards.SHARD_INDEX
     stale = _earlier_files(index_path)
@@ -112,28 +111,12 @@ def sample_of(row: Row, spool: Spool, extension: str, dataset: str, scorers: lis
 def _selected_rows(run: Run, name: str) -> list[Row]:
     connection = open_views(run)
     scorers = run.summary()["scorers"]
-    query = query_text("shard_samples", scorer=scorers, side=list(SIDES)).replace("from ranking\n", f'from "ranking_{name}" as ranking\n')
+    query = query_text("shard_samples", scorer=scorers, side=list(SIDES)).replace(
+        "from ranking\n", f'from "ranking_{name}" as ranking\n'
+    )
     found = connection.execute(query)
     names = [column[0] for column in found.description]
     return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
-
-
-def _source_of(run: Run) -> Source:
-    """The files that the run was embedded from, unchanged. Raises RunError when one changed."""
-    settings = run.settings()["settings"]
-    stated = settings["manifest"]
-    manifest = Manifest(
-        name=stated["name"], path=run.root, columns=stated["columns"], splits={}, default_split=settings["split"]
-    )
-    source = Source(manifest, settings["split"], tuple(settings["files"]), None)
-    try:
-        sizes = source.sizes()
-    except OSError as error:
-        raise RunError(f"a source file of {run.root} is gone: {error}; put it back, or embed again elsewhere") from error
-    for file, size in settings["files"].items():
-        if sizes[file] != size:
-            raise RunError(f"{file} changed since {run.root} was embedded: {size} bytes then, {sizes[file]} now")
-    return source
 
 
 def _fill_spool(path: Path, rows: list[Row], source: Source, advance: Advance) -> Spool:
@@ -157,12 +140,13 @@ def _write_shard(path: Path, rows: list[Row], spool: Spool, extension: str, run:
     settings, scorers = run.settings()["settings"], run.summary()["scorers"]
     dataset = settings["manifest"]["name"]
     with atomic_path(path) as temporary:
-        with temporary.open("wb") as stream, TarWriter(stream, user="pairsieve", group="pairsieve", mtime=0.0, encoder=False) as tar:
+        with (
+            temporary.open("wb") as stream,
+            TarWriter(stream, user="pairsieve", group="pairsieve", mtime=0.0, encoder=False) as tar,
+        ):
             for row in rows:
                 tar.write(sample_of(row, spool, extension, dataset, scorers))
-        with temporary.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        size = temporary.stat().st_size
+        digest, size = file_sha256(temporary), temporary.stat().st_size
     return {"file": path.name, "samples": len(rows), "bytes": size, "sha256": digest}
 
 

@@ -1,7 +1,6 @@
 """`curate sql`: any query over the run's views, as a table, CSV, JSON or a Parquet file."""
 
 import csv
-import json
 from pathlib import Path
 from typing import IO
 
@@ -32,13 +31,19 @@ def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = No
         elif form == "csv":
             _write_csv(relation, out)
         else:
-            rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
-            out.write(json.dumps(rows, default=str, ensure_ascii=False, indent=2) + "\n")
+            _write_json(relation, out)
     except duckdb.Error as error:
         raise QueryError(f"sql: {error}") from error
 
 
 def _write_csv(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:
+    """Values in DuckDB's own text, so that lists, structs and times read as they do in its command line."""
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(relation.columns)
-    writer.writerows(relation.iter_rows())
+    writer.writerows(relation.project("columns(*)::varchar").iter_rows())
+
+
+def _write_json(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:
+    """One array of objects; DuckDB turns each row to JSON, since Python's json lacks its types."""
+    objects = relation.set_alias("result").project("to_json(result)::varchar").iter_rows()
+    out.write("[" + ",\n ".join(text for (text,) in objects) + "]\n")

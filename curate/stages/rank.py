@@ -68,7 +68,9 @@ def rank(run: Run, name: str, metric: str, psi: Psi, top: str) -> dict[str, Any]
         "least_selected_quality": ranking["quality"][selected - 1].as_py(),
     }
     if base + len(dropped) != summary["pairs"]:
-        raise RunError(f"the counts of {run.root} do not add up: {base} ranked + {len(dropped)} dropped != {summary['pairs']}")
+        raise RunError(
+            f"the counts of {run.root} do not add up: {base} ranked + {len(dropped)} dropped != {summary['pairs']}"
+        )
     write_table(ranking, run.rankings / f"{name}.parquet", tables.with_margins(tables.RANKING, scorers))
     write_table(rows_table(dropped, tables.DROPPED), run.table("dropped") / f"rank-{name}.parquet", tables.DROPPED)
     write_text(tomli_w.dumps(report, multiline_strings=True), run.rankings / f"{name}.toml")
@@ -136,7 +138,10 @@ def write_database(run: Run) -> None:
 def _checked_scorers(psi: Psi, scorers: list[str]) -> list[str]:
     for name in psi.weights:
         if name not in scorers:
-            raise UsageError(f"--psi: the run has no scorer '{name}'{nearest(name, scorers)}; `curate embed --scorers` adds it in a new run")
+            raise UsageError(
+                f"--psi: the run has no scorer '{name}'{nearest(name, scorers)}; "
+                "`curate embed --scorers` adds it, in a new run"
+            )
     return scorers
 
 
@@ -181,15 +186,9 @@ def _materialise_quality(connection: duckdb.DuckDBPyConnection, sql: str, path: 
         relation.select("pair_id, quality::double as quality").to_table("metric_result")
     except duckdb.Error as error:
         raise QueryError(f"{path}: {first_line(error)}") from error
+    for pair_id, fault in fetch(connection, query_text("metric_faults")):
+        raise QueryError(f"{path}: it returned pair {pair_id!r} {fault}")
     connection.execute("create table quality as select pair_id, quality from metric_result where quality is not null")
-    checks = {
-        "pair_id {0!r} more than once": "select pair_id from metric_result group by pair_id having count(*) > 1 order by 1",
-        "pair_id {0!r}, which is no eligible pair": "select pair_id from metric_result anti join eligible using (pair_id) order by 1",
-        "a quality that is not finite for pair {0!r}": "select pair_id from quality where not isfinite(quality) order by 1",
-    }
-    for complaint, query in checks.items():
-        for (found,) in fetch(connection, f"{query} limit 1"):
-            raise QueryError(f"{path}: it returned {complaint.format(found)}")
     if fetch_count(connection, "quality") == 0:
         raise QueryError(f"{path}: it returned no pair with a quality")
 
@@ -230,6 +229,12 @@ def _dropped_rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict
     unranked = "select pair_id, 'not_ranked' from eligible anti join quality using (pair_id) order by pair_id"
     found += fetch(connection, unranked)
     return [
-        {"stage": f"rank {name}", "pair_id": pair_id, "image_uid": None, "reason": reason, "detail": PAIR_REASONS[reason]}
+        {
+            "stage": f"rank {name}",
+            "pair_id": pair_id,
+            "image_uid": None,
+            "reason": reason,
+            "detail": PAIR_REASONS[reason],
+        }
         for pair_id, reason in found
     ]

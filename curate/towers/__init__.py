@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,7 +43,7 @@ def load_tower(spec: TowerSpec, folder: Path, device: str, precision: str) -> To
     from curate.towers.open_clip import load_open_clip
     from curate.towers.transformers_clip import load_transformers_clip
 
-    loaders = {
+    loaders: dict[str, Callable[[TowerSpec, Path, str, str], Tower]] = {
         "open_clip": load_open_clip,
         "hpsv2": load_hpsv2,
         "transformers_clip": load_transformers_clip,

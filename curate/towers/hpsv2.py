@@ -53,6 +53,9 @@ def load_hpsv2(spec: TowerSpec, folder: Path, device: str, precision: str) -> Op
         raise ModelError(f"{path} is not an HPSv2 checkpoint: no 'state_dict' among {sorted(checkpoint)[:5]}")
     state = {key.removeprefix("module."): value.float() for key, value in checkpoint["state_dict"].items()}
     model.load_state_dict(state)
-    identity = {"model": spec.options.get("model", spec.options.get("folder")), "checkpoint": spec.options["checkpoint"]}
+    identity = {
+        "model": spec.options.get("model", spec.options.get("folder")),
+        "checkpoint": spec.options["checkpoint"],
+    }
     identity["sha256"] = checked_sha256(path, spec.options.get("sha256"))
     return OpenClipTower(spec.name, model, hpsv2_transform(side_px), tokenizer, identity, device, precision)

@@ -22,7 +22,7 @@ class OpenClipTower:
     def __init__(
         self,
         name: str,
-        model: torch.nn.Module,
+        model: open_clip.CLIP,
         transform: Callable[[Image.Image], torch.Tensor],
         tokenizer: Callable[[list[str]], torch.Tensor],
         identity: dict[str, Any],
@@ -72,7 +72,10 @@ def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -
         weights = _published_weights(architecture, pretrained)
     with quiet():
         model, _, transform = open_clip.create_model_and_transforms(
-            architecture, pretrained=pretrained and str(weights), weights_only=True, **_published_preprocessing(architecture, pretrained)
+            architecture,
+            pretrained=pretrained and str(weights),
+            weights_only=True,
+            **_published_preprocessing(architecture, pretrained),
         )
         tokenizer = open_clip.get_tokenizer(architecture)
     identity = {"model": options.get("model", options.get("folder")), "pretrained": pretrained or "folder"}
@@ -80,7 +83,9 @@ def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -
     return OpenClipTower(spec.name, model, transform, tokenizer, identity, device, precision)
 
 
-def architecture_of(options: dict[str, Any], folder: Path) -> tuple[torch.nn.Module, Callable[[list[str]], torch.Tensor], int]:
+def architecture_of(
+    options: dict[str, Any], folder: Path
+) -> tuple[open_clip.CLIP, Callable[[list[str]], torch.Tensor], int]:
     """An untrained model of the named or described architecture, its tokenizer, and its image side in pixels."""
     if "folder" in options:
         directory = (folder / options["folder"]).resolve()

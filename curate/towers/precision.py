@@ -32,7 +32,9 @@ def choose_precision(wanted: str, device: str) -> str:
 
 def describe_device(device: str, precision: str) -> str:
     """One phrase for stderr: what computes, and in which number format."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    )
     return f"{name}, {precision}"
 
 

@@ -41,7 +41,7 @@ class TransformersClipTower:
         self.device = device
         self.precision = precision
         self.preprocessing = processor.to_json_string()
-        self.dimension = int(model.config.projection_dim)
+        self.dimension = model.text_projection.out_features
         self.scale = float(model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
@@ -82,7 +82,7 @@ def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision
     model = CLIPModel.from_pretrained(model_id, revision=revision, use_safetensors=True)
     processor = CLIPImageProcessorPil.from_pretrained(processor_id, revision=processor_revision)
     tokenizer = AutoTokenizer.from_pretrained(processor_id, revision=processor_revision)
-    max_tokens = int(options.get("max_tokens", model.config.text_config.max_position_embeddings))
+    max_tokens = int(options.get("max_tokens", model.text_model.embeddings.position_embedding.num_embeddings))
     weights = _weights_of(model_id, revision)
     identity = {
         "model": options["model"],
