@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     help="Score the pairs of a preference data set, rank them by a SQL metric, and pack the best as shards.",
 )
 
@@ -34,11 +34,13 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-@app.command()
+@app.command(short_help="Score every image and prompt of a data set once.")
 def embed(
     run: RunOption = "run",
     manifest: Annotated[str, typer.Option(help="Data set: a bundled name, or a TOML file.")] = DEMO,
-    source: Annotated[list[str] | None, typer.Option(help="Path, glob or URL instead of the manifest's files.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Path, glob or URL instead of the manifest's files; repeatable.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the manifest.  [default: the manifest's]")] = None,
     models: Annotated[
         str | None,
@@ -49,34 +51,30 @@ def embed(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch: Annotated[int, typer.Option(help="Images of one forward pass.", min=1)] = 64,
     part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 1024,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan's counts and compute nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score every image and prompt of a data set once, and write the run's tables.
 
-    Example: `curate embed --manifest pickapic_v2 --source '/data/pickapic_v2/train-*.parquet'`
+    Example: curate embed --manifest pickapic_v2 --source 'train-*.parquet'
     """
     from curate.plan import make_plan
     from curate.source import open_source
 
     described = _manifest(manifest)
     opened = open_source(described, split, source)
-    if dry_run:
-        plan = make_plan(opened, part_images)
-        report: dict[str, Any] = {
-            "dataset": described.name,
-            "files": list(opened.files),
-            "source_rows": plan.source_rows,
-            "pairs": plan.pairs.num_rows,
-            "dropped_pairs": _counts(plan.dropped["reason"].to_pylist()),
-            "prompts": len(plan.prompts),
-            "images": plan.image_count,
-            "parts": len(plan.parts),
-        }
-        _print(report, as_json)
-        return
     model_set = load_model_set(models or described.models or "published")
     chosen = model_set.choose([name.strip() for name in scorers.split(",") if name.strip()])
+    if dry_run:
+        settings = {
+            "manifest": described.settings(),
+            "split": opened.split,
+            "files": list(opened.files),
+            "models": model_set.name,
+            "scorers": [spec.name for spec in chosen],
+        }
+        _print(settings | make_plan(opened, part_images).counts(), as_json)
+        return
 
     from curate.scoring import load_scoring
     from curate.stages.embed import EmbedOptions
@@ -96,10 +94,6 @@ def _manifest(name: str) -> Manifest:
     if name == DEMO:
         say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
     return load_manifest(name)
-
-
-def _counts(reasons: list[str]) -> dict[str, int]:
-    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
 
 def _embed_lines(summary: dict[str, Any]) -> list[str]:
@@ -125,7 +119,7 @@ def _print(report: dict[str, Any], as_json: bool, lines: list[str] | None = None
         typer.echo("\n".join(lines))
 
 
-@app.command()
+@app.command(short_help="Rank the pairs by a SQL metric and select the top.")
 def rank(
     run: RunOption = "run",
     top: Annotated[str, typer.Option(help="Fraction of the eligible pairs (0.0533), or a count (5000).")] = "0.0533",
@@ -141,7 +135,7 @@ def rank(
 ) -> None:
     """Rank the pairs by a quality metric in SQL and select the top.
 
-    Example: `curate rank --top 0.0533 --metric qsd --psi hpsv2`
+    Example: curate rank --top 0.0533 --metric qsd --psi hpsv2
     """
     from curate.stages.rank import parse_psi
     from curate.stages.rank import rank as run_rank
@@ -158,7 +152,7 @@ def rank(
     _print(report, as_json, lines)
 
 
-@app.command()
+@app.command(short_help="Write the selected pairs as WebDataset shards.")
 def export_shards(
     run: RunOption = "run",
     name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
@@ -170,7 +164,7 @@ def export_shards(
 ) -> None:
     """Write the selected pairs as WebDataset shards, the source's bytes untouched.
 
-    Example: `curate export-shards --name default --output run/shards`
+    Example: curate export-shards --name default --output run/shards
     """
     from curate.stages.export_shards import export_shards as run_export
 
@@ -181,7 +175,7 @@ def export_shards(
     _print(index, as_json, lines)
 
 
-@app.command()
+@app.command(short_help="Query the run's tables, read-only.")
 def sql(
     query: Annotated[str, typer.Argument(help="One SQL query over the run's views.")],
     run: RunOption = "run",
@@ -191,7 +185,7 @@ def sql(
 ) -> None:
     """Query the run's tables (pairs, images, prompts, scores, dropped, pair_scores, ranking) read-only.
 
-    Example: `curate sql "select reason, count(*) from dropped group by reason"`
+    Example: curate sql "select reason, count(*) from dropped group by reason"
     """
     from curate.stages.query import query as run_query
 
@@ -207,7 +201,7 @@ def _identifier(name: str) -> str:
     return name
 
 
-@app.command()
+@app.command(short_help="Say which of two models wins, by each scorer.")
 def compare(
     run: RunOption = "run",
     model: Annotated[str | None, typer.Option(help="The model whose wins are counted.  [default: side 0's]")] = None,
@@ -220,7 +214,7 @@ def compare(
 ) -> None:
     """Say which of two models wins, by each scorer, with confidence intervals and a page of their pictures.
 
-    Example: `curate compare --run run/evaluation`
+    Example: curate compare --run run/evaluation
     """
     from curate.stages.compare import compare as run_compare
 

@@ -1,7 +1,7 @@
 """A data set's manifest: TOML in, a typed description out. Columns of a data set are named here only."""
 
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -72,20 +72,21 @@ def load_manifest(name_or_path: str) -> Manifest:
     splits = {name: _split(name, value, path) for name, value in _table(raw, "splits", path).items()}
     if not splits:
         raise ManifestError(f"{path}: no [splits.NAME] table; add one with files = [...]")
-    default_split = raw.get("default_split", next(iter(splits)))
+    texts = {key: _text(raw, key, path) for key in ("name", "description", "homepage", "license", "models")}
+    default_split = _text(raw, "default_split", path) or next(iter(splits))
     if default_split not in splits:
         raise ManifestError(f"{path}: default_split '{default_split}' is not a split{nearest(default_split, splits)}")
     return Manifest(
-        name=str(raw.get("name", path.stem)),
+        name=texts["name"] or path.stem,
         path=path,
         columns=columns,
         splits=splits,
         default_split=default_split,
-        models=raw.get("models"),
-        control_image_uids=tuple(rules.get("control_image_uids", ())),
-        description=str(raw.get("description", "")).strip(),
-        homepage=str(raw.get("homepage", "")),
-        license=str(raw.get("license", "")),
+        models=texts["models"],
+        control_image_uids=_control_image_uids(rules, path),
+        description=(texts["description"] or "").strip(),
+        homepage=texts["homepage"] or "",
+        license=texts["license"] or "",
     )
 
 
@@ -122,6 +123,20 @@ def _table(raw: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
     return value
 
 
+def _text(raw: dict[str, Any], key: str, path: Path) -> str | None:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ManifestError(f"{path}: '{key}' must be text, got {value!r}")
+    return value
+
+
+def _control_image_uids(rules: dict[str, Any], path: Path) -> tuple[str, ...]:
+    uids = rules.get("control_image_uids", [])
+    if not isinstance(uids, list) or not all(isinstance(uid, str) for uid in uids):
+        raise ManifestError(f"{path}: 'rules.control_image_uids' must be a list of image uids, got {uids!r}")
+    return tuple(uids)
+
+
 def _check_columns(columns: dict[str, Any], path: Path) -> None:
     for key, value in columns.items():
         if not isinstance(value, str):
@@ -148,11 +163,6 @@ def _split(name: str, raw: Any, path: Path) -> Split:
     if not isinstance(names, list) or not names or not all(isinstance(item, str) for item in names):
         raise ManifestError(f"{path}: 'splits.{name}.files' must be a list of paths, globs or URLs")
     rows = raw.get("rows")
-    if rows is not None and (not isinstance(rows, int) or rows < 0):
+    if rows is not None and (type(rows) is not int or rows < 0):
         raise ManifestError(f"{path}: 'splits.{name}.rows' must be a whole number, got {rows!r}")
     return Split(files=tuple(names), rows=rows)
-
-
-def describe(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as plain data, for `--dry-run`."""
-    return asdict(manifest) | {"path": str(manifest.path)}

@@ -51,6 +51,8 @@ class ModelSet:
 
     def choose(self, names: list[str]) -> list[ScorerSpec]:
         """The named scorers in the given order. Raises UsageError for an unknown or repeated name."""
+        if not names:
+            raise UsageError(f"--scorers names none; known: {', '.join(sorted(self.scorers))}")
         for name in names:
             if name not in self.scorers:
                 raise UsageError(f"the models '{self.name}' have no scorer '{name}'{nearest(name, self.scorers)}")
@@ -70,8 +72,8 @@ def load_model_set(name_or_path: str) -> ModelSet:
     for key in raw:
         if key not in ("towers", "scorers"):
             raise ManifestError(f"{path}: unknown key '{key}'{nearest(key, ('towers', 'scorers'))}")
-    towers = {name: _tower(name, value, path) for name, value in raw.get("towers", {}).items()}
-    scorers = {name: _scorer(name, value, towers, path) for name, value in raw.get("scorers", {}).items()}
+    towers = {name: _tower(name, value, path) for name, value in _tables(raw, "towers", path).items()}
+    scorers = {name: _scorer(name, value, towers, path) for name, value in _tables(raw, "scorers", path).items()}
     if not scorers:
         raise ManifestError(f"{path}: no [scorers.NAME] table")
     return ModelSet(path.stem, path.resolve().parent, towers, scorers)
@@ -124,9 +126,17 @@ def _locate(name_or_path: str) -> Path:
     return bundled[name_or_path]
 
 
+def _tables(raw: dict[str, Any], key: str, path: Path) -> dict[str, dict[str, Any]]:
+    """The tables [key.NAME], by name."""
+    tables = raw.get(key, {})
+    if not isinstance(tables, dict) or not all(isinstance(value, dict) for value in tables.values()):
+        raise ManifestError(f"{path}: '{key}' must hold tables, each under its own [{key}.NAME]")
+    return tables
+
+
 def _tower(name: str, raw: dict[str, Any], path: Path) -> TowerSpec:
     family = raw.get("family")
-    if family not in FAMILY_KEYS:
+    if not isinstance(family, str) or family not in FAMILY_KEYS:
         raise ManifestError(f"{path}: 'towers.{name}.family' is {family!r}{nearest(str(family), FAMILY_KEYS)}")
     options = {key: value for key, value in raw.items() if key != "family"}
     _check_options(options, FAMILY_KEYS[family], path, f"towers.{name}.")
@@ -137,16 +147,20 @@ def _scorer(name: str, raw: dict[str, Any], towers: dict[str, TowerSpec], path: 
     if not name.isidentifier():
         raise ManifestError(f"{path}: scorer '{name}' names columns, so use letters, digits and _ only")
     head, tower = raw.get("head"), raw.get("tower")
-    if head not in HEAD_KEYS:
+    if not isinstance(head, str) or head not in HEAD_KEYS:
         raise ManifestError(f"{path}: 'scorers.{name}.head' is {head!r}{nearest(str(head), HEAD_KEYS)}")
-    if tower not in towers:
+    if not isinstance(tower, str) or tower not in towers:
         raise ManifestError(f"{path}: 'scorers.{name}.tower' is {tower!r}{nearest(str(tower), towers)}")
     options = {key: value for key, value in raw.items() if key not in ("head", "tower")}
     _check_options(options, HEAD_KEYS[head], path, f"scorers.{name}.")
-    return ScorerSpec(name, str(tower), head, options)
+    return ScorerSpec(name, tower, head, options)
 
 
 def _check_options(options: dict[str, Any], known: tuple[str, ...], path: Path, prefix: str) -> None:
     for key in options:
         if key not in known:
             raise ManifestError(f"{path}: unknown key '{prefix}{key}'{nearest(key, known)}")
+        wanted = int if key == "max_tokens" else str
+        if not isinstance(options[key], wanted):
+            kind = "a whole number" if wanted is int else "text"
+            raise ManifestError(f"{path}: '{prefix}{key}' must be {kind}, got {options[key]!r}")

@@ -5,6 +5,7 @@ that starts again plans the same parts.
 """
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,17 @@ class Plan:
         """Unique images."""
         return sum(len(part.images) for part in self.parts)
 
+    def counts(self) -> dict[str, Any]:
+        """What `--dry-run` prints: source_rows = pairs + Σ dropped_pairs."""
+        return {
+            "source_rows": self.source_rows,
+            "pairs": self.pairs.num_rows,
+            "dropped_pairs": dict(sorted(Counter(self.dropped["reason"].to_pylist()).items())),
+            "prompts": len(self.prompts),
+            "images": self.image_count,
+            "parts": len(self.parts),
+        }
+
 
 def make_plan(source: Source, part_images: int) -> Plan:
     """Read the keys, judge each row, and cut the unique images into parts of `part_images`."""
@@ -81,10 +93,11 @@ def _canonical_rows(source: Source) -> pl.DataFrame:
     absent = [pl.lit(None, pl.String).alias(name) for name in OPTIONAL_TEXT if name not in rows.columns]
     absent += [pl.lit(None, pl.Float64).alias(name) for name in ("label_0", "label_1") if name not in rows.columns]
     rows = rows.with_columns(absent)
+    prompt_ids = {prompt: stable_id(prompt) for prompt in rows["prompt"].unique()}
     identity = ("prompt", "image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")
     return rows.with_columns(
         pair_id=pl.Series([stable_id(*row) for row in rows.select(identity).iter_rows()], dtype=pl.String),
-        prompt_id=pl.Series([stable_id(prompt) for prompt in rows["prompt"]], dtype=pl.String),
+        prompt_id=pl.Series([prompt_ids[prompt] for prompt in rows["prompt"]], dtype=pl.String),
     )
 
 
@@ -104,7 +117,7 @@ def _reason(source: Source) -> pl.Expr:
         "control_image": uids[0].is_in(control) | uids[1].is_in(control),
         "bad_label": bad_label,
         "empty_prompt": pl.col("prompt").fill_null("").str.strip_chars() == "",
-        "missing_image": uids[0].is_null() | uids[1].is_null(),
+        "missing_image": (uids[0].fill_null("") == "") | (uids[1].fill_null("") == ""),
         "same_image": uids[0] == uids[1],
     }
     reason: Any = pl.lit(None, pl.String)

@@ -46,9 +46,9 @@ class Run:
         path = self.root / SETTINGS_FILE
         try:
             return tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"no run in {self.root}; run `curate embed --run {self.root}` first") from error
-        except tomllib.TOMLDecodeError as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}); delete {self.root} and run `curate embed` again") from error
 
     def claim(self, settings: dict[str, Any], info: dict[str, Any]) -> bool:
@@ -79,7 +79,10 @@ class Run:
         path = self.root / "embed.json"
         if not path.exists():
             raise RunError(f"`curate embed` has not finished in {self.root}; run it again, it goes on where it stopped")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged ({error}); run `curate embed` again") from error
 
 
 def write_part(run: Run, name: str, files: dict[str, tuple[pa.Table, pa.Schema]]) -> None:

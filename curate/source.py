@@ -94,7 +94,7 @@ class Source:
                 )
             fits, wanted = _KINDS[_kind(ours)]
             found = _value_type(schema.field(theirs).type)
-            if not fits(found):
+            if not (fits(found) or pa.types.is_null(found)):  # a column without one value has no type
                 raise SourceError(
                     f"{file}: column '{theirs}' holds {found}, but columns.{ours} needs {wanted}; "
                     f"correct {self.manifest.path.name} or the file"
@@ -196,6 +196,8 @@ def _size(file: str) -> int:
         return int(filesystem.size(path))
     except FileNotFoundError as error:
         raise SourceError(f"{file} is gone; put it back, or correct --source") from error
+    except Exception as error:  # every remote file system raises its own errors
+        raise SourceError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _kind(ours: str) -> str:
@@ -236,5 +238,7 @@ def _fetch(value: bytes | str | None, beside: str) -> bytes | None:
     try:
         with fsspec.open(location, "rb") as stream:
             return stream.read()
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError):
+        return None  # counted as image_missing
+    except Exception as error:  # every remote file system raises its own errors; an outage must not drop images
+        raise SourceError(f"{location} cannot be read: {type(error).__name__}: {error}; run again to go on") from error

@@ -18,17 +18,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises: WriteError when the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        try:
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into a WriteError that names `path` and says what to do."""
+    try:
+        yield
     except OSError as error:
         detail = error.strerror or str(error)
         raise WriteError(f"cannot write {path}: {detail}; make room or choose another --run, then run again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
