@@ -38,18 +38,12 @@ def main() -> None:
 @app.command()
 def run(
     shards: Annotated[Path, typer.Option(help="Folder with shards.json and its tars.")] = Path("run/shards"),
-    model: Annotated[
-        str | None, typer.Option(help="Pipeline folder or hub id; the preset's own if absent.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the preset's own if absent.")] = None,
     preset: Annotated[str | None, typer.Option(help="demo, sd15 or sdxl; by the model if absent.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Run folder; `trained` beside the shards if absent.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder; `trained` beside the shards if absent.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    batch_pairs: Annotated[
-        int | None, typer.Option(help="Pairs per optimizer step, over all processes.")
-    ] = None,
+    batch_pairs: Annotated[int | None, typer.Option(help="Pairs per optimizer step, over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate after warm-up.")] = None,
     beta: Annotated[
         float | None, typer.Option(help="KL strength; the loss halves it, so 2500 in diffusers is 5000 here.")
@@ -57,9 +51,7 @@ def run(
     lora_rank: Annotated[int | None, typer.Option(help="Train a LoRA of this rank, not all weights.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the recipe and counts; start nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and counts; start nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model on shards of preference pairs by Diffusion-DPO.
@@ -105,20 +97,14 @@ def sample(
     prompts: Annotated[
         Path | None, typer.Option(help=".txt, .tsv (column Prompt) or .json; the demo's if absent.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for pairs.parquet and manifest.toml.")] = Path(
-        "run/sampled"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for pairs.parquet and manifest.toml.")] = Path("run/sampled"),
     images_per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")] = 7.5,
     batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; changes no picture.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial noise.")] = 0,
-    models: Annotated[
-        str | None, typer.Option(help="Set of scoring models that the manifest asks for.")
-    ] = None,
-    grid: Annotated[
-        Path | None, typer.Option(help="Also draw a PNG of the first 8 prompts, side by side.")
-    ] = None,
+    models: Annotated[str | None, typer.Option(help="Set of scoring models that the manifest asks for.")] = None,
+    grid: Annotated[Path | None, typer.Option(help="Also draw a PNG of the first 8 prompts, side by side.")] = None,
     as_json: Json = False,
 ) -> None:
     """Draw the same prompts from the same noise with two models, as pairs for `curate embed`.
@@ -137,9 +123,7 @@ def sample(
     if against is None:
         against = base_of(model)
         typer.echo(f"No --against: drawing against {against}, which {model} was trained from.", err=True)
-    sampling = Sampling(
-        model, against, read_prompts(prompts), images_per_prompt, steps, guidance, batch, seed, models
-    )
+    sampling = Sampling(model, against, read_prompts(prompts), images_per_prompt, steps, guidance, batch, seed, models)
     hush()
     with Reporter(main=True) as reporter:
         first = sample_pairs(
@@ -209,3 +193,7 @@ def _lines(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _lines(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", f"{value:.5g}" if isinstance(value, float) else value
+
+
+if __name__ == "__main__":  # as `accelerate launch -m train.cli` starts it
+    main()

@@ -87,9 +87,7 @@ class Recipe:
 def preset_names() -> list[str]:
     """The presets that ship with the package."""
     files = resources.files("train") / "presets"
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in files.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in files.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(preset: str, config: Path | None = None, flags: Table | None = None) -> Recipe:
@@ -129,9 +127,7 @@ def _check_keys(table: Mapping[str, Any], section: type, origin: str, prefix: st
     for key, value in table.items():
         if key not in hints:
             nearest = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
-            raise SettingsError(
-                f"{origin}: there is no setting `{prefix}{key}`; the nearest is `{prefix}{nearest}`."
-            )
+            raise SettingsError(f"{origin}: there is no setting `{prefix}{key}`; the nearest is `{prefix}{nearest}`.")
         inner = _section_of(hints[key])
         if inner is not None and isinstance(value, Mapping):
             _check_keys(value, inner, origin, f"{prefix}{key}.")
@@ -220,6 +216,5 @@ def _check_values(recipe: Recipe) -> None:
             raise SettingsError(f"`{name}` is {value:g}; it must be at least {least}.")
     if not 0 <= data.empty_prompt_probability <= 1:
         raise SettingsError(
-            "`data.empty_prompt_probability` must lie between 0 and 1;"
-            f" it is {data.empty_prompt_probability:g}."
+            f"`data.empty_prompt_probability` must lie between 0 and 1; it is {data.empty_prompt_probability:g}."
         )

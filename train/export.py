@@ -76,9 +76,7 @@ def base_of(source: str) -> str:
     """The model that `source` was trained from. Raises: ModelError when nothing says so."""
     trained = read_trained(Path(source))
     if trained is None:
-        raise ModelError(
-            f"{source} has no {TRAINING} that names its base; name the other model by --against."
-        )
+        raise ModelError(f"{source} has no {TRAINING} that names its base; give --against.")
     return trained.base
 
 
@@ -102,6 +100,6 @@ def open_pipeline(source: str, dtype: torch.dtype) -> Any:
 
 def _pipeline(source: str, dtype: torch.dtype, **components: Any) -> Any:
     try:
-        return DiffusionPipeline.from_pretrained(locate(source), torch_dtype=dtype, **components)
+        return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **components)
     except OSError as error:
         raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error

@@ -47,9 +47,7 @@ def draw_grid(tiles: list[Tile], titles: tuple[str, str]) -> Image.Image:
         left = MARGIN_PX + column * (tile_width + MARGIN_PX)
         for place, title in enumerate(titles):
             x = left + place * (side + GAP_PX) + side // 2
-            pen.text(
-                (x, top - GAP_PX), _fitted(title, side), INK, ImageFont.load_default(TITLE_PX), anchor="ms"
-            )
+            pen.text((x, top - GAP_PX), _fitted(title, side), INK, ImageFont.load_default(TITLE_PX), anchor="ms")
     for number, tile in enumerate(tiles):
         row, column = divmod(number, across)
         x, y = MARGIN_PX + column * (tile_width + MARGIN_PX), top + row * (tile_height + GAP_PX)

@@ -160,9 +160,7 @@ def assemble(cache: LatentCache, pairs: PairSet, draws: list[Draw], device: torc
         for side, images in enumerate(sides)
     ]
     empty = len(pairs.prompts)
-    prompts = [
-        empty if draw.prompt_dropped else pair.prompt for pair, draw in zip(chosen, draws, strict=True)
-    ]
+    prompts = [empty if draw.prompt_dropped else pair.prompt for pair, draw in zip(chosen, draws, strict=True)]
     return Batch(
         latents=torch.stack(latents).to(device),
         noise=torch.stack([torch.from_numpy(draw.noise) for draw in draws]).to(device),

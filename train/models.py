@@ -61,9 +61,7 @@ class DiffusionModel:
         factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
         needed_px = factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
         if resolution_px % needed_px:
-            raise ModelError(
-                f"data.resolution_px is {resolution_px}; this model needs a multiple of {needed_px}."
-            )
+            raise ModelError(f"data.resolution_px is {resolution_px}; this model needs a multiple of {needed_px}.")
         return self.vae.config["latent_channels"], resolution_px // factor, resolution_px // factor
 
 
@@ -98,9 +96,7 @@ def pipeline_index(source: str) -> dict[str, Any]:
             f"{source} is neither a folder nor a model that the hub gives; check the name and the network."
         ) from error
     if index.get("_class_name") not in FAMILIES:
-        raise ModelError(
-            f"{source} is a {index.get('_class_name')}; train takes {' and '.join(FAMILIES)} only."
-        )
+        raise ModelError(f"{source} is a {index.get('_class_name')}; train takes {' and '.join(FAMILIES)} only.")
     return index
 
 
@@ -118,15 +114,13 @@ def load(source: str) -> DiffusionModel:
     try:
         model = DiffusionModel(
             family=family,
-            unet=UNet2DConditionModel.from_pretrained(located, subfolder="unet", torch_dtype=torch.float32),
-            vae=AutoencoderKL.from_pretrained(located, subfolder="vae", torch_dtype=torch.float32),
+            unet=UNet2DConditionModel.from_pretrained(located, subfolder="unet", dtype=torch.float32),
+            vae=AutoencoderKL.from_pretrained(located, subfolder="vae", dtype=torch.float32),
             text_encoders=[
                 kind.from_pretrained(located, subfolder=f"text_encoder{suffix}", dtype=torch.float32)
                 for kind, suffix in zip(text_classes, suffixes, strict=True)
             ],
-            tokenizers=[
-                CLIPTokenizer.from_pretrained(located, subfolder=f"tokenizer{suffix}") for suffix in suffixes
-            ],
+            tokenizers=[CLIPTokenizer.from_pretrained(located, subfolder=f"tokenizer{suffix}") for suffix in suffixes],
             scheduler=DDPMScheduler.from_pretrained(located, subfolder="scheduler"),
             zero_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", False)),
         )

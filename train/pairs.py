@@ -71,13 +71,9 @@ class _Collector:
     images: dict[str, tuple[int, ImageLocation]] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
 
-    def add(
-        self, prompt: str, preferred: tuple[str, ImageLocation], rejected: tuple[str, ImageLocation]
-    ) -> None:
+    def add(self, prompt: str, preferred: tuple[str, ImageLocation], rejected: tuple[str, ImageLocation]) -> None:
         prompt_index = self.prompts.setdefault(prompt, len(self.prompts))
-        sides = [
-            self.images.setdefault(sha256, (len(self.images), at))[0] for sha256, at in (preferred, rejected)
-        ]
+        sides = [self.images.setdefault(sha256, (len(self.images), at))[0] for sha256, at in (preferred, rejected)]
         self.pairs.append(Pair(prompt_index, *sides))
 
 
@@ -96,9 +92,7 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
             collector.add(*_checked(path, key, members))
         found = len(collector.pairs) - before
         if found != entry["samples"]:
-            raise ShardError(
-                f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {SAME_EXPORT}."
-            )
+            raise ShardError(f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {SAME_EXPORT}.")
     if not collector.pairs:
         raise ShardError(f"{folder} holds no pairs; rank with a larger --top and export again.")
     return PairSet(
@@ -129,17 +123,13 @@ def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
         raise ShardError(f"{path} is missing, but {SHARD_INDEX} lists it; {SAME_EXPORT}.")
     size_bytes = path.stat().st_size
     if size_bytes != entry["bytes"]:
-        raise ShardError(
-            f"{path} has {size_bytes} bytes, {SHARD_INDEX} says {entry['bytes']}; {SAME_EXPORT}."
-        )
+        raise ShardError(f"{path} has {size_bytes} bytes, {SHARD_INDEX} says {entry['bytes']}; {SAME_EXPORT}.")
     if not verify:
         return
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != entry["sha256"]:
-        raise ShardError(
-            f"{path} is not the file that {SHARD_INDEX} describes: its sha256 differs; {SAME_EXPORT}."
-        )
+        raise ShardError(f"{path} is not the file that {SHARD_INDEX} describes: its sha256 differs; {SAME_EXPORT}.")
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, ImageLocation]]]:
@@ -171,7 +161,5 @@ def _checked(path: Path, key: str, members: dict[str, ImageLocation]) -> tuple[s
         hashes = [meta[side]["sha256"] for side in (PREFERRED, REJECTED)]
         prompt = found[PROMPT].read().decode("utf-8")
     except (ValueError, KeyError, TypeError) as error:
-        raise ShardError(
-            f"Sample {key} of {path} has a broken `{META}` or `{PROMPT}`; {SAME_EXPORT}."
-        ) from error
+        raise ShardError(f"Sample {key} of {path} has a broken `{META}` or `{PROMPT}`; {SAME_EXPORT}.") from error
     return prompt, (hashes[0], found[PREFERRED]), (hashes[1], found[REJECTED])

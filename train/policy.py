@@ -49,9 +49,7 @@ def _adapters_off(unet: UNet2DConditionModel) -> Iterator[torch.nn.Module]:
         unet.enable_adapters()
 
 
-def pair_errors(
-    policy: torch.nn.Module, reference: Reference, scheduler: DDPMScheduler, batch: Batch
-) -> PairErrors:
+def pair_errors(policy: torch.nn.Module, reference: Reference, scheduler: DDPMScheduler, batch: Batch) -> PairErrors:
     """Squared errors of policy and reference on both sides: one forward of 2 * pair images each."""
     latents, noise, timesteps = batch.both_sides()
     noisy, target = add_noise(scheduler, latents, noise, timesteps)

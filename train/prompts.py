@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def read_prompts(path: Path) -> list[str]:
 
     Raises: PromptError naming the file and what it should hold.
     """
-    readers = {".txt": str.splitlines, ".tsv": _from_tsv, ".json": _from_json}
+    readers: dict[str, Callable[[str], list[str]]] = {".txt": str.splitlines, ".tsv": _from_tsv, ".json": _from_json}
     if path.suffix not in readers:
         raise PromptError(f"{path} is neither .txt, .tsv nor .json.")
     try:

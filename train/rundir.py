@@ -40,8 +40,7 @@ def finished_summary(output: Path, settings: dict[str, Any], *, resume: bool) ->
     differing = _differences(stored, settings)
     if differing:
         raise RunDirectoryError(
-            f"{output} holds a run under other settings ({'; '.join(differing)});"
-            " name another --output, or remove it."
+            f"{output} holds a run under other settings ({'; '.join(differing)}); name another --output, or remove it."
         )
     summary, steps = _read(output / SUMMARY), settings["recipe"]["run"]["steps"]
     if summary is not None and summary["steps"] == steps:

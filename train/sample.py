@@ -83,7 +83,7 @@ def sample_pairs(
 
     Raises: ModelError, StorageError.
     """
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     painters = [open_pipeline(source, dtype).to(device) for source in (sampling.model, sampling.against)]
     todo, kept, done = drawings(sampling), list[DrawnPair](), 0

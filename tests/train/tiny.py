@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from schemas import shards as names
 
 RESOLUTION_PX = 32
+UNCHECKED: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 210)}
 
 
@@ -61,7 +60,7 @@ def vae() -> AutoencoderKL:
     )
 
 
-def unet(cross_attention_dim: int, **options: Any) -> UNet2DConditionModel:  # noqa: ANN401
+def unet(cross_attention_dim: int, **options: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=RESOLUTION_PX // 2,
         block_out_channels=(8, 16),
@@ -75,7 +74,7 @@ def unet(cross_attention_dim: int, **options: Any) -> UNet2DConditionModel:  # n
     )
 
 
-def scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
+def scheduler(prediction_type: str = "epsilon") -> Any:
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -95,9 +94,8 @@ def save_sd(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) ->
         tokenizer=tokenizer(),
         unet=unet(16),
         scheduler=scheduler(prediction_type),
-        safety_checker=None,
-        feature_extractor=None,
         requires_safety_checker=False,
+        **UNCHECKED,
     ).save_pretrained(folder)
     return folder
 

@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.config import Lora, load_recipe, preset_names
+from train.errors import SettingsError
+
+
+def refused(*, preset: str = "demo", toml: str | None = None, path: Path | None = None, **flags: Any) -> str:
+    if toml is not None and path is not None:
+        path.write_text(toml)
+    with pytest.raises(SettingsError) as caught:
+        load_recipe(preset, path, flags)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_every_preset_loads() -> None:
+    assert preset_names() == ["demo", "sd15", "sdxl"]
+    for name in preset_names():
+        assert load_recipe(name).model
+
+
+def test_the_published_recipes_are_stated_in_pairs() -> None:
+    for name, warmup in (("sd15", 500), ("sdxl", 200)):
+        recipe = load_recipe(name)
+        assert (recipe.objective.beta, recipe.run.batch_pairs, recipe.run.steps) == (5000, 2048, 2000)
+        assert recipe.optimizer.learning_rate == pytest.approx(1e-8 * recipe.run.batch_pairs)
+        assert recipe.optimizer.warmup_steps == warmup
+        assert recipe.data.empty_prompt_probability == 0.2
+
+
+def test_a_file_wins_over_the_preset_and_flags_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[objective]\nbeta = 7\n[run]\nsteps = 9\n")
+    recipe = load_recipe("sd15", path, {"run": {"steps": 11}})
+    assert (recipe.objective.beta, recipe.run.steps, recipe.run.batch_pairs) == (7.0, 11, 2048)
+
+
+def test_a_rank_makes_it_a_lora() -> None:
+    assert load_recipe("demo").lora is None
+    assert load_recipe("demo", None, {"lora": {"rank": 4}}).lora == Lora(rank=4)
+
+
+def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    assert refused(preset="sd14") == "There is no preset `sd14`; the presets are demo, sd15, sdxl."
+    assert refused(toml="[run]\nstep = 3\n", path=path) == (
+        f"{path}: there is no setting `run.step`; the nearest is `run.steps`."
+    )
+    assert refused(toml="[optimiser]\n", path=path) == (
+        f"{path}: there is no setting `optimiser`; the nearest is `optimizer`."
+    )
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    assert refused(path=path) == f"{path} cannot be read: No such file or directory."
+    assert refused(toml="steps 3", path=path).startswith(f"{path} is not TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"run": {"steps": "3"}}, "`run.steps` is '3'; it must be of type int."),
+        ({"run": {"steps": True}}, "`run.steps` is True; it must be of type int."),
+        ({"run": {"steps": 0}}, "`run.steps` is 0; it must be at least 1."),
+        ({"run": 3}, "`run` is a section with keys, not 3."),
+        ({"run": {"seed": -1}}, "`run.seed` is -1; it must be at least 0."),
+        ({"objective": {"beta": float("nan")}}, "`objective.beta` is nan; it must be at least 0."),
+        ({"objective": {"name": "ppo"}}, "`objective.name` is 'ppo'; it must be one of dpo."),
+        ({"run": {"mixed_precision": "fp8"}}, "`run.mixed_precision` is 'fp8'; it must be one of no, fp16, bf16."),
+        ({"optimizer": {"betas": [0.9]}}, "`optimizer.betas` holds 1 values; it must hold 2."),
+        ({"optimizer": {"betas": 0.9}}, "`optimizer.betas` is 0.9; it must be a list."),
+        ({"lora": {"alpha": 4}}, "The setting `lora.rank` has no value."),
+        ({"lora": {"rank": 0}}, "`lora.rank` is 0; it must be at least 1."),
+        (
+            {"data": {"empty_prompt_probability": 1.5}},
+            "`data.empty_prompt_probability` must lie between 0 and 1; it is 1.5.",
+        ),
+    ],
+)
+def test_values_are_checked(flags: dict[str, Any], message: str) -> None:
+    assert refused(**flags) == message

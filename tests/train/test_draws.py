@@ -1,0 +1,71 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.config import load_recipe
+from train.draws import Draw, draw, pair_at, positions
+
+DATA = replace(load_recipe("demo").data, flips=True, empty_prompt_probability=0.2)
+
+
+def drawn(seed: int = 0, step: int = 0, position: int = 0, data: object = DATA) -> Draw:
+    return draw(seed, step, position, pair=0, timesteps=1000, latent_shape=(4, 8, 8), data=data)  # type: ignore[arg-type]
+
+
+def same(one: Draw, other: Draw) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
+
+
+def test_a_draw_is_the_same_whatever_was_drawn_before() -> None:
+    straight = drawn(step=7, position=3)
+    for step in range(5):
+        drawn(step=step)
+    np.random.default_rng(1).random()
+    assert same(straight, drawn(step=7, position=3))
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"step": 1}, {"position": 1}])
+def test_seed_step_and_position_each_change_the_draw(other: dict[str, int]) -> None:
+    assert not np.array_equal(drawn().noise, drawn(**other).noise)
+
+
+def test_flips_off_and_prompts_kept_change_nothing_else() -> None:
+    plain = replace(DATA, flips=False, empty_prompt_probability=0.0)
+    for step in range(20):
+        one, other = drawn(step=step), drawn(step=step, data=plain)
+        assert not other.flipped
+        assert not other.prompt_dropped
+        assert same(replace(one, flipped=False, prompt_dropped=False), other)
+
+
+def test_shares_are_as_asked_for() -> None:
+    draws = [drawn(step=step) for step in range(2000)]
+    assert np.mean([one.flipped for one in draws]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([one.prompt_dropped for one in draws]) == pytest.approx(0.2, abs=0.03)
+    timesteps = [one.timestep for one in draws]
+    assert (min(timesteps) < 10, max(timesteps) > 990, max(timesteps) <= 999) == (True, True, True)
+    assert np.mean(timesteps) == pytest.approx(499.5, abs=20)
+
+
+@given(st.integers(0, 2**40), st.integers(1, 50), st.integers(0, 4))
+def test_an_epoch_takes_each_pair_once(seed: int, count: int, epoch: int) -> None:
+    taken = [pair_at(seed, count, epoch * count + place) for place in range(count)]
+    assert sorted(taken) == list(range(count))
+
+
+def test_epochs_and_seeds_have_their_own_order() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return [pair_at(seed, 40, epoch * 40 + place) for place in range(40)]
+
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5))
+def test_processes_and_micro_steps_share_a_batch_without_loss(batch: int, micro: int, processes: int) -> None:
+    shares = [positions(batch, micro, rank, processes) for rank in range(processes)]
+    taken = [position for share in shares for micro_step in share for position in micro_step]
+    assert sorted(taken) == list(range(batch))
+    assert all(len(micro_step) <= micro for share in shares for micro_step in share)

@@ -1,0 +1,122 @@
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from schemas.shards import META, PREFERRED, PROMPT, REJECTED, SHARD_INDEX
+from tests.train import tiny
+from train.errors import ShardError
+from train.pairs import read_pairs
+
+AGAIN = "copy the shards again, or export them anew with `curate export-shards`."
+
+
+def refused(folder: Path, *, verify: bool = True) -> str:
+    with pytest.raises(ShardError) as caught:
+        read_pairs(folder, verify=verify)
+    assert caught.value.exit_code == 1
+    return str(caught.value)
+
+
+def test_what_was_written_is_read(shards: Path) -> None:
+    samples, found = tiny.samples(6), read_pairs(shards)
+    assert len(found.pairs) == 6
+    for pair, sample in zip(found.pairs, samples, strict=True):
+        assert found.prompts[pair.prompt].encode() == sample.members[PROMPT]
+        assert found.images[pair.preferred].read() == sample.members[f"{PREFERRED}.png"]
+        assert found.images[pair.rejected].read() == sample.members[f"{REJECTED}.png"]
+
+
+def test_equal_images_and_prompts_are_taken_once(tmp_path: Path) -> None:
+    winner = tiny.picture("red", 1)
+    samples = [tiny.sample(rank, "red box", winner, tiny.picture("blue", rank)) for rank in (1, 2, 3)]
+    found = read_pairs(tiny.write_shards(tmp_path / "shards", samples))
+    assert found.counts() == {"pairs": 3, "unique_images": 4, "unique_prompts": 1}
+    assert {pair.preferred for pair in found.pairs} == {0}
+
+
+def test_no_index(tmp_path: Path) -> None:
+    assert refused(tmp_path) == (f"{tmp_path} has no shards.json; give the folder that `curate export-shards` wrote.")
+
+
+def test_an_index_of_another_format(own_shards: Path) -> None:
+    path = own_shards / SHARD_INDEX
+    path.write_text("[]")
+    assert refused(own_shards) == f"{path} is not an index of format pairsieve-shards-1; {AGAIN}"
+    path.write_text("{")
+    assert refused(own_shards) == f"{path} cannot be read as JSON; {AGAIN}"
+
+
+def test_a_missing_tar(own_shards: Path) -> None:
+    path = own_shards / "pairs-000001.tar"
+    path.unlink()
+    assert refused(own_shards) == f"{path} is missing, but shards.json lists it; {AGAIN}"
+
+
+def test_a_truncated_tar(own_shards: Path) -> None:
+    path = own_shards / "pairs-000000.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000])
+    assert refused(own_shards) == f"{path} has 5000 bytes, shards.json says {len(whole)}; {AGAIN}"
+    tiny.reseal(own_shards)
+    assert refused(own_shards) == f"{path} is not a whole tar file (unexpected end of data); {AGAIN}"
+
+
+def test_a_changed_byte(own_shards: Path) -> None:
+    path = own_shards / "pairs-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    assert refused(own_shards) == f"{path} is not the file that shards.json describes: its sha256 differs; {AGAIN}"
+    assert len(read_pairs(own_shards, verify=False).pairs) == 6
+
+
+@pytest.mark.parametrize("member", [f"{PREFERRED}.png", f"{REJECTED}.png", PROMPT, META])
+def test_a_missing_member(tmp_path: Path, member: str) -> None:
+    samples = tiny.samples(2)
+    del samples[1].members[member]
+    folder = tiny.write_shards(tmp_path / "shards", samples)
+    assert refused(folder) == (
+        f"Sample 000000002 of {folder}/pairs-000000.tar has no member `{member.partition('.')[0]}`; {AGAIN}"
+    )
+
+
+def test_a_sample_too_few(own_shards: Path) -> None:
+    index = json.loads((own_shards / SHARD_INDEX).read_text())
+    index["shards"][1]["samples"] = 3
+    tiny.write_index(own_shards, index["shards"])
+    assert refused(own_shards) == f"{own_shards}/pairs-000001.tar holds 2 samples, shards.json says 3; {AGAIN}"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda members: members | {META: b"{"},
+        lambda members: members | {META: b"{}"},
+        lambda members: members | {META: b"[]"},
+        lambda members: members | {PROMPT: b"\xff"},
+    ],
+)
+def test_a_broken_text_member(tmp_path: Path, spoil: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
+    samples = tiny.samples(1)
+    samples[0].members = spoil(samples[0].members)
+    folder = tiny.write_shards(tmp_path / "shards", samples)
+    assert refused(folder) == (f"Sample 000000001 of {folder}/pairs-000000.tar has a broken `json` or `txt`; {AGAIN}")
+
+
+@pytest.mark.parametrize("tars", [[], [[]]])
+def test_no_pairs(tmp_path: Path, tars: list[list[tiny.ShardSample]]) -> None:
+    folder = tiny.write_shards(tmp_path / "shards", *tars)
+    assert refused(folder) == f"{folder} holds no pairs; rank with a larger --top and export again."
+
+
+def test_a_tar_of_another_compression_is_not_guessed(own_shards: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz"):
+        pass
+    (own_shards / "pairs-000000.tar").write_bytes(buffer.getvalue())
+    tiny.reseal(own_shards)
+    assert refused(own_shards).startswith(f"{own_shards}/pairs-000000.tar is not a whole tar file (")

@@ -1,0 +1,320 @@
+"""`train run` from the command line to the saved model, on tiny models."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from schemas.shards import PREFERRED, REJECTED
+from tests.train import tiny
+from tests.train.conftest import Outcome
+
+RunTiny = Callable[..., Outcome]
+LORA = ("--lora-rank", 2)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    """What the newest checkpoint trained."""
+    newest = max((output / "checkpoints").iterdir())
+    return load_file(newest / "weights.safetensors")
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def log(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def picture(pipeline: Any) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return torch.from_numpy(pipeline("red box", num_inference_steps=2, generator=generator, output_type="np").images)
+
+
+@pytest.mark.parametrize("kind", [(), LORA], ids=["full", "lora"])
+def test_interrupted_and_resumed_equals_uninterrupted(run_tiny: RunTiny, tmp_path: Path, kind: tuple[Any, ...]) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run_tiny(whole, *kind).code == 0
+    assert run_tiny(broken, *kind, "--steps", 2).code == 0
+    resumed = run_tiny(broken, *kind, "--resume")
+    assert resumed.code == 0
+    assert "Resuming after step 2." in resumed.err
+    assert equal(weights(whole), weights(broken))
+    assert [line["loss"] for line in log(whole)] == [line["loss"] for line in log(broken)]
+
+
+def test_a_killed_run_resumes_from_its_newest_sound_checkpoint(run_tiny: RunTiny, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_tiny(whole, "--steps", 5)
+    shutil.copytree(whole, killed)
+    # As a kill -9 in step 6 leaves it: no summary, half a log line, and a checkpoint that the disk harmed.
+    (killed / "summary.json").unlink()
+    with (killed / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    harmed = killed / "checkpoints" / "step-000005" / "weights.safetensors"
+    harmed.write_bytes(harmed.read_bytes()[:-100])
+    resumed = run_tiny(killed, "--steps", 5, "--resume")
+    assert resumed.code == 0
+    assert f"{harmed.parent} is not a sound checkpoint (weights.safetensors has" in resumed.err
+    assert "Resuming after step 4." in resumed.err
+    assert equal(weights(whole), weights(killed))
+    assert [line["step"] for line in log(killed)] == [1, 2, 3, 4, 5]
+
+
+def test_micro_batches_and_seeds(run_tiny: RunTiny, tmp_path: Path) -> None:
+    """One seed: the same weights however the batch is cut, up to rounding. Two seeds: others."""
+    config = tmp_path / "wide.toml"
+    config.write_text(f"[data]\nresolution_px = {tiny.RESOLUTION_PX}\n[run]\nbatch_pairs = 3\nmicro_batch_pairs = 3\n")
+    for name, options in {"narrow": (), "again": (), "other": ("--seed", 1)}.items():
+        assert run_tiny(tmp_path / name, *LORA, *options).code == 0
+    assert equal(weights(tmp_path / "narrow"), weights(tmp_path / "again"))
+    assert not equal(weights(tmp_path / "narrow"), weights(tmp_path / "other"))
+    text = (tmp_path / "narrow" / "run.json").read_text()
+    wide = tmp_path / "wide.json.toml"
+    wide.write_text(
+        f"[data]\nresolution_px = {tiny.RESOLUTION_PX}\nflips = true\n"
+        "[optimizer]\nlearning_rate = 1e-3\nwarmup_steps = 2\n"
+        "[run]\nsteps = 4\nbatch_pairs = 3\nmicro_batch_pairs = 3\ncheckpoint_every_steps = 2\n"
+    )
+    assert text
+    assert run_tiny(tmp_path / "wide", *LORA, "--config", wide).code == 0
+    losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("narrow", "wide")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_log_holds_every_metric_of_every_step(run_tiny: RunTiny, tmp_path: Path) -> None:
+    result = run_tiny(tmp_path / "out", "--steps", 3)
+    records, names = (
+        log(tmp_path / "out"),
+        [
+            "step",
+            "loss",
+            "policy_mse_preferred",
+            "policy_mse_rejected",
+            "reference_mse_preferred",
+            "reference_mse_rejected",
+            "policy_margin",
+            "reference_margin",
+            "implicit_accuracy",
+            "learning_rate",
+            "grad_norm",
+            "pairs_per_sec",
+        ],
+    )
+    assert [list(record) for record in records] == [names] * 3
+    first = records[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)  # policy = reference before the first step
+    assert first["policy_mse_preferred"] == first["reference_mse_preferred"] > 0
+    assert first["policy_margin"] == pytest.approx(first["policy_mse_rejected"] - first["policy_mse_preferred"])
+    assert [record["learning_rate"] for record in records] == pytest.approx([5e-4, 1e-3, 1e-3])
+    assert all(record["grad_norm"] > 0 and record["pairs_per_sec"] > 0 for record in records)
+    assert records[2]["policy_mse_preferred"] != records[2]["reference_mse_preferred"]
+
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([one["loss"] for one in records])
+
+    summary = result.json()
+    assert summary["loss"] == pytest.approx(sum(record["loss"] for record in records) / 3)
+    assert (summary["steps"], summary["pairs"], summary["pairs_drawn"]) == (3, 6, 9)
+    assert "train 3/3  loss " in result.err
+
+
+def test_swapped_sides_move_the_implicit_margin_the_other_way(run_tiny: RunTiny, tmp_path: Path) -> None:
+    swapped = tiny.samples(6)
+    for one in swapped:
+        left, right = f"{PREFERRED}.png", f"{REJECTED}.png"
+        one.members[left], one.members[right] = one.members[right], one.members[left]
+        meta = json.loads(one.members["json"])
+        meta[PREFERRED], meta[REJECTED] = meta[REJECTED], meta[PREFERRED]
+        one.members["json"] = json.dumps(meta).encode()
+    folders = {
+        1: tiny.write_shards(tmp_path / "straight", tiny.samples(6)),
+        -1: tiny.write_shards(tmp_path / "swapped", swapped),
+    }
+
+    def gain(shards: Path) -> float:
+        """Implicit margin, policy minus reference, over the last steps, as the shards order the sides."""
+        output = shards.with_name(f"{shards.name}-out")
+        assert run_tiny(output, "--steps", 12, shards=shards).code == 0
+        return sum(one["policy_margin"] - one["reference_margin"] for one in log(output)[6:])
+
+    gains = {sign: sign * gain(folder) for sign, folder in folders.items()}  # in the straight order's terms
+    assert gains[1] > 0 > gains[-1]
+
+
+def test_a_full_fine_tune_opens_as_a_pipeline_and_draws_otherwise(run_tiny: RunTiny, tmp_path: Path, sd: Path) -> None:
+    model = Path(run_tiny(tmp_path / "out").json()["model"])
+    trained = DiffusionPipeline.from_pretrained(model)
+    assert equal(trained.unet.state_dict(), weights(tmp_path / "out"))
+    assert not torch.equal(picture(trained), picture(DiffusionPipeline.from_pretrained(sd)))
+    assert json.loads((model / "training.json").read_text())["base"] == str(sd)
+
+
+def test_a_lora_loads_in_a_fresh_pipeline_and_draws_otherwise(run_tiny: RunTiny, tmp_path: Path, sd: Path) -> None:
+    config = tmp_path / "lora.toml"
+    config.write_text("[data]\nresolution_px = 32\n[lora]\nrank = 2\nalpha = 6\n[optimizer]\nlearning_rate = 1e-2\n")
+    result = run_tiny(tmp_path / "out", "--config", config, "--steps", 5, "--batch-pairs", 2)
+    model = Path(result.json()["model"])
+    pipeline = DiffusionPipeline.from_pretrained(sd)
+    before = picture(pipeline)
+    pipeline.load_lora_weights(model)
+    (adapter,) = pipeline.unet.peft_config.values()
+    assert (adapter.r, adapter.lora_alpha) == (2, 6)
+    assert not torch.equal(picture(pipeline), before)
+    held = pipeline.unet.state_dict()
+    trained = weights(tmp_path / "out")
+    assert trained
+    adapter_name = next(iter(pipeline.unet.peft_config))
+    for name, value in trained.items():
+        assert torch.equal(held[name.replace(".default.", f".{adapter_name}.")], value)
+    document = json.loads((model / "training.json").read_text())
+    assert (document["base"], document["kind"]) == (str(sd), "lora")
+
+
+@pytest.mark.parametrize("kind", [(), LORA], ids=["full", "lora"])
+def test_sdxl_trains_two_steps(run_tiny: RunTiny, tmp_path: Path, sdxl: Path, kind: tuple[Any, ...]) -> None:
+    result = run_tiny(tmp_path / "out", *kind, "--steps", 2, model=sdxl)
+    assert result.code == 0, result.err
+    first, second = log(tmp_path / "out")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert second["policy_margin"] != second["reference_margin"]
+    model = result.json()["model"]
+    pipeline = DiffusionPipeline.from_pretrained(sdxl if kind else model)
+    if kind:
+        pipeline.load_lora_weights(model)
+    assert picture(pipeline).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ['mixed_precision = "bf16"', "gradient_checkpointing = true"],
+    ids=["bf16", "checkpointing"],
+)
+@pytest.mark.parametrize("kind", [(), LORA], ids=["full", "lora"])
+def test_bf16_and_checkpointing_train(
+    run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, settings: str, kind: tuple[Any, ...]
+) -> None:
+    config = tmp_path / "recipe.toml"
+    config.write_text(f"{recipe_file.read_text()}{settings}\n")
+    result = run_tiny(tmp_path / "out", *kind, "--config", config, "--steps", 2)
+    assert result.code == 0, result.err
+    assert {value.dtype for value in weights(tmp_path / "out").values()} == {torch.float32}
+    if "checkpointing" in settings:
+        run_tiny(tmp_path / "plain", *kind, "--steps", 2)
+        losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("out", "plain")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_v_prediction_trains(run_tiny: RunTiny, tmp_path: Path) -> None:
+    model = tiny.save_sd(tmp_path / "v", prediction_type="v_prediction")
+    assert run_tiny(tmp_path / "out", *LORA, "--steps", 2, model=model).code == 0
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(run_tiny: RunTiny, tmp_path: Path) -> None:
+    result = run_tiny(tmp_path / "out", "--dry-run", "--lr", 0.5)
+    plan = result.json()
+    assert (plan["pairs"], plan["unique_images"], plan["unique_prompts"]) == (6, 9, 3)
+    assert (plan["micro_steps_per_step"], plan["epochs"], plan["output"]) == (2, 2.0, str(tmp_path / "out"))
+    assert plan["recipe"]["optimizer"]["learning_rate"] == 0.5
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_is_not_done_again(run_tiny: RunTiny, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    first = run_tiny(output, *LORA, "--steps", 2)
+    again = run_tiny(output, *LORA, "--steps", 2)
+    assert (again.code, again.json()) == (0, first.json())
+    assert again.err == f"{output} holds this run, finished: nothing to do.\n"
+
+
+def test_a_directory_with_another_run_is_left_alone(run_tiny: RunTiny, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run_tiny(output, *LORA, "--steps", 2)
+    before = weights(output)
+    other = run_tiny(output, *LORA, "--steps", 2, "--beta", 7)
+    assert (other.code, other.out) == (1, "")
+    assert other.err == (
+        f"train: {output} holds a run under other settings (recipe.objective.beta: was 2000.0, now 7.0);"
+        " name another --output, or remove it.\n"
+    )
+    longer = run_tiny(output, *LORA, "--steps", 3)
+    assert longer.code == 1
+    assert longer.err == (
+        f"train: {output} holds an unfinished run under these settings; add --resume to continue it,"
+        " or name another --output.\n"
+    )
+    shorter = run_tiny(output, *LORA, "--steps", 1, "--resume")
+    assert shorter.code == 1
+    assert shorter.err == (
+        f"train: {output} holds a run of 2 steps, more than the 1 asked for; name another --output, or remove it.\n"
+    )
+    assert equal(before, weights(output))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    run_tiny: RunTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills while the checkpoint of step 4 is synced; step 2's stays, and no half is in place."""
+    output, sync = tmp_path / "out", os.fsync
+
+    def full(descriptor: int) -> None:
+        if "step-000004" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = run_tiny(output, *LORA)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines()[-1] == (
+        f"train: {output}/checkpoints/step-000004 could not be written (No space left on device);"
+        " make room or choose another folder."
+    )
+    assert [entry.name for entry in (output / "checkpoints").iterdir()] == ["step-000002"]
+    assert not (output / "model").exists()
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(
+    run_tiny: RunTiny, tmp_path: Path, sd: Path, shards: Path, recipe_file: Path
+) -> None:
+    run_tiny(tmp_path / "one", "--steps", 3)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "train.cli", "run", "--json"]
+    options = {"--shards": shards, "--model": sd, "--preset": "demo", "--config": recipe_file}
+    options |= {"--output": tmp_path / "two", "--steps": 3}
+    done = subprocess.run(
+        [*launch, *(str(part) for option in options.items() for part in option)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 3
+    losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
