@@ -8,6 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 from webdataset import TarWriter
@@ -20,7 +21,7 @@ from curate.progress import Advance, progress
 from curate.run import Run
 from curate.source import Location, Source, reopen_source
 from curate.stages.rank import open_views, ranking_settings
-from curate.tables import atomic_path, write_text
+from curate.tables import atomic_path, write_text, writing
 from schemas import shards
 
 SIDES = (shards.PREFERRED, shards.REJECTED)
@@ -54,17 +55,15 @@ def export_shards(run: Run, name: str, output: Path, pairs_per_shard: int) -> di
     index_path = output / shards.SHARD_INDEX
     stale = _earlier_files(index_path)
     index_path.unlink(missing_ok=True)  # from here on the folder is visibly unfinished until the new index stands
-    entries = []
-    with (
-        atomic_path(output / "spool") as spool_path,
-        progress("images", 2 * len(rows)) as advance,
-    ):
-        spool = _fill_spool(spool_path, rows, source, advance)
-        for number, chunk in enumerate(batched(rows, pairs_per_shard)):
-            path = output / shards.SHARD_NAME.format(index=number)
-            entries.append(_write_shard(path, chunk, spool, extension, run))
-        spool.stream.close()
-    (output / "spool").unlink()
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output) as stream, progress("images", 2 * len(rows)) as advance:
+            spool = _fill_spool(stream, rows, source, advance)
+            chunks = enumerate(batched(rows, pairs_per_shard))
+            entries = [
+                _write_shard(output / shards.SHARD_NAME.format(index=number), chunk, spool, extension, run)
+                for number, chunk in chunks
+            ]
     for file in stale - {entry["file"] for entry in entries}:
         (output / file).unlink(missing_ok=True)
     index = _index(run, ranking, extension, entries)
@@ -119,10 +118,9 @@ def _selected_rows(run: Run, name: str) -> list[Row]:
     return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
 
 
-def _fill_spool(path: Path, rows: list[Row], source: Source, advance: Advance) -> Spool:
+def _fill_spool(stream: IO[bytes], rows: list[Row], source: Source, advance: Advance) -> Spool:
     wanted = {_location(row, side): (row[f"{side}_sha256"], row[f"{side}_uid"]) for row in rows for side in SIDES}
     places: dict[Location, tuple[int, int]] = {}
-    stream = path.open("w+b")
     for locations in batched(sorted(wanted), IMAGES_READ_TOGETHER):
         for location, data in source.image_bytes(locations).items():
             sha256, uid = wanted[location]
@@ -132,7 +130,6 @@ def _fill_spool(path: Path, rows: list[Row], source: Source, advance: Advance) -
             stream.write(data or b"")
         advance(len(locations))
     advance(2 * len(rows) - len(wanted))
-    stream.flush()
     return Spool(stream, places)
 
 

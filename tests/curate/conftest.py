@@ -1,35 +1,16 @@
-"""Small preference data sets in Pick-a-Pic's columns, made in code, and the command line run in process."""
+"""The command line run in process, and a small source."""
 
-import io
-import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from curate import cli
-
-MODELS = os.environ.get("PAIRSIEVE_TEST_MODELS", "demo")
-CONTROL_UID = "767c0473-32cf-4d8b-9d82-25412a5f7f6d"
+from tests.curate.builders import Outcome, pair_row, write_pairs
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture()
+@pytest.fixture
 def curate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run `curate ARGS` in this process, through the same entry point as the installed command."""
 
@@ -47,59 +28,7 @@ def curate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-def picture_bytes(seed: int, size: tuple[int, int] = (64, 64), form: str = "JPEG") -> bytes:
-    """A smooth random picture, encoded; equal seeds give equal bytes."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, form)
-    return buffer.getvalue()
-
-
-def pair_row(index: int, **changes: Any) -> dict[str, Any]:
-    """One judged row in Pick-a-Pic's columns: images `index` and `index + 1` under prompt `index // 4`."""
-    row: dict[str, Any] = {
-        "caption": f"a red circle number {index // 4}",
-        "image_0_uid": f"image-{index}",
-        "image_1_uid": f"image-{index + 1}",
-        "jpg_0": picture_bytes(index),
-        "jpg_1": picture_bytes(index + 1),
-        "model_0": "alpha",
-        "model_1": "beta",
-        "label_0": float(index % 2),
-        "label_1": float(1 - index % 2),
-        "has_label": True,
-        "user_id": index % 3,
-        "ranking_id": index,
-    }
-    return row | changes
-
-
-PICKAPIC = pa.schema(
-    [
-        ("caption", pa.string()),
-        ("image_0_uid", pa.string()),
-        ("image_1_uid", pa.string()),
-        ("jpg_0", pa.binary()),
-        ("jpg_1", pa.binary()),
-        ("model_0", pa.string()),
-        ("model_1", pa.string()),
-        ("label_0", pa.float64()),
-        ("label_1", pa.float64()),
-        ("has_label", pa.bool_()),
-        ("user_id", pa.int64()),
-        ("ranking_id", pa.int64()),
-    ]
-)
-
-
-def write_pairs(path: Path, rows: Iterable[dict[str, Any]], row_group_size: int = 5) -> Path:
-    """Rows as one Parquet file with small row groups."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=PICKAPIC), path, row_group_size=row_group_size)
-    return path
-
-
-@pytest.fixture()
+@pytest.fixture
 def source_file(tmp_path: Path) -> Path:
     """Twenty judged pairs over five prompts and 21 images, no ties."""
     return write_pairs(tmp_path / "source" / "train-0.parquet", (pair_row(i) for i in range(20)))

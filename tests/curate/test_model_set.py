@@ -1,0 +1,160 @@
+"""Sets of models: the bundled ones name the published weights; a wrong one says where and what is meant."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from curate import model_set
+from curate.errors import ManifestError, UsageError
+from curate.model_set import DEFAULT_SCORERS, load_model_set, weights_file
+
+GOOD: dict[str, Any] = {
+    "towers": {"clip": {"family": "open_clip", "folder": "clip"}},
+    "scorers": {
+        "clip": {"tower": "clip", "head": "cosine"},
+        "aesthetic": {"tower": "clip", "head": "aesthetic", "weights": "aesthetic.pth"},
+    },
+}
+
+
+def written(folder: Path, content: dict[str, Any]) -> str:
+    path = folder / "mine.toml"
+    path.write_text(tomli_w.dumps(content))
+    return str(path)
+
+
+def with_tower(**options: Any) -> dict[str, Any]:
+    return GOOD | {"towers": {"clip": GOOD["towers"]["clip"] | options}}
+
+
+def with_scorer(name: str = "mine", **options: Any) -> dict[str, Any]:
+    return GOOD | {"scorers": {name: options}}
+
+
+@pytest.mark.parametrize("name", ["demo", "published"])
+def test_bundled_set_has_the_four_scorers(name: str) -> None:
+    found = load_model_set(name)
+    assert found.name == name
+    assert list(found.scorers) == ["clip", "pickscore", "aesthetic", "hpsv2"]
+    heads = [spec.head for spec in found.choose(list(found.scorers))]
+    assert heads == ["cosine", "scaled_cosine", "aesthetic", "cosine"]
+
+
+def test_published_names_the_weights_of_the_papers() -> None:
+    towers = {name: spec.options for name, spec in load_model_set("published").towers.items()}
+    assert (towers["clip"]["model"], towers["clip"]["pretrained"]) == ("ViT-L-14-quickgelu", "openai")
+    assert towers["pickscore"]["model"] == "yuvalkirstain/PickScore_v1"
+    assert towers["pickscore"]["processor"] == "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    assert towers["pickscore"]["max_tokens"] == 77
+    assert towers["hpsv2"]["checkpoint"] == "hf://xswu/HPSv2/HPS_v2.1_compressed.pt"
+
+
+def test_default_scorers_share_the_clip_tower() -> None:
+    """CLIP score comes from the tower that the aesthetic head reads anyway: three scorers, two towers."""
+    published = load_model_set("published")
+    chosen = published.choose(list(DEFAULT_SCORERS))
+    assert [spec.name for spec in chosen] == ["clip", "pickscore", "aesthetic"]
+    assert [spec.name for spec in published.towers_of(chosen)] == ["clip", "pickscore"]
+
+
+def test_set_of_the_users_own(tmp_path: Path) -> None:
+    found = load_model_set(written(tmp_path, GOOD))
+    assert (found.name, found.folder) == ("mine", tmp_path.resolve())
+    assert found.scorers["aesthetic"].options == {"weights": "aesthetic.pth"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"tower": {}}, "unknown key 'tower'; did you mean 'towers'?"),
+        ({}, "no [scorers.NAME] table"),
+        ({"towers": 3}, "'towers' must hold tables, each under its own [towers.NAME]"),
+        ({"towers": {"clip": "ViT"}}, "'towers' must hold tables, each under its own [towers.NAME]"),
+        ({"scorers": {"clip": 1}}, "'scorers' must hold tables, each under its own [scorers.NAME]"),
+        (with_tower(family="openclip"), "'towers.clip.family' is 'openclip'; did you mean 'open_clip'?"),
+        (with_tower(family=["open_clip"]), "'towers.clip.family' is ['open_clip']; did you mean 'open_clip'?"),
+        (with_tower(pretraind="openai"), "unknown key 'towers.clip.pretraind'; did you mean 'pretrained'?"),
+        (with_tower(model=14), "'towers.clip.model' must be text, got 14"),
+        (
+            {"towers": {"p": {"family": "transformers_clip", "max_tokens": "77"}}},
+            "'towers.p.max_tokens' must be a whole number, got '77'",
+        ),
+        (with_scorer(tower="clip", head="cosin"), "'scorers.mine.head' is 'cosin'; did you mean 'cosine'?"),
+        (with_scorer(tower="clap", head="cosine"), "'scorers.mine.tower' is 'clap'; did you mean 'clip'?"),
+        (with_scorer(head="cosine"), "'scorers.mine.tower' is None; known: clip"),
+        (
+            with_scorer(tower="clip", head="cosine", weights="x"),
+            "unknown key 'scorers.mine.weights'; known: ",
+        ),
+        (
+            with_scorer("my-score", tower="clip", head="cosine"),
+            "scorer 'my-score' names columns, so use letters, digits and _ only",
+        ),
+        (with_scorer(tower="clip", head="aesthetic"), "'scorers.mine.weights' is missing"),
+    ],
+)
+def test_wrong_set_says_where_and_what(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(ManifestError) as caught:
+        load_model_set(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_unknown_set() -> None:
+    with pytest.raises(ManifestError) as caught:
+        load_model_set("publishd")
+    assert str(caught.value) == "no set of models is named 'publishd'; did you mean 'published'?"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["clip", "pikscore"], "the models 'demo' have no scorer 'pikscore'; did you mean 'pickscore'?"),
+        (["clip", "clip"], "--scorers names one twice: clip,clip"),
+        ([], "--scorers names none; known: aesthetic, clip, hpsv2, pickscore"),
+    ],
+)
+def test_wrong_choice_of_scorers(names: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_model_set("demo").choose(names)
+    assert str(caught.value) == message
+
+
+def test_weights_are_found_and_checked(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert weights_file("w.pth", tmp_path, digest) == (tmp_path / "w.pth").resolve()
+    with pytest.raises(ManifestError) as caught:
+        weights_file("w.pth", tmp_path, "0" * 64)
+    assert str(caught.value) == (
+        f"{(tmp_path / 'w.pth').resolve()}: sha256 is {digest}, the set of models states {'0' * 64}"
+    )
+
+
+def test_missing_weights(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError) as caught:
+        weights_file("nowhere.pth", tmp_path)
+    assert str(caught.value) == (
+        f"no weights at {(tmp_path / 'nowhere.pth').resolve()}; correct the path in the set of models"
+    )
+
+
+def test_weights_from_a_url_are_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_set.Path, "home", lambda: tmp_path / "home")
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    found = weights_file(f"file://{tmp_path}/w.pth", tmp_path)
+    assert found.read_bytes() == b"weights"
+    (tmp_path / "w.pth").unlink()
+    assert weights_file(f"file://{tmp_path}/w.pth", tmp_path) == found
+
+
+def test_download_without_a_network_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError) as caught:
+        weights_file("hf://nobody/nothing/weights.pt", tmp_path)
+    assert str(caught.value) == (
+        "cannot download hf://nobody/nothing/weights.pt (LocalEntryNotFoundError); download it where there is a "
+        "network and give its local path in a TOML file to --models"
+    )

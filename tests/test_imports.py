@@ -1,0 +1,96 @@
+"""The rules of the house: imports go down only, the halves never meet, light commands load nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars")
+
+# A module may import modules of its own level or below. Levels of curate, top to bottom.
+LEVELS = [
+    {"cli"},
+    {"stages"},
+    {"plan", "scoring", "database", "run"},
+    {"towers", "heads", "engines", "source", "tables"},
+    {"model_set", "manifest", "images", "progress"},
+    {"errors"},
+]
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module}
+    return found
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def level(module: str) -> int:
+    """Level of `curate.X...`; 0 is the top."""
+    room = module.split(".")[1]
+    return next(index for index, rooms in enumerate(LEVELS) if room in rooms)
+
+
+@pytest.mark.parametrize(
+    ("package", "never"),
+    [
+        ("curate", {"train", "tests", "benchmarks", "diffusers", "accelerate", "peft"}),
+        ("train", {"curate", "tests", "benchmarks", "duckdb", "polars", "open_clip"}),
+        ("schemas", {"curate", "train", "tests", "benchmarks", "torch", "duckdb", "polars"}),
+    ],
+)
+def test_the_halves_never_meet(package: str, never: set[str]) -> None:
+    for path in files(package):
+        assert not {name.split(".")[0] for name in imported(path)} & never, path
+
+
+def test_imports_of_curate_go_down() -> None:
+    for path in files("curate"):
+        inside = path.relative_to(ROOT).with_suffix("").parts
+        if inside[1] == "__init__":
+            continue
+        own = level(".".join(inside))
+        for name in imported(path):
+            if name.startswith("curate."):
+                assert level(name) >= own, f"{path.relative_to(ROOT)} imports {name}, which lies above it"
+
+
+def test_heads_open_no_tables_and_towers_no_images() -> None:
+    for path in [ROOT / "curate" / "heads.py", *files("curate/towers")]:
+        assert not {"pyarrow", "duckdb", "curate.tables", "curate.source"} & imported(path), path
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+
+
+@pytest.mark.parametrize("command", ["", "embed", "rank", "export-shards", "sql", "compare"])
+def test_curate_help_loads_nothing_heavy(command: str) -> None:
+    arguments = [*command.split(), "--help"]
+    assert not loaded_by(HELP.format(arguments=arguments, package="curate")) & set(HEAVY)
+
+
+@pytest.mark.parametrize("command", ["", "run", "sample"])
+def test_train_help_loads_nothing_heavy(command: str) -> None:
+    arguments = [*command.split(), "--help"]
+    assert not loaded_by(HELP.format(arguments=arguments, package="train")) & set(HEAVY)
+
+
+def test_ranking_needs_no_torch() -> None:
+    assert "torch" not in loaded_by("import curate.stages.rank, curate.stages.query, curate.stages.compare")
