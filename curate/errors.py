@@ -41,7 +41,9 @@ class WriteError(CurateError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` when some known word is close, else the list of known words."""
+    """`; did you mean 'x'?` when some known word is close, else the list of known words, if there are any."""
     known = sorted(known)
+    if not known:
+        return ""
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

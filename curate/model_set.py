@@ -18,6 +18,7 @@ HEAD_KEYS: dict[str, tuple[str, ...]] = {
     "scaled_cosine": (),
     "aesthetic": ("weights", "sha256"),
 }
+REQUIRED_KEYS = {"transformers_clip": ("model",), "hpsv2": ("checkpoint",), "aesthetic": ("weights",)}
 DEFAULT_SCORERS = ("clip", "pickscore", "aesthetic")
 
 
@@ -139,7 +140,7 @@ def _tower(name: str, raw: dict[str, Any], path: Path) -> TowerSpec:
     if not isinstance(family, str) or family not in FAMILY_KEYS:
         raise ManifestError(f"{path}: 'towers.{name}.family' is {family!r}{nearest(str(family), FAMILY_KEYS)}")
     options = {key: value for key, value in raw.items() if key != "family"}
-    _check_options(options, FAMILY_KEYS[family], path, f"towers.{name}.")
+    _check_options(options, family, FAMILY_KEYS[family], path, f"towers.{name}.")
     return TowerSpec(name, family, options)
 
 
@@ -152,15 +153,18 @@ def _scorer(name: str, raw: dict[str, Any], towers: dict[str, TowerSpec], path: 
     if not isinstance(tower, str) or tower not in towers:
         raise ManifestError(f"{path}: 'scorers.{name}.tower' is {tower!r}{nearest(str(tower), towers)}")
     options = {key: value for key, value in raw.items() if key not in ("head", "tower")}
-    _check_options(options, HEAD_KEYS[head], path, f"scorers.{name}.")
+    _check_options(options, head, HEAD_KEYS[head], path, f"scorers.{name}.")
     return ScorerSpec(name, tower, head, options)
 
 
-def _check_options(options: dict[str, Any], known: tuple[str, ...], path: Path, prefix: str) -> None:
+def _check_options(options: dict[str, Any], kind: str, known: tuple[str, ...], path: Path, prefix: str) -> None:
     for key in options:
         if key not in known:
             raise ManifestError(f"{path}: unknown key '{prefix}{key}'{nearest(key, known)}")
         wanted = int if key == "max_tokens" else str
         if not isinstance(options[key], wanted):
-            kind = "a whole number" if wanted is int else "text"
-            raise ManifestError(f"{path}: '{prefix}{key}' must be {kind}, got {options[key]!r}")
+            words = "a whole number" if wanted is int else "text"
+            raise ManifestError(f"{path}: '{prefix}{key}' must be {words}, got {options[key]!r}")
+    for key in REQUIRED_KEYS.get(kind, ()):
+        if key not in options:
+            raise ManifestError(f"{path}: '{prefix}{key}' is missing; {kind} needs it")

@@ -87,13 +87,14 @@ def test_set_of_the_users_own(tmp_path: Path) -> None:
         (with_scorer(head="cosine"), "'scorers.mine.tower' is None; known: clip"),
         (
             with_scorer(tower="clip", head="cosine", weights="x"),
-            "unknown key 'scorers.mine.weights'; known: ",
+            "unknown key 'scorers.mine.weights'",
         ),
         (
             with_scorer("my-score", tower="clip", head="cosine"),
             "scorer 'my-score' names columns, so use letters, digits and _ only",
         ),
-        (with_scorer(tower="clip", head="aesthetic"), "'scorers.mine.weights' is missing"),
+        (with_scorer(tower="clip", head="aesthetic"), "'scorers.mine.weights' is missing; aesthetic needs it"),
+        ({"towers": {"h": {"family": "hpsv2"}}}, "'towers.h.checkpoint' is missing; hpsv2 needs it"),
     ],
 )
 def test_wrong_set_says_where_and_what(tmp_path: Path, content: dict[str, Any], message: str) -> None:
