@@ -45,7 +45,10 @@ class Run:
         """What run.toml states. Raises RunError when there is no embedded run here."""
         path = self.root / SETTINGS_FILE
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            stated = tomllib.loads(path.read_text(encoding="utf-8"))
+            if "settings" not in stated:
+                raise ValueError("no [settings]")
+            return stated
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"no run in {self.root}; run `curate embed --run {self.root}` first") from error
         except (OSError, ValueError) as error:
@@ -98,11 +101,11 @@ def write_part(run: Run, name: str, files: dict[str, tuple[pa.Table, pa.Schema]]
 def part_rows(run: Run, name: str) -> dict[str, int] | None:
     """Rows of each table of a part that is there and sound; None when it must be computed (again)."""
     try:
-        entries = json.loads(_marker(run, name).read_text(encoding="utf-8"))
+        entries = dict(json.loads(_marker(run, name).read_text(encoding="utf-8")))
         sound = all(file_sha256(run.root / file) == entry["sha256"] for file, entry in entries.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {file.split("/")[0]: entry["rows"] for file, entry in entries.items()} if sound else None
+    return {file.split("/")[0]: entry["rows"] for file, entry in entries.items()} if entries and sound else None
 
 
 def first_difference(before: Any, now: Any, prefix: str = "") -> tuple[str, Any, Any] | None:
