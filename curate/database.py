@@ -43,14 +43,22 @@ def connect_views(run: Run, database: str = ":memory:") -> duckdb.DuckDBPyConnec
     return connection
 
 
-def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi) -> None:
-    """`eligible`, `scores_long`, `psi_weights`, `psi` and `pair_scores` over the run's tables."""
-    create_view(connection, "eligible", query_text("eligible"))
-    create_view(connection, "scores_long", query_text("scores_long"))
-    rows = ", ".join(f"({literal(name)}, {weight!r}::double)" for name, weight in sorted(psi.weights.items()))
-    create_view(connection, "psi_weights", f"select * from (values {rows}) as weights (scorer, weight)")
-    create_view(connection, "psi", query_text(f"psi_{psi.norm}"))
-    create_view(connection, "pair_scores", query_text("pair_scores", scorer=scorers))
+def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi, kind: str = "view") -> None:
+    """`eligible`, `used_scores`, `psi_weights`, `psi` and `pair_scores` over the run's tables.
+
+    kind: "view" computes them when they are asked for; "temp table" now and once, for work that reads them often.
+    """
+    weighed = sorted(psi.weights)
+    columns = ", ".join(f"{psi.weights[name]!r}::double as {name}_weight" for name in weighed)
+    queries = {
+        "eligible": query_text("eligible"),
+        "used_scores": query_text("used_scores", scorer=scorers),
+        "psi_weights": f"select {columns}",
+        "psi": query_text(f"psi_{psi.norm}", scorer=weighed),
+        "pair_scores": query_text("pair_scores", scorer=scorers),
+    }
+    for name, query in queries.items():
+        connection.execute(f"create {kind} {name} as\n{query}")
 
 
 def create_parquet_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: Path) -> None:

@@ -1,28 +1,41 @@
 -- Purpose: psi from each score's place between the scorer's least and greatest value among all
 --          (prompt, image) that eligible pairs use; 0 where a scorer gives one value only. Range [0, 1].
 -- Grain:   one (prompt, image) that an eligible pair uses.
--- Inputs:  scores_long, psi_weights (scorer, weight).
+-- Inputs:  used_scores, psi_weights (one row, `<scorer>_weight`).
+-- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 with bounds as (
-    select scorer, min(score)::double as least, max(score)::double as greatest
-    from scores_long
-    group by scorer
+    select
+        -- each scorer
+        min({scorer}_score) as {scorer}_least,
+        max({scorer}_score) as {scorer}_greatest,
+        -- end
+    from used_scores
 ),
 
 normalised as (
     select
         prompt_id,
         image_uid,
-        scorer,
-        weight,
-        coalesce((score::double - least) / nullif(greatest - least, 0), 0) as value
-    from scores_long
-    inner join psi_weights using (scorer)
-    inner join bounds using (scorer)
+        -- each scorer
+        coalesce(({scorer}_score - {scorer}_least) / nullif({scorer}_greatest - {scorer}_least, 0), 0) as {scorer},
+        -- end
+    from used_scores
+    cross join bounds
 )
 
 select
     prompt_id,
     image_uid,
-    sum(weight * value order by scorer) / sum(weight order by scorer) as psi
+    (
+        0
+        -- each scorer
+        + {scorer}_weight * {scorer}
+        -- end
+    ) / (
+        0
+        -- each scorer
+        + {scorer}_weight
+        -- end
+    ) as psi
 from normalised
-group by prompt_id, image_uid
+cross join psi_weights

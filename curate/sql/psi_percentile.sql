@@ -1,21 +1,31 @@
 -- Purpose: psi from each score's percentile: (rank - 1) / (n - 1) among all (prompt, image) that eligible
 --          pairs use; equal scores share the lowest rank. Range [0, 1], whatever a scorer's scale.
 -- Grain:   one (prompt, image) that an eligible pair uses.
--- Inputs:  scores_long, psi_weights (scorer, weight).
+-- Inputs:  used_scores, psi_weights (one row, `<scorer>_weight`).
+-- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 with normalised as (
     select
         prompt_id,
         image_uid,
-        scorer,
-        weight,
-        percent_rank() over (partition by scorer order by score) as value
-    from scores_long
-    inner join psi_weights using (scorer)
+        -- each scorer
+        percent_rank() over (order by {scorer}_score) as {scorer},
+        -- end
+    from used_scores
 )
 
 select
     prompt_id,
     image_uid,
-    sum(weight * value order by scorer) / sum(weight order by scorer) as psi
+    (
+        0
+        -- each scorer
+        + {scorer}_weight * {scorer}
+        -- end
+    ) / (
+        0
+        -- each scorer
+        + {scorer}_weight
+        -- end
+    ) as psi
 from normalised
-group by prompt_id, image_uid
+cross join psi_weights

@@ -1,11 +1,20 @@
 -- Purpose: psi without normalisation; only for scores that lie in [0, 1] by themselves, such as HPSv2.
 -- Grain:   one (prompt, image) that an eligible pair uses.
--- Inputs:  scores_long, psi_weights (scorer, weight).
--- The sum is taken in the scorers' order, so that the last bit does not depend on threads.
+-- Inputs:  used_scores, psi_weights (one row, `<scorer>_weight`).
+-- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 select
     prompt_id,
     image_uid,
-    sum(weight * score::double order by scorer) / sum(weight order by scorer) as psi
-from scores_long
-inner join psi_weights using (scorer)
-group by prompt_id, image_uid
+    (
+        0
+        -- each scorer
+        + {scorer}_weight * {scorer}_score
+        -- end
+    ) / (
+        0
+        -- each scorer
+        + {scorer}_weight
+        -- end
+    ) as psi
+from used_scores
+cross join psi_weights

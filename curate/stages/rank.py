@@ -46,7 +46,7 @@ def rank(run: Run, name: str, metric: str, psi: Psi, top: str) -> dict[str, Any]
     scorers = _checked_scorers(psi, summary["scorers"])
     path, sql = _metric(metric)
     connection = connect_views(run)
-    create_psi_views(connection, scorers, psi)
+    create_psi_views(connection, scorers, psi, "temp table")
     _check_eligible(connection, run)
     _check_raw(connection, psi)
     _materialise_quality(connection, sql, path)
@@ -165,11 +165,9 @@ def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:
     """psi without normalisation is a score in [0, 1] only if the scores are."""
     if psi.norm != "raw":
         return
-    query = """
-        select scorer, min(score), max(score) from scores_long inner join psi_weights using (scorer)
-        group by scorer having min(score) < 0 or max(score) > 1 order by scorer
-    """
-    for scorer, least, greatest in fetch(connection, query):
+    for scorer, least, greatest in fetch(connection, query_text("score_ranges", scorer=sorted(psi.weights))):
+        if least >= 0 and greatest <= 1:
+            continue
         raise UsageError(
             f"--psi-norm raw: {scorer} runs from {least:.4g} to {greatest:.4g}, outside [0, 1]; "
             "use --psi-norm percentile or minmax"

@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 ) -> None:
     embed_files(tmp_path / "whole", source_file, scoring)
     write = stage.write_part
-    written = []
+    written: list[str] = []
 
     def dying_write(run: Run, name: str, files: Any) -> None:
         if len(written) == 3:

@@ -155,9 +155,10 @@ def test_equal_qualities_are_ordered_by_pair_id(tmp_path: Path) -> None:
 def random_world(seed: int) -> tuple[list[tuple[str, str, int | None]], dict[str, tuple[float, float]]]:
     dice = random.Random(seed)
     uids = [f"i{n}" for n in range(60)]
-    pairs: list[tuple[str, str, int | None]] = [
-        (*dice.sample(uids, 2), dice.choice([0, 1, 1, 0, None])) for _ in range(300)
-    ]
+    pairs: list[tuple[str, str, int | None]] = []
+    for _ in range(300):
+        one, other = dice.sample(uids, 2)
+        pairs.append((one, other, dice.choice([0, 1, 1, 0, None])))
     return pairs, {uid: (dice.choice([0.1, 0.2, dice.random()]), dice.gauss(20, 1)) for uid in uids}
 
 

@@ -1,0 +1,49 @@
+# make demo   the whole job on the bundled miniature world, ends with who wins
+# make test   the tests
+# Both create .venv first when it is missing or older than what it is made from.
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := curate train schemas tests benchmarks
+
+# The demo's own run directory, so that it never meets yours. DEMO_TRAIN and DEMO_SAMPLE shorten it in CI.
+DEMO_RUN ?= run/demo
+DEMO_TRAIN ?=
+DEMO_SAMPLE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench demo-world clean
+
+help: ## say what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed ## score, rank, pack, train, sample, compare: about 5 minutes on 2 cores
+	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo.sh "$(DEMO_RUN)"
+
+test: $(VENV)/installed ## run every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed ## lint, format and types
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(CODE)
+
+format: $(VENV)/installed ## put the code in the house's format
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(VENV)/installed ## measure ours against the peers and the limits
+	$(BIN)/python -m benchmarks.run
+
+demo-world: $(VENV)/installed ## make data_manifests/demo again from its seeds (long)
+	$(BIN)/python -m benchmarks.demo_world.build
+
+clean: ## remove what make and the tests left, not your runs
+	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO_RUN)
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

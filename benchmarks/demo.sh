@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The whole job on the bundled miniature world, with the commands that a user types. Called by `make demo`.
+set -euo pipefail
+
+run="$1"
+prompts="data_manifests/demo/prompts/heldout.txt"
+mkdir -p "$run"
+if [[ -n "${DEMO_PROMPTS:-}" ]]; then
+    head -n "$DEMO_PROMPTS" "$prompts" > "$run/prompts.txt"
+    prompts="$run/prompts.txt"
+fi
+export PAIRSIEVE_RUN="$run"
+
+say() { printf '\n\033[1m$ %s\033[0m\n' "$*" >&2; }
+step() { say "$@"; "$@"; }
+
+step curate embed --scorers clip,pickscore,aesthetic,hpsv2
+step curate rank --top 0.0533
+step curate export-shards
+step train run --shards "$run/shards" ${DEMO_STEPS:+--steps "$DEMO_STEPS"}
+step train sample --model "$run/trained/model" --prompts "$prompts" --output "$run/sampled" --grid "$run/sampled/grid.png"
+export PAIRSIEVE_RUN="$run/evaluation"
+step curate embed --manifest "$run/sampled/manifest.toml" --scorers clip,pickscore,aesthetic,hpsv2
+step curate compare
+step python -m benchmarks.demo_world.truth "$run/sampled/pairs.parquet"
+printf 'grid %s\n' "$run/sampled/grid.png"
