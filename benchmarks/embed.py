@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from curate.images import Decoded, decode
 from curate.manifest import load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
@@ -38,7 +40,7 @@ def decode_all(encoded: dict[Location, bytes | None]) -> list[Decoded]:
     return [item for item in map(decode, encoded.values()) if isinstance(item, Decoded)]
 
 
-def towers_alone(scoring: Scoring, pixels: list[dict], prompts: list[str]) -> None:  # type: ignore[type-arg]
+def towers_alone(scoring: Scoring, pixels: list[dict[str, torch.Tensor]], prompts: list[str]) -> None:
     """The physical limit: forwards over what is already decoded and preprocessed."""
     for start in range(0, len(pixels), BATCH):
         scoring.embed_images(pixels[start : start + BATCH])

@@ -1,6 +1,6 @@
 """HPSv2's preprocessing beside ours, on pictures of a Parquet file: the largest difference of any value.
 
-    python -m benchmarks.parity_hpsv2 --peer CHECKOUT_OF_HPSV2 --pairs 'data/*.parquet'
+    python -m benchmarks.parity_hpsv2 --peer CHECKOUT_OF_HPSV2 --pairs data/*.parquet
 
 The peer's transform runs from its own checkout; nothing of it is copied here.
 """
@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import types
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,14 @@ def main() -> None:
     """Print a table, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, required=True)
-    parser.add_argument("--pairs", required=True, help="Parquet files with a column jpg_0")
+    parser.add_argument("--pairs", required=True, nargs="+", help="Parquet files with a column jpg_0")
     parser.add_argument("--pictures", type=int, default=100)
     options = parser.parse_args()
     version = subprocess.run(
         ["git", "-C", str(options.peer), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    encoded = {
-        value.as_py()
-        for file in sorted(glob(options.pairs))
-        for value in pq.read_table(file, columns=["jpg_0"])["jpg_0"]
-    }
+    columns = [pq.read_table(file, columns=["jpg_0"])["jpg_0"] for file in options.pairs]
+    encoded = {value.as_py() for column in columns for value in column}
     peer, ours, largest, compared = peer_transform(options.peer), hpsv2_transform(SIDE_PX), 0.0, 0
     for data in sorted(encoded)[: options.pictures]:
         picture = Image.open(io.BytesIO(data)).convert("RGB")
