@@ -30,7 +30,7 @@ def main() -> None:
     """Entry point: an expected failure becomes one sentence on stderr and an exit code."""
     try:
         app()
-    except TrainError as error:
+    except TrainError as error:  # the one place where an expected failure becomes text
         typer.echo(f"train: {error}", err=True)
         sys.exit(error.exit_code)
 

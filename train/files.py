@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise _storage_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the file could not be written, it may not be removable either
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

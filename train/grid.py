@@ -24,14 +24,14 @@ class Tile(NamedTuple):
     right: Image.Image
 
 
-def save_grid(path: Path, tiles: list[Tile], titles: tuple[str, str]) -> None:
+def save_grid(path: Path, tiles: list[Tile], titles: tuple[str, str], heading: str) -> None:
     """Write a PNG: two tiles a row, each two pictures with their prompt below. Raises: StorageError."""
-    canvas = draw_grid(tiles, titles)
+    canvas = draw_grid(tiles, titles, heading)
     with whole_file(path) as temporary:
         canvas.save(temporary, "PNG")
 
 
-def draw_grid(tiles: list[Tile], titles: tuple[str, str]) -> Image.Image:
+def draw_grid(tiles: list[Tile], titles: tuple[str, str], heading: str) -> Image.Image:
     """The grid itself; at least one tile."""
     across = min(TILES_ACROSS, len(tiles))
     rows = -(-len(tiles) // across)
@@ -39,15 +39,19 @@ def draw_grid(tiles: list[Tile], titles: tuple[str, str]) -> Image.Image:
     tile_width = 2 * side + GAP_PX
     caption_height = CAPTION_LINES * (CAPTION_PX + 4) + GAP_PX
     tile_height = side + caption_height
-    top = MARGIN_PX + TITLE_PX + GAP_PX
+    top = MARGIN_PX + CAPTION_PX + 2 * GAP_PX + TITLE_PX + GAP_PX
     width = across * tile_width + (across + 1) * MARGIN_PX
     canvas = Image.new("RGB", (width, top + rows * (tile_height + GAP_PX) + MARGIN_PX - GAP_PX), PAPER)
     pen = ImageDraw.Draw(canvas)
+    shown_heading = _fitted(heading, width - 2 * MARGIN_PX, CAPTION_PX)
+    pen.text((MARGIN_PX, MARGIN_PX // 2), shown_heading, FAINT, ImageFont.load_default(CAPTION_PX))
     for column in range(across):
         left = MARGIN_PX + column * (tile_width + MARGIN_PX)
         for place, title in enumerate(titles):
             x = left + place * (side + GAP_PX) + side // 2
-            pen.text((x, top - GAP_PX), _fitted(title, side), INK, ImageFont.load_default(TITLE_PX), anchor="ms")
+            pen.text(
+                (x, top - GAP_PX), _fitted(title, side, TITLE_PX), INK, ImageFont.load_default(TITLE_PX), anchor="ms"
+            )
     for number, tile in enumerate(tiles):
         row, column = divmod(number, across)
         x, y = MARGIN_PX + column * (tile_width + MARGIN_PX), top + row * (tile_height + GAP_PX)
@@ -68,9 +72,9 @@ def _shown(image: Image.Image) -> Image.Image:
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
 
 
-def _fitted(text: str, width_px: int) -> str:
-    """`text`, its middle left out when it is too wide for a column."""
-    font, shown = ImageFont.load_default(TITLE_PX), text
+def _fitted(text: str, width_px: int, size_px: int) -> str:
+    """`text`, its middle left out when it is too wide."""
+    font, shown = ImageFont.load_default(size_px), text
     kept = len(text)
     while font.getlength(shown) > width_px and kept > 4:
         kept -= 1

@@ -1,7 +1,7 @@
 """The training loop: the one long function, from a recipe and pairs to a saved model."""
 
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict
     settings = rundir.settings_of(recipe, pairs.shard_hashes)
     finished = rundir.finished_summary(output, settings, resume=resume)
     accelerator.wait_for_everyone()  # all have looked before one writes
-    with Reporter(main=main) as reporter:
+    with ExitStack() as stack:
+        reporter = stack.enter_context(Reporter(main=main))
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
@@ -78,7 +79,7 @@ def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict
                 accelerator.scaler.load_state_dict(found.loss_scale)
             reporter.say(f"Resuming after step {found.step}.")
         first_step = 0 if found is None else found.step
-        log = RunLog(output, first_step, main=main)
+        log = stack.enter_context(RunLog(output, first_step, main=main))
         micro_steps = positions(run.batch_pairs, run.micro_batch_pairs, accelerator.process_index, processes)
         began = time.perf_counter()
 
@@ -133,7 +134,6 @@ def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict
                 checkpoint.save(output, done, parameters, adamw, scale, keep=run.keep_checkpoints)
             accelerator.wait_for_everyone()
 
-        log.close()
         accelerator.end_training()
         if not main:
             return None

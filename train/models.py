@@ -86,14 +86,14 @@ def pipeline_index(source: str) -> dict[str, Any]:
         if not Path(located).is_dir():
             path = Path(hf_hub_download(located, "model_index.json"))
         index: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ModelError(
+            f"{source} is neither a folder nor a model that the hub gives; check the name and the network."
+        ) from error
+    except OSError as error:
         raise ModelError(
             f"{source} is not a diffusers pipeline folder: it has no model_index.json;"
             " give a folder saved with `save_pretrained`, or a hub id."
-        ) from error
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{source} is neither a folder nor a model that the hub gives; check the name and the network."
         ) from error
     if index.get("_class_name") not in FAMILIES:
         raise ModelError(f"{source} is a {index.get('_class_name')}; train takes {' and '.join(FAMILIES)} only.")

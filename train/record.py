@@ -73,7 +73,12 @@ class RunLog:
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._main:
             self._file.close()
             self._events.close()

@@ -106,9 +106,9 @@ def save_tiles(path: Path, pairs: list[DrawnPair], sampling: Sampling) -> None:
     """The grid of `pairs`, `against` on the left and `model` on the right. Raises: StorageError."""
     trained = read_trained(Path(sampling.model))
     words = ("base", "trained") if trained and trained.base == sampling.against else ("against", "model")
-    titles = (f"{words[0]}: {sampling.against}", f"{words[1]}: {sampling.model}")
+    heading = f"{words[0]}: {sampling.against}   {words[1]}: {sampling.model}   seed {sampling.seed}"
     tiles = [Tile(pair.drawing.prompt, left=pair.images[1], right=pair.images[0]) for pair in pairs]
-    save_grid(path, tiles, titles)
+    save_grid(path, tiles, words, heading)
 
 
 @torch.no_grad()

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from tests.train import tiny
+from tests.train.conftest import Train
+from train.cli import app
+
+
+@pytest.mark.parametrize("name", ["run", "sample"])
+def test_help_is_one_sentence_and_one_example(name: str) -> None:
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    sentence, example = command.help.split("\n\n")
+    assert sentence.endswith(".")
+    assert sentence.count(". ") == 0
+    assert example.startswith(f"Example: train {name} ")
+    parsed = command.make_context(name, example.split()[3:])  # runnable: its options exist
+    assert parsed.params["as_json"] is False
+
+
+@pytest.mark.parametrize("name", ["run", "sample"])
+def test_every_option_is_explained(name: str) -> None:
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert len(command.params) <= 15
+    assert all(parameter.help for parameter in command.params if parameter.name != "help")
+
+
+def test_missing_shards_are_one_sentence(train: Train, tmp_path: Path) -> None:
+    result = train("run", "--preset", "demo", "--shards", tmp_path)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (f"train: {tmp_path} has no shards.json; give the folder that `curate export-shards` wrote.\n")
+
+
+def test_neither_model_nor_preset_means_the_demo_and_says_so(train: Train, shards: Path) -> None:
+    result = train("run", "--shards", shards, "--dry-run", "--json")
+    assert result.err == "No --model and no --preset: training the bundled demo model by preset demo.\n"
+    assert result.json()["recipe"]["model"] == "demo"
+    assert result.json()["output"] == str(shards.parent / "trained")
+
+
+def test_a_model_alone_chooses_the_preset_of_its_family(train: Train, shards: Path, sd: Path, sdxl: Path) -> None:
+    for model, preset in ((sd, "sd15"), (sdxl, "sdxl")):
+        result = train("run", "--shards", shards, "--model", model, "--dry-run", "--json")
+        assert result.err == f"No --preset: taking {preset}, which fits {model}.\n"
+        assert result.json()["recipe"]["run"]["batch_pairs"] == 2048
+
+
+def test_usage_errors_exit_with_two(train: Train, shards: Path, tmp_path: Path) -> None:
+    unknown = train("run", "--shards", shards, "--preset", "sd16")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert unknown.err == "train: There is no preset `sd16`; the presets are demo, sd15, sdxl.\n"
+    config = tmp_path / "mine.toml"
+    config.write_text("[run]\nbatch_pair = 3\n")
+    key = train("run", "--shards", shards, "--preset", "demo", "--config", config)
+    assert key.code == 2
+    assert key.err == f"train: {config}: there is no setting `run.batch_pair`; the nearest is `run.batch_pairs`.\n"
+    assert train("run", "--no-such-option").code == 2
+
+
+def test_a_model_of_the_wrong_class(train: Train, shards: Path, sd: Path, tmp_path: Path) -> None:
+    result = train("run", "--shards", shards, "--model", sd / "text_encoder", "--output", tmp_path / "out")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        f"train: {sd / 'text_encoder'} is not a diffusers pipeline folder: it has no model_index.json;"
+        " give a folder saved with `save_pretrained`, or a hub id.\n"
+    )
+
+
+def test_fp16_without_a_gpu(train: Train, shards: Path, sd: Path, tmp_path: Path) -> None:
+    result = train("run", "--shards", shards, "--model", sd, "--preset", "sd15", "--output", tmp_path / "out")
+    assert result.code == 2
+    assert result.err == 'train: run.mixed_precision "fp16" needs a GPU; take "no" or "bf16" here.\n'
+
+
+def test_an_undecodable_image_is_one_sentence_and_nothing_is_left_half(
+    train: Train, sd: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    shards = tiny.write_shards(tmp_path / "shards", [tiny.sample(1, "red box", b"\x89PNG", tiny.picture("red", 1))])
+    options = ("--shards", shards, "--model", sd, "--preset", "demo", "--config", recipe_file)
+    result = train("run", *options)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines()[-1].startswith(
+        f"train: The image 000000001.preferred.png in {shards}/pairs-000000.tar cannot be decoded ("
+    )
+    assert [path.name for path in (tmp_path / "trained").rglob("*") if path.is_file()] == ["run.json"]
+
+
+def test_an_unexpected_error_keeps_its_traceback(train: Train, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("train.pairs.read_pairs", broken)
+    with pytest.raises(ZeroDivisionError):
+        train("run", "--preset", "demo", "--shards", shards)
+
+
+def test_plain_output_is_a_line_per_value(train: Train, shards: Path) -> None:
+    result = train("run", "--shards", shards, "--preset", "demo", "--dry-run")
+    lines = dict(line.split(maxsplit=1) for line in result.out.splitlines() if len(line.split()) > 1)
+    assert (lines["recipe.run.batch_pairs"], lines["pairs"], lines["recipe.objective.beta"]) == ("32", "6", "2000")

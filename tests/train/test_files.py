@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.errors import StorageError
+from train.files import whole_file, whole_folder, write_json, write_tensors
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    with whole_file(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), whole_file(path) as temporary:
+        temporary.write_text(str(1 / 0))
+    assert path.read_text() == "first"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with whole_folder(path) as temporary:
+        (temporary / "old").write_text("1")
+    with pytest.raises(ZeroDivisionError), whole_folder(path) as temporary:
+        (temporary / "half").write_text(str(1 / 0))
+    assert [entry.name for entry in path.iterdir()] == ["old"]
+    with whole_folder(path) as temporary:
+        (temporary / "new").write_text("3")
+    assert [entry.name for entry in path.iterdir()] == ["new"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "below.json"
+    with pytest.raises(StorageError) as caught:
+        write_json(path, {})
+    assert str(caught.value) == f"{path} could not be written (Not a directory); make room or choose another folder."
+    with pytest.raises(StorageError):
+        write_tensors(tmp_path / "file" / "below.safetensors", {"a": torch.zeros(1)})

@@ -1,0 +1,81 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train import tiny
+from train.config import Recipe, load_recipe
+from train.draws import draw
+from train.latents import Batch, LatentCache, assemble, build_cache
+from train.loss import pair_loss
+from train.models import Conditioning, load, trainable
+from train.pairs import read_pairs
+from train.policy import make_policy, pair_errors
+
+CPU = torch.device("cpu")
+FULL = load_recipe("demo", None, {"data": {"resolution_px": tiny.RESOLUTION_PX}, "objective": {"beta": 100.0}})
+LORA = load_recipe("demo", None, {"lora": {"rank": 4}, "objective": {"beta": 100.0}})
+
+
+@pytest.fixture(scope="module")
+def batch(sd: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+    folder, pairs = tmp_path_factory.mktemp("cache"), read_pairs(shards)
+    build_cache(
+        folder,
+        load(str(sd)),
+        pairs,
+        resolution_px=tiny.RESOLUTION_PX,
+        flips=False,
+        rank=0,
+        parts=1,
+        progress=lambda done, total: None,
+    )
+    draws = [
+        draw(0, 0, place, pair=place, timesteps=1000, latent_shape=(4, 16, 16), data=FULL.data) for place in range(6)
+    ]
+    return assemble(LatentCache(folder, 1), pairs, draws, CPU)
+
+
+def swapped(batch: Batch) -> Batch:
+    embeds = batch.conditioning.prompt_embeds.unflatten(0, (2, -1)).flip(0).flatten(0, 1)
+    return replace(batch, latents=batch.latents.flip(0), conditioning=Conditioning(embeds))
+
+
+def gains(sd: Path, recipe: Recipe, batch: Batch, steps: int = 5) -> Iterator[float]:
+    """Implicit margin, policy minus reference, before each of `steps` descents on one batch."""
+    model = load(str(sd))
+    unet, reference = make_policy(model, recipe, CPU, torch.float32)
+    optimizer = torch.optim.AdamW(trainable(unet).values(), lr=1e-3)
+    for _ in range(steps):
+        errors = pair_errors(unet, reference, model.scheduler, batch)
+        yield (errors.policy_margin - errors.reference_margin).mean().item()
+        pair_loss(errors, recipe.objective).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("recipe", [FULL, LORA], ids=["full", "lora"])
+def test_training_widens_the_margin_and_swapped_sides_narrow_it(sd: Path, batch: Batch, recipe: Recipe) -> None:
+    straight = list(gains(sd, recipe, batch))
+    assert straight[0] == pytest.approx(0, abs=1e-6)  # policy = reference at first
+    assert straight[-1] > 1e-5
+    other_way = [-gain for gain in gains(sd, recipe, swapped(batch))]  # in the straight batch's terms
+    assert other_way[-1] < -1e-5
+
+
+@pytest.mark.parametrize("recipe", [FULL, LORA], ids=["full", "lora"])
+def test_the_reference_stays_and_gives_no_gradient(sd: Path, batch: Batch, recipe: Recipe) -> None:
+    model = load(str(sd))
+    unet, reference = make_policy(model, recipe, CPU, torch.float32)
+    before = pair_errors(unet, reference, model.scheduler, batch)
+    assert not before.reference_w.requires_grad
+    with torch.no_grad():
+        for parameter in trainable(unet).values():
+            parameter.add_(0.01)
+    after = pair_errors(unet, reference, model.scheduler, batch)
+    assert torch.equal(before.reference_w, after.reference_w)
+    assert torch.equal(before.reference_l, after.reference_l)
+    assert not torch.equal(before.policy_w, after.policy_w)
+    assert after.policy_w.requires_grad  # the adapters are on again
