@@ -36,6 +36,6 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "file" / "below.json"
     with pytest.raises(StorageError) as caught:
         write_json(path, {})
-    assert str(caught.value) == f"{path} could not be written (Not a directory); make room or choose another folder."
+    assert str(caught.value) == f"{path} could not be written (File exists); make room or choose another folder."
     with pytest.raises(StorageError):
         write_tensors(tmp_path / "file" / "below.safetensors", {"a": torch.zeros(1)})
