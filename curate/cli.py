@@ -28,7 +28,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 def main() -> None:
     """Entry point: an expected failure becomes one sentence on stderr; anything else keeps its traceback."""
     try:
-        app()
+        app(prog_name="curate")
     except CurateError as error:
         say(f"curate: {error}")
         sys.exit(error.exit_code)

@@ -1,0 +1,337 @@
+"""The command line as a user meets it: help, defaults, exit codes, one sentence on stderr, data on stdout."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from curate import cli
+from curate.manifest import load_manifest
+from curate.run import Run
+from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
+
+Curate = Callable[..., Outcome]
+GROUP: Any = typer.main.get_command(cli.app)  # Typer's own copy of click carries no public types
+COMMANDS: dict[str, Any] = GROUP.commands
+TOP = "give a fraction above 0 and at most 1.0, such as 0.0533, or a whole number of pairs"
+
+
+def options_of(command: Any) -> set[str]:
+    return {name for param in command.params for name in param.opts if name.startswith("--")}
+
+
+def example_of(command: Any) -> str:
+    return command.help.partition("Example: ")[2].strip()
+
+
+def embed_arguments(source: object) -> list[object]:
+    return ["embed", "--manifest", "pickapic_v2", "--models", MODELS, "--source", source, "--device", "cpu"]
+
+
+def expect(outcome: Outcome, code: int, message: str) -> None:
+    """An expected failure: this one sentence on stderr, nothing on stdout."""
+    assert outcome == Outcome(code, "", f"curate: {message}\n")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run over twenty pairs; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("finished")
+    source = write_pairs(folder / "train-0.parquet", (pair_row(i) for i in range(20)))
+    cli.app([*map(str, embed_arguments(source)), "--run", str(folder / "run")], standalone_mode=False)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_commands() -> None:
+    assert list(COMMANDS) == ["embed", "rank", "export-shards", "sql", "compare"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_one_sentence_and_one_example(name: str) -> None:
+    sentence, _, example = COMMANDS[name].help.partition("\n\nExample: ")
+    assert re.fullmatch(r"[A-Z][^.\n]*\.", sentence)
+    assert example.startswith(f"curate {name} ")
+    assert "\n" not in example
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_example_parses(name: str) -> None:
+    program, command, *arguments = shlex.split(example_of(COMMANDS[name]))
+    assert (program, command) == ("curate", name)
+    assert {word for word in arguments if word.startswith("--")} <= options_of(COMMANDS[name])
+    COMMANDS[name].make_context(name, arguments)
+
+
+def test_examples_name_manifests_that_exist() -> None:
+    words = shlex.split(example_of(COMMANDS["embed"]))
+    assert load_manifest(words[words.index("--manifest") + 1]).name == "pickapic_v2"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_at_most_a_dozen_options(name: str) -> None:
+    assert len(options_of(COMMANDS[name])) <= 12
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text_and_shows_its_default(name: str, curate: Curate) -> None:
+    outcome = curate(name, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    text = " ".join(outcome.out.split())
+    for param in COMMANDS[name].params:
+        assert param.help.endswith((".", "]")), param.name
+        if param.default not in (None, False) and param.name != "help":
+            assert f"default: {param.default}" in text, param.name
+    assert "default: None" not in text
+
+
+def test_help_fits_eighty_columns_with_examples_whole(curate: Curate) -> None:
+    for name, command in COMMANDS.items():
+        lines = curate(name, "--help").out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert f"  Example: {example_of(command)}" in lines
+
+
+def test_overview_lists_each_command_with_a_whole_sentence(curate: Curate) -> None:
+    text = curate("--help").out
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +[A-Z][^.]+\.$", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "--bogus"], "Error: No such option: --bogus"),
+        (["rnk"], "Error: No such command 'rnk'."),
+        (["sql"], "Error: Missing argument 'query'."),
+        (["embed", "--batch"], "Error: Option '--batch' requires an argument."),
+        (["embed", "--batch", "0"], "Error: Invalid value for '--batch': "),
+        (["embed", "--part-images", "1.5"], "Error: Invalid value for '--part-images': "),
+        (["compare", "--gallery", "-1"], "Error: Invalid value for '--gallery': "),
+        (["rank", "extra"], "Error: Got unexpected extra argument(s) (extra)"),
+    ],
+)
+def test_wrong_usage_is_one_unwrapped_line(curate: Curate, arguments: list[str], message: str) -> None:
+    outcome = curate(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.splitlines()[-1].startswith(message)
+    assert outcome.err.startswith(("Usage: curate ", message))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--manifest", "pickapic_v3"],
+            "no bundled manifest is named 'pickapic_v3'; did you mean 'pickapic_v2'?; a file's name ends in .toml",
+        ),
+        (["--split", "tain"], "manifest 'pickapic_v2' has no split 'tain'; did you mean 'train'?"),
+        (["--models", "publishd"], "no set of models is named 'publishd'; did you mean 'published'?"),
+        (
+            ["--models", "published", "--scorers", "clip,pikscore"],
+            "the models 'published' have no scorer 'pikscore'; did you mean 'pickscore'?",
+        ),
+        (["--scorers", "clip,clip"], "--scorers names one twice: clip,clip"),
+        (
+            ["--models", "published", "--scorers", ","],
+            "--scorers names none; known: aesthetic, clip, hpsv2, pickscore",
+        ),
+        (["--precision", "fp8"], "--precision fp8: choose auto, fp32, bf16, fp16"),
+    ],
+)
+def test_embed_refuses(curate: Curate, source_file: Path, arguments: list[str], message: str) -> None:
+    outcome = curate(*embed_arguments(source_file), *arguments, "--run", source_file.parent / "run")
+    expect(outcome, 1 if message.startswith("no ") else 2, message)
+    assert not (source_file.parent / "run").exists()
+
+
+def test_cuda_without_cuda(curate: Curate, source_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    expect(
+        curate(*embed_arguments(source_file), "--device", "cuda"),
+        2,
+        "--device cuda: torch sees no CUDA device here; use --device cpu",
+    )
+
+
+def test_no_file_matches(curate: Curate, tmp_path: Path) -> None:
+    expect(
+        curate("embed", "--manifest", "pickapic_v2", "--source", tmp_path / "x-*.parquet"),
+        1,
+        f"no file matches {tmp_path}/x-*.parquet; correct --source or the manifest's files",
+    )
+
+
+def test_dry_run_prints_settings_and_counts_and_writes_nothing(curate: Curate, source_file: Path) -> None:
+    outcome = curate(*embed_arguments(source_file), "--dry-run", "--run", source_file.parent / "run")
+    report = json.loads(outcome.out)
+    assert outcome.code == 0
+    assert report["manifest"] == load_manifest("pickapic_v2").settings()
+    assert (report["split"], report["files"]) == ("train", [str(source_file)])
+    assert report["scorers"] == ["clip", "pickscore", "aesthetic"]
+    counts = ("source_rows", "pairs", "dropped_pairs", "prompts", "images", "parts")
+    assert [report[key] for key in counts] == [20, 20, {}, 5, 21, 1]
+    assert not (source_file.parent / "run").exists()
+
+
+def test_bundled_demo_says_so(curate: Curate, source_file: Path) -> None:
+    outcome = curate("embed", "--source", source_file, "--dry-run")
+    assert outcome.err == (
+        "data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)\n"
+    )
+    assert json.loads(outcome.out)["models"] == "demo"
+
+
+def test_embed_reports_sums_and_json(curate: Curate, source_file: Path, tmp_path: Path) -> None:
+    outcome = curate(*embed_arguments(source_file), "--run", tmp_path / "run", "--part-images", 8)
+    assert outcome.code == 0
+    assert outcome.out.splitlines() == [
+        "rows    20 = 20 pairs",
+        "images  21 = 21 scored",
+        "scores  25 (prompt, image) by clip, pickscore, aesthetic; 5 prompts",
+    ]
+    assert re.search(r"scorers clip, pickscore, aesthetic, on CPU, \d+ threads, fp32", outcome.err)
+    again = curate(*embed_arguments(source_file), "--run", tmp_path / "run", "--part-images", 8, "--json")
+    report = json.loads(again.out)
+    assert (report["parts"], report["parts_computed"]) == (3, 0)
+    assert f"{tmp_path}/run holds parts of this run; the sound ones are kept" in again.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "difference"),
+    [
+        ("--part-images", 7, "part_images was 1024, now 7"),
+        ("--scorers", "clip", "models.towers.pickscore was "),
+        ("--manifest", "pickapic_v1", "manifest.name was 'pickapic_v2', now 'pickapic_v1'"),
+    ],
+)
+def test_run_made_under_other_settings(curate: Curate, run: Path, option: str, value: object, difference: str) -> None:
+    source = next(iter(Run(run).settings()["settings"]["files"]))
+    outcome = curate(*embed_arguments(source), "--run", run, option, value)
+    assert (outcome.code, outcome.out) == (1, "")
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith(f"curate: {run} was made under other settings: {difference}")
+    assert last.endswith(f"; use another --run, or delete {run}")
+
+
+@pytest.mark.parametrize("top", ["0", "0.0", "2.5", "-1", "-0.5", "abc", "nan", "inf", "1e3", "", "50%"])
+def test_impossible_top(curate: Curate, run: Path, top: str) -> None:
+    expect(curate("rank", "--run", run, "--top", top), 2, f"--top {top}: {TOP}")
+    assert not (run / "rankings").exists()
+
+
+def test_more_than_there_are(curate: Curate, run: Path) -> None:
+    expect(
+        curate("rank", "--run", run, "--top", "21"),
+        2,
+        "--top 21: only 20 pairs are ranked; give at most that, or 1.0 for all",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["--metric", "qds"],
+            2,
+            "--metric: no metric 'qds'; did you mean 'qsd'?; a file of your own ends in .sql",
+        ),
+        (["--metric", "none.sql"], 2, "--metric: none.sql cannot be read: No such file or directory"),
+        (
+            ["--psi", "hpsv2"],
+            2,
+            "--psi: the run has no scorer 'hpsv2'; known: aesthetic, clip, pickscore; "
+            "`curate embed --scorers` adds it, in a new run",
+        ),
+        (["--psi", "clip=x"], 2, "--psi clip=x: 'x' is not a number; write SCORER=WEIGHT"),
+        (["--psi-norm", "rank"], 2, "--psi-norm rank: unknown; known: minmax, percentile, raw"),
+        (["--name", "a b"], 2, "--name a b: use letters, digits and _ only"),
+    ],
+)
+def test_rank_refuses(curate: Curate, run: Path, arguments: list[str], code: int, message: str) -> None:
+    expect(curate("rank", "--run", run, *arguments), code, message)
+
+
+@pytest.mark.parametrize("command", [["rank"], ["sql", "select 1"], ["compare"]])
+def test_before_embed(curate: Curate, tmp_path: Path, command: list[str]) -> None:
+    run = tmp_path / "none"
+    expect(curate(*command, "--run", run), 1, f"no run in {run}; run `curate embed --run {run}` first")
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("command", [["rank"], ["sql", "select 1"], ["compare"]])
+def test_after_a_killed_embed(curate: Curate, run: Path, command: list[str]) -> None:
+    (run / "embed.json").unlink()
+    expect(
+        curate(*command, "--run", run),
+        1,
+        f"`curate embed` has not finished in {run}; run it again, it goes on where it stopped",
+    )
+
+
+def test_export_before_rank(curate: Curate, run: Path) -> None:
+    expect(
+        curate("export-shards", "--run", run),
+        1,
+        f"no ranking 'default' in {run}; there is none; run `curate rank` first",
+    )
+
+
+def test_run_directory_from_the_environment(curate: Curate, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIRSIEVE_RUN", str(run))
+    assert curate("rank", "--top", "5").code == 0
+    assert (run / "rankings" / "default.parquet").exists()
+    assert json.loads(curate("sql", "select count(*) as n from ranking where selected", "--json").out) == [{"n": 5}]
+
+
+def test_json_is_one_document_on_stdout(curate: Curate, run: Path) -> None:
+    ranked = json.loads(curate("rank", "--run", run, "--top", "0.5", "--json").out)
+    assert (ranked["base_pairs"], ranked["selected_pairs"], ranked["top"]) == (20, 10, "0.5")
+    exported = json.loads(curate("export-shards", "--run", run, "--json").out)
+    assert exported["pairs"] == 10
+    compared = json.loads(curate("compare", "--run", run, "--json").out)
+    assert (compared["model"], compared["against"], compared["pairs"]) == ("alpha", "beta", 20)
+
+
+def test_one_form_of_output(curate: Curate, run: Path) -> None:
+    expect(
+        curate("sql", "select 1", "--csv", "--json", "--run", run),
+        2,
+        "give one of --csv, --json and --parquet",
+    )
+
+
+def test_unexpected_failure_keeps_its_traceback(curate: Curate, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr("curate.stages.rank.rank", broken)
+    with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
+        curate("rank", "--run", run)
+
+
+def test_message_reaches_a_pipe_unwrapped_and_unstyled(tmp_path: Path) -> None:
+    """A narrow terminal's width, brackets and emoji codes in a path: the sentence stays as it is."""
+    run = tmp_path / "[bold]a:smile:b"
+    done = subprocess.run(
+        [sys.executable, "-c", "from curate.cli import main; main()", "rank", "--run", str(run)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "20", "FORCE_COLOR": ""},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"curate: no run in {run}; run `curate embed --run {run}` first\n"
