@@ -37,7 +37,9 @@ def main() -> None:
 
 @app.command()
 def run(
-    shards: Annotated[Path, typer.Option(help="Folder with shards.json and its tars.")] = Path("run/shards"),
+    shards: Annotated[
+        Path | None, typer.Option(help="Folder with shards.json and its tars; run/shards if absent.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the preset's own if absent.")] = None,
     preset: Annotated[str | None, typer.Option(help="demo, sd15 or sdxl; by the model if absent.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
@@ -70,6 +72,7 @@ def run(
         }
     )
     recipe = load_recipe(_preset(preset, model), config, flags)
+    shards = shards or _run_folder() / "shards"
     from train import pairs as pair_reader
 
     pairs = pair_reader.read_pairs(shards, verify=recipe.data.verify_shards)
@@ -89,15 +92,17 @@ def run(
 @app.command()
 def sample(
     model: Annotated[
-        str, typer.Option(help="What `train run` made, or any pipeline folder or hub id: side 0.")
-    ] = "run/trained/model",
+        str | None, typer.Option(help="Side 0: a pipeline, hub id or LoRA of ours; run/trained/model if absent.")
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="The other side; what --model was trained from if absent.")
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help=".txt, .tsv (column Prompt) or .json; the demo's if absent.")
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for pairs.parquet and manifest.toml.")] = Path("run/sampled"),
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for pairs.parquet and manifest.toml; run/sampled if absent.")
+    ] = None,
     images_per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")] = 7.5,
@@ -115,14 +120,15 @@ def sample(
     from train.prompts import bundled_prompts, read_prompts
     from train.quiet import hush
     from train.record import Reporter
-    from train.sample import Sampling, sample_pairs, save_tiles
+    from train.sample import MANIFEST_FILE, Sampling, sample_pairs, save_tiles
 
+    model, output = model or str(_run_folder() / "trained" / "model"), output or _run_folder() / "sampled"
     if prompts is None:
         prompts = bundled_prompts()
-        typer.echo("No --prompts: drawing the bundled demo's held-out prompts.", err=True)
+        _note("No --prompts: drawing the bundled demo's held-out prompts.")
     if against is None:
         against = base_of(model)
-        typer.echo(f"No --against: drawing against {against}, which {model} was trained from.", err=True)
+        _note(f"No --against: drawing against {against}, which {model} was trained from.")
     sampling = Sampling(model, against, read_prompts(prompts), images_per_prompt, steps, guidance, batch, seed, models)
     hush()
     with Reporter(main=True) as reporter:
@@ -130,7 +136,7 @@ def sample(
             sampling, output, lambda done, total: reporter.advance("sample", done, total), keep=GRID_PROMPTS
         )
     summary = {
-        "manifest": str(output / "manifest.toml"),
+        "manifest": str(output / MANIFEST_FILE),
         "pairs": sampling.pairs,
         "prompts": len(sampling.prompts),
     }
@@ -140,17 +146,28 @@ def sample(
     _print(summary, as_json=as_json)
 
 
+def _run_folder() -> Path:
+    """The run directory that defaults lie in: PAIRSIEVE_RUN, or ./run."""
+    return Path(os.environ.get("PAIRSIEVE_RUN") or "run")
+
+
+def _note(text: str) -> None:
+    """On stderr, what was chosen for the user; of several processes one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text, err=True)
+
+
 def _preset(preset: str | None, model: str | None) -> str:
     """The preset named, or the one that fits the model; what is chosen for the user is said on stderr."""
     if preset is not None:
         return preset
     if model is None:
-        typer.echo("No --model and no --preset: training the bundled demo model by preset demo.", err=True)
+        _note("No --model and no --preset: training the bundled demo model by preset demo.")
         return "demo"
     from train.models import BUNDLED, PRESET_OF_FAMILY, family_of
 
     chosen = "demo" if model in BUNDLED else PRESET_OF_FAMILY[family_of(model)]
-    typer.echo(f"No --preset: taking {chosen}, which fits {model}.", err=True)
+    _note(f"No --preset: taking {chosen}, which fits {model}.")
     return chosen
 
 

@@ -58,7 +58,7 @@ def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict
         # The model; its encoders are let go once the cache stands.
         model = load(recipe.model)
         latent_shape = model.latent_shape(recipe.data.resolution_px)
-        cache = open_cache(output / "cache", model, pairs, recipe, accelerator, reporter)
+        cache = open_cache(output / rundir.CACHE, model, pairs, recipe, accelerator, reporter)
         unet, reference = make_policy(model, recipe, device, DTYPES[run.mixed_precision])
         family, scheduler = model.family, model.scheduler
         del model
@@ -132,7 +132,6 @@ def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict
             if main and (done % run.checkpoint_every_steps == 0 or done == run.steps):
                 scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
                 checkpoint.save(output, done, parameters, adamw, scale, keep=run.keep_checkpoints)
-            accelerator.wait_for_everyone()
 
         accelerator.end_training()
         if not main:

@@ -9,15 +9,17 @@
 """
 
 import json
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from train.checkpoint import checkpoints_folder
 from train.config import Recipe
 from train.errors import RunDirectoryError
 from train.files import write_json
 
-SETTINGS, SUMMARY = "run.json", "summary.json"
+SETTINGS, SUMMARY, CACHE = "run.json", "summary.json", "cache"
 MAY_DIFFER = ("recipe.run.steps", "recipe.run.checkpoint_every_steps", "recipe.run.keep_checkpoints")
 VERSIONED = ("pairsieve", "torch", "diffusers", "transformers", "peft", "accelerate")
 
@@ -31,12 +33,14 @@ def settings_of(recipe: Recipe, shard_hashes: list[str]) -> dict[str, Any]:
 def finished_summary(output: Path, settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
     """The summary of a finished run under these settings, or None when there is work to do.
 
-    Raises: RunDirectoryError when `output` holds a run under other settings, a shorter or longer one, or
-    an unfinished one that the user did not ask to resume.
+    Raises: RunDirectoryError when `output` holds a run under other settings, a longer one, or an unfinished
+    one that the user did not ask to resume. A run that never came to a checkpoint is no run yet.
     """
     stored = _read(output / SETTINGS)
-    if stored is None:
+    if not any(checkpoints_folder(output).glob("step-*")):
         return None
+    if stored is None:
+        raise RunDirectoryError(f"{output} holds checkpoints without {SETTINGS}; name another --output, or remove it.")
     differing = _differences(stored, settings)
     if differing:
         raise RunDirectoryError(
@@ -59,7 +63,10 @@ def finished_summary(output: Path, settings: dict[str, Any], *, resume: bool) ->
 
 
 def begin(output: Path, settings: dict[str, Any]) -> None:
-    """Write run.json. Raises: StorageError."""
+    """Write run.json, after removing what a run under other settings may have cached. Raises: StorageError."""
+    stored = _read(output / SETTINGS)
+    if stored is not None and _differences(stored, settings):
+        shutil.rmtree(output / CACHE, ignore_errors=True)
     (output / SUMMARY).unlink(missing_ok=True)
     write_json(output / SETTINGS, settings)
 

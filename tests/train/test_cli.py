@@ -99,3 +99,13 @@ def test_plain_output_is_a_line_per_value(train: Train, shards: Path) -> None:
     result = train("run", "--shards", shards, "--preset", "demo", "--dry-run")
     lines = dict(line.split(maxsplit=1) for line in result.out.splitlines() if len(line.split()) > 1)
     assert (lines["recipe.run.batch_pairs"], lines["pairs"], lines["recipe.objective.beta"]) == ("32", "6", "2000")
+
+
+def test_defaults_lie_in_the_run_directory(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train("run", "--preset", "demo").err.startswith("train: run/shards has no shards.json;")
+    monkeypatch.setenv("PAIRSIEVE_RUN", "runs/a")
+    assert train("run", "--preset", "demo").err.startswith("train: runs/a/shards has no shards.json;")
+    assert train("sample", "--prompts", "x.txt").err == (
+        "train: runs/a/trained/model has no training.json that names its base; give --against.\n"
+    )

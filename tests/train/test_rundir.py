@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from train.config import load_recipe
+from train.errors import RunDirectoryError
+from train.rundir import CACHE, begin, finished_summary, settings_of
+
+SETTINGS = settings_of(load_recipe("demo"), ["aa"])
+OTHER = settings_of(load_recipe("demo"), ["bb"])
+
+
+def test_an_absent_folder_is_work_to_do(tmp_path: Path) -> None:
+    assert finished_summary(tmp_path / "out", SETTINGS, resume=False) is None
+
+
+def test_a_run_without_a_checkpoint_starts_over_and_its_cache_goes_with_its_settings(tmp_path: Path) -> None:
+    begin(tmp_path, SETTINGS)
+    (tmp_path / CACHE).mkdir()
+    begin(tmp_path, SETTINGS)
+    assert (tmp_path / CACHE).is_dir()
+    assert finished_summary(tmp_path, OTHER, resume=False) is None
+    begin(tmp_path, OTHER)
+    assert not (tmp_path / CACHE).exists()
+
+
+def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
+    with pytest.raises(RunDirectoryError) as caught:
+        finished_summary(tmp_path, SETTINGS, resume=True)
+    assert str(caught.value) == f"{tmp_path} holds checkpoints without run.json; name another --output, or remove it."
+
+
+def test_other_shards_are_other_settings(tmp_path: Path) -> None:
+    begin(tmp_path, SETTINGS)
+    (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
+    with pytest.raises(RunDirectoryError) as caught:
+        finished_summary(tmp_path, OTHER, resume=True)
+    assert str(caught.value) == (
+        f'{tmp_path} holds a run under other settings (shards_sha256: was ["aa"], now ["bb"]);'
+        " name another --output, or remove it."
+    )
+
+
+def test_library_versions_do_not_stop_a_run(tmp_path: Path) -> None:
+    begin(tmp_path, SETTINGS | {"versions": {"torch": "0"}})
+    (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
+    assert finished_summary(tmp_path, SETTINGS, resume=True) is None
+
+
+def test_settings_that_are_not_json(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RunDirectoryError) as caught:
+        finished_summary(tmp_path, SETTINGS, resume=False)
+    assert str(caught.value) == f"{tmp_path / 'run.json'} is not JSON; name another --output."
