@@ -54,7 +54,7 @@ class Plan:
         return {
             "source_rows": self.source_rows,
             "pairs": self.pairs.num_rows,
-            "dropped_pairs": dict(sorted(Counter(self.dropped["reason"].to_pylist()).items())),
+            "dropped_pairs": _counts(self.dropped["reason"].to_pylist()),
             "prompts": len(self.prompts),
             "images": self.image_count,
             "parts": len(self.parts),
@@ -62,12 +62,18 @@ class Plan:
 
 
 def make_plan(source: Source, part_images: int) -> Plan:
-    """Read the keys, judge each row, and cut the unique images into parts of `part_images`."""
+    """Read the keys, judge each row, and cut the unique images into parts of `part_images`.
+
+    Raises: SourceError, also when no row stands.
+    """
     rows = _canonical_rows(source)
     judged = rows.with_columns(reason=_reason(source))
     judged = _with_duplicates(judged)
     kept = judged.filter(pl.col("reason").is_null())
     dropped = judged.filter(pl.col("reason").is_not_null())
+    if kept.is_empty():
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in _counts(dropped["reason"].to_list()).items())
+        raise SourceError(f"none of the {rows.height:,} rows can be used: {counts}; correct the manifest or --source")
     prompts = dict(kept.select("prompt_id", "prompt").unique(maintain_order=True).iter_rows())
     return Plan(
         source_rows=rows.height,
@@ -82,6 +88,10 @@ def stable_id(*values: object) -> str:
     """64 bits of BLAKE2b as 16 hex digits over the values' text; equal values, equal id, on any machine."""
     joined = "\x1f".join("" if value is None else str(value) for value in values)
     return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _counts(reasons: list[str]) -> dict[str, int]:
+    return dict(sorted(Counter(reasons).items()))
 
 
 def _canonical_rows(source: Source) -> pl.DataFrame:

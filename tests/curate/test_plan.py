@@ -121,7 +121,7 @@ def test_first_reason_wins(tmp_path: Path) -> None:
         row = key_row(0)
         for changes in reversed(list(faults.values())[start:]):
             row |= changes
-        assert reasons(planned(write(tmp_path / f"{start}.parquet", [row]))) == [reason]
+        assert reasons(planned(write(tmp_path / f"{start}.parquet", [row, key_row(1)]))) == [reason]
 
 
 def test_detail_says_where_and_what(tmp_path: Path) -> None:
@@ -201,10 +201,13 @@ def test_empty_file_beside_a_full_one(tmp_path: Path) -> None:
     assert planned(empty, full).pairs.num_rows == 1
 
 
-def test_nothing_left_is_a_plan_too(tmp_path: Path) -> None:
-    plan = planned(write(tmp_path / "a.parquet", [key_row(0, has_label=False)]))
-    assert (plan.pairs.num_rows, plan.image_count, plan.parts, plan.prompts) == (0, 0, [], {})
-    check_sums(plan)
+def test_no_row_stands(tmp_path: Path) -> None:
+    rows = [key_row(0, has_label=False), key_row(1, caption=""), key_row(2, has_label=False)]
+    with pytest.raises(SourceError) as caught:
+        planned(write(tmp_path / "a.parquet", rows))
+    assert str(caught.value) == (
+        "none of the 3 rows can be used: 1 empty_prompt, 2 unlabelled; correct the manifest or --source"
+    )
 
 
 def own_plan(folder: Path, table: pa.Table, columns: dict[str, str]) -> Plan:
@@ -240,7 +243,8 @@ def test_unjudged_pairs_stand_without_a_preference(tmp_path: Path) -> None:
 
 def test_labels_of_nulls_only(tmp_path: Path) -> None:
     table = pa.table({"p": ["x"], "a": ["1"], "b": ["2"], "l": pa.nulls(1)})
-    assert reasons(own_plan(tmp_path, table, LEAST | {"label_0": "l"})) == ["bad_label"]
+    with pytest.raises(SourceError, match="none of the 1 rows can be used: 1 bad_label"):
+        own_plan(tmp_path, table, LEAST | {"label_0": "l"})
 
 
 def test_stable_ids_are_written_down() -> None:
@@ -264,9 +268,8 @@ FAULTS: list[dict[str, Any]] = [
     {"caption": " "},
     {"caption": "\x00🔴"},
 ]
-ROWS = st.lists(
-    st.builds(lambda i, fault: key_row(i, **fault), st.integers(0, 12), st.sampled_from(FAULTS)), min_size=1
-)
+FAULTY = st.builds(lambda index, fault: key_row(index, **fault), st.integers(0, 12), st.sampled_from(FAULTS))
+ROWS = st.lists(FAULTY).map(lambda rows: [*rows, key_row(20)])  # one row stands, whatever else
 
 
 @settings(max_examples=40, deadline=None)
