@@ -237,3 +237,7 @@ def _compare_lines(report: dict[str, Any]) -> list[str]:
             f"{v['scorer']:<12}{100 * v['win_rate']:>7.1f} %  {interval:>15}  {counts:>14}  {means:>18}  {change:>30}"
         )
     return [*lines, f"page {report['page']}"]
+
+
+if __name__ == "__main__":
+    main()

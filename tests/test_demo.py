@@ -1,0 +1,134 @@
+"""The bundled demo from its Parquet to its shards, with counts and qualities worked out independently."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAIRS = ROOT / "data_manifests" / "demo" / "pairs"
+CONTROL_UID = "767c0473-32cf-4d8b-9d82-25412a5f7f6d"
+SCORERS = ("clip", "pickscore", "aesthetic")
+
+
+def command(half: str, *arguments: object, run: Path) -> str:
+    """Stdout of one command as the user runs it, with default options but the run directory."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"{half}.cli", *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PAIRSIEVE_RUN": str(run)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three commands of the README."""
+    root = tmp_path_factory.mktemp("demo") / "run"
+    command("curate", "embed", run=root)
+    command("curate", "rank", "--top", "0.0533", run=root)
+    command("curate", "export-shards", run=root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def source() -> pl.DataFrame:
+    return pl.read_parquet(str(PAIRS / "*.parquet"))
+
+
+@pytest.fixture(scope="session")
+def judged(source: pl.DataFrame) -> pl.DataFrame:
+    """Rows that are labelled and show no control image, ties included."""
+    shows_control = (pl.col("image_0_uid") == CONTROL_UID) | (pl.col("image_1_uid") == CONTROL_UID)
+    return source.filter(pl.col("has_label") & ~shows_control)
+
+
+def documents(run: Path) -> dict[str, Any]:
+    return json.loads((run / "embed.json").read_text())
+
+
+def test_the_counts_of_embed(run: Path, source: pl.DataFrame, judged: pl.DataFrame) -> None:
+    summary = documents(run)
+    images = pl.concat([judged["image_0_uid"].rename("uid"), judged["image_1_uid"].rename("uid")])
+    assert summary["source_rows"] == source.height
+    assert summary["pairs"] == judged.height
+    assert summary["dropped_pairs"]["unlabelled"] == source.filter(~pl.col("has_label")).height
+    assert sum(summary["dropped_pairs"].values()) == source.height - judged.height
+    assert summary["ties"] == judged.filter(pl.col("label_0") == 0.5).height
+    assert summary["images"] == summary["scored_images"] == images.n_unique()
+    assert summary["prompts"] == judged["caption"].n_unique()
+    assert summary["dropped_images"] == {}
+
+
+def test_the_counts_of_rank(run: Path, judged: pl.DataFrame) -> None:
+    ranking = pl.read_parquet(run / "rankings" / "default.parquet")
+    decided = judged.filter(pl.col("label_0") != 0.5)
+    assert ranking.height == decided.height >= 5000
+    assert ranking["selected"].sum() == int(0.0533 * decided.height + 0.5)
+    assert ranking["rank"].to_list() == list(range(1, decided.height + 1))
+
+
+def test_qualities_equal_a_slow_version(run: Path, judged: pl.DataFrame) -> None:
+    """qsd over the blend of percentiles, from the source's own labels and the scores table."""
+    decided = judged.filter(pl.col("label_0") != 0.5).select("caption", "image_0_uid", "image_1_uid", "label_0")
+    prompts = dict(pl.read_parquet(str(run / "prompts" / "*.parquet")).select("prompt_id", "prompt").iter_rows())
+    scores = {
+        (prompts[row["prompt_id"]], row["image_uid"]): row
+        for row in pl.read_parquet(str(run / "scores" / "*.parquet")).iter_rows(named=True)
+    }
+    used = sorted({(row[0], uid) for row in decided.iter_rows() for uid in row[1:3]})
+    psi = dict.fromkeys(used, 0.0)
+    for scorer in SCORERS:
+        values = pl.Series([scores[key][f"{scorer}_score"] for key in used])
+        below = (values.rank("min") - 1) / (len(used) - 1)
+        for key, share in zip(used, below, strict=True):
+            psi[key] += share / len(SCORERS)
+    expected = []
+    for caption, one, other, label in decided.iter_rows():
+        preferred, rejected = (one, other) if label == 1.0 else (other, one)
+        expected.append(psi[caption, preferred] * (1 - psi[caption, rejected]))
+    found = pl.read_parquet(run / "rankings" / "default.parquet")["quality"].to_list()
+    assert found == pytest.approx(sorted(expected, reverse=True), abs=1e-9)
+
+
+def test_no_tie_reaches_a_shard_and_every_byte_is_the_sources(run: Path, judged: pl.DataFrame) -> None:
+    index = json.loads((run / "shards" / "shards.json").read_text())
+    labels = {
+        (row["caption"], row["image_0_uid"], row["image_1_uid"], row["user_id"], row["label_0"]): row
+        for row in judged.iter_rows(named=True)
+    }
+    by_sides: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+    for (caption, one, other, user, label), row in labels.items():
+        if label != 0.5:
+            preferred, rejected = (one, other) if label == 1.0 else (other, one)
+            by_sides[caption, preferred, rejected, str(user)] = row
+    samples = 0
+    for entry in index["shards"]:
+        with tarfile.open(run / "shards" / entry["file"]) as tar:
+            members = {item.name: tar.extractfile(item).read() for item in tar}  # type: ignore[union-attr]
+        for name, data in members.items():
+            if not name.endswith(".json"):
+                continue
+            key, meta = name.split(".")[0], json.loads(data)
+            caption = members[f"{key}.txt"].decode()
+            sides = (meta["preferred"]["image_uid"], meta["rejected"]["image_uid"])
+            row = by_sides[(caption, *sides, meta["source"]["annotator_id"])]
+            bytes_of = {row["image_0_uid"]: row["jpg_0"], row["image_1_uid"]: row["jpg_1"]}
+            assert members[f"{key}.preferred.{index['extension']}"] == bytes_of[sides[0]]
+            assert members[f"{key}.rejected.{index['extension']}"] == bytes_of[sides[1]]
+            samples += 1
+    assert samples == index["pairs"] == index["ranking"]["selected_pairs"]
+
+
+def test_the_selected_pairs_agree_with_the_scorers_more_than_the_others(run: Path) -> None:
+    """What qsd is for: among the selected, the human's choice is the scorers' choice far more often."""
+    query = "select selected, avg((clip_margin > 0)::int) as agreement from ranking group by selected order by selected"
+    rows = json.loads(command("curate", "sql", query, "--json", run=run))
+    assert rows[1]["selected"]
+    assert rows[1]["agreement"] > rows[0]["agreement"]
