@@ -1,6 +1,16 @@
 """Keys of a data set's manifest (TOML). `curate` reads manifests; `train sample` writes one."""
 
-MANIFEST_KEYS = ("name", "description", "homepage", "license", "models", "default_split", "splits", "columns", "rules")
+MANIFEST_KEYS = (
+    "name",
+    "description",
+    "homepage",
+    "license",
+    "models",
+    "default_split",
+    "splits",
+    "columns",
+    "rules",
+)
 SPLIT_KEYS = ("files", "rows")
 
 REQUIRED_COLUMNS = ("prompt",)

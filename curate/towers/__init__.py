@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,5 +51,10 @@ def load_tower(spec: TowerSpec, folder: Path, device: str, precision: str) -> To
     }
     try:
         return loaders[spec.family](spec, folder, device, precision)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"tower '{spec.name}' ({spec.family}): its checkpoint holds more than tensors, and unpickling that "
+            "could run code; save its tensors alone, as safetensors"
+        ) from error
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise ModelError(f"tower '{spec.name}' ({spec.family}) cannot be loaded: {error}") from error
