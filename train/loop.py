@@ -53,9 +53,10 @@ def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict
             return finished if main else None
         if main:
             rundir.begin(output, settings)
+        accelerator.wait_for_everyone()
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
 
-        # The model; its encoders are let go once the cache stands.
+        # The model and the cache; its encoders are let go once the cache stands.
         model = load(recipe.model)
         latent_shape = model.latent_shape(recipe.data.resolution_px)
         cache = open_cache(output / rundir.CACHE, model, pairs, recipe, accelerator, reporter)
@@ -154,7 +155,9 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     """Raises: SettingsError when this machine cannot do what the recipe asks for."""
     precision, wanted = recipe.run.mixed_precision, recipe.run.batch_pairs
     if precision == "fp16" and not torch.accelerator.is_available():
-        raise SettingsError('run.mixed_precision "fp16" needs a GPU; take "no" or "bf16" here.')
+        raise SettingsError(
+            'run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.'
+        )
     accelerator = Accelerator(mixed_precision=precision)
     if wanted < accelerator.num_processes:
         raise SettingsError(

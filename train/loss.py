@@ -48,7 +48,8 @@ def diffusion_dpo_loss(errors: PairErrors, beta: float) -> Float[Tensor, " pair"
     """Per-pair Diffusion-DPO loss (arXiv 2311.12908, eq. 14).
 
     loss = -log sigmoid(-beta / 2 * ((m_w - m_l) - (r_w - r_l))), m of the policy, r of the reference;
-    m is a mean over C, H, W, so beta stands for the paper's beta * T * omega(lambda_t) over that many values.
+    m is a mean over C, H, W where the paper takes a squared norm, so beta / 2 stands for the paper's
+    beta * T * omega(lambda_t) times the number of latent values.
     beta: KL strength, dimensionless; the factor 1/2 is applied here, as in SalesforceAIResearch/DiffusionDPO
     (train.py, line 1142). diffusers' LoRA script leaves the 1/2 out: its beta 2500 is 5000 here.
     """

@@ -70,7 +70,10 @@ def test_a_model_of_the_wrong_class(train: Train, shards: Path, sd: Path, tmp_pa
 def test_fp16_without_a_gpu(train: Train, shards: Path, sd: Path, tmp_path: Path) -> None:
     result = train("run", "--shards", shards, "--model", sd, "--preset", "sd15", "--output", tmp_path / "out")
     assert result.code == 2
-    assert result.err == 'train: run.mixed_precision "fp16" needs a GPU; take "no" or "bf16" here.\n'
+    assert (
+        result.err
+        == 'train: run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.\n'
+    )
 
 
 def test_an_undecodable_image_is_one_sentence_and_nothing_is_left_half(
