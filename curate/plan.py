@@ -86,7 +86,7 @@ def make_plan(source: Source, part_images: int) -> Plan:
 
 def stable_id(*values: object) -> str:
     """64 bits of BLAKE2b as 16 hex digits over the values' text; equal values, equal id, on any machine."""
-    joined = "\x1f".join("" if value is None else str(value) for value in values)
+    joined = "\x1f".join(["" if value is None else str(value) for value in values])
     return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
@@ -171,7 +171,7 @@ def _parts(kept: pl.DataFrame, part_images: int) -> list[Part]:
     )
     parts = []
     for index, start in enumerate(range(0, images.height, part_images)):
-        chunk = images.slice(start, part_images)
-        located = tuple((row[0], Location(*row[1:5])) for row in chunk.iter_rows())
-        parts.append(Part(index, located, {row[0]: tuple(row[5]) for row in chunk.iter_rows()}))
+        rows = images.slice(start, part_images).rows()
+        located = tuple((uid, Location(*location)) for uid, *location, _ in rows)
+        parts.append(Part(index, located, {uid: tuple(prompt_ids) for uid, *_, prompt_ids in rows}))
     return parts

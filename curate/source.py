@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -30,8 +30,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class Location:
+class Location(NamedTuple):
     """Where one image's bytes lie: a row of a row group of a file, and the side of the pair."""
 
     file: str
@@ -117,10 +116,21 @@ class Source:
     def _derived_uids(self, parquet: pq.ParquetFile, file: str, row_group: int, side: int) -> pa.Array:
         """Without a uid column an image is known by its path, or by the sha256 of its bytes."""
         if path_column := self.manifest.columns.get(f"image_{side}_path"):
-            return _canonical(self._read(parquet, file, row_group, [path_column])[path_column], "image_0_uid")
+            paths = _canonical(self._read(parquet, file, row_group, [path_column])[path_column], "image_0_uid")
+            self._check_paths_are_unique(paths, file, path_column)
+            return paths
         column = self.manifest.columns[f"image_{side}_bytes"]
         values = _bytes_array(self._read(parquet, file, row_group, [column])[column])
         return pa.array([hashlib.sha256(v.as_py()).hexdigest() if v.is_valid else None for v in values], pa.string())
+
+    def _check_paths_are_unique(self, paths: pa.ChunkedArray, file: str, column: str) -> None:
+        """A relative path starts from its file's folder, so across folders it does not tell images apart."""
+        folders = {name.rpartition("/")[0] for name in self.files}
+        if len(folders) > 1 and pc.all(pc.match_substring_regex(paths, "^/|://")).as_py() is False:
+            raise SourceError(
+                f"{file}: column '{column}' holds relative paths and the files lie in {len(folders)} folders, so equal "
+                "paths may be different images; map columns.image_0_uid and columns.image_1_uid, or read one folder"
+            )
 
     def _read_group(self, file: str, row_group: int, wanted: list[Location]) -> dict[Location, bytes | None]:
         sides = sorted({item.side for item in wanted})

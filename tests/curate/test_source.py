@@ -161,6 +161,24 @@ def test_paths_relative_absolute_and_url(tmp_path: Path) -> None:
     assert [row["image_0_uid"] for row in keys(source)] == rows["a"]
 
 
+def test_relative_paths_of_two_folders_are_no_uids(tmp_path: Path) -> None:
+    """`x.png` beside one file is not `x.png` beside another; absolute paths and uids tell them apart."""
+    table = pa.table({"p": ["a"], "a": ["x.png"], "b": ["y.png"]})
+    absolute = pa.table({"p": ["a"], "a": ["/x.png"], "b": ["s3://b/y.png"]})
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        pq.write_table(table, tmp_path / folder / "relative.parquet")
+        pq.write_table(absolute, tmp_path / folder / "absolute.parquet")
+    assert error_of(described(tmp_path, PATHS, ["*/relative.parquet"])) == (
+        f"{tmp_path}/one/relative.parquet: column 'a' holds relative paths and the files lie in 2 folders, so equal "
+        "paths may be different images; map columns.image_0_uid and columns.image_1_uid, or read one folder"
+    )
+    assert len(keys(described(tmp_path, PATHS, ["*/absolute.parquet"]))) == 2
+    with_uids = PATHS | {"image_0_uid": "p", "image_1_uid": "b"}
+    assert len(keys(described(tmp_path, with_uids, ["*/relative.parquet"]))) == 2
+    assert len(keys(described(tmp_path, PATHS, ["one/relative.parquet"]))) == 1
+
+
 @pytest.mark.parametrize("value", ["", ".", "p.parquet/x.png", "nosuch://x", "a\0b", None])
 def test_unreadable_path_has_no_bytes(tmp_path: Path, value: str | None) -> None:
     table = pa.table({"p": ["a"], "a": pa.array([value], pa.string()), "b": ["p.parquet"]})
