@@ -77,12 +77,13 @@ def embed(
         return
 
     from curate.scoring import load_scoring
-    from curate.stages.embed import EmbedOptions
+    from curate.stages.embed import EmbedOptions, source_settings
     from curate.stages.embed import embed as run_embed
     from curate.towers.precision import choose_device, choose_precision, describe_device
 
     on = choose_device(device)
     options = EmbedOptions(on, choose_precision(precision, on), batch, part_images)
+    Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
     names = ", ".join(spec.name for spec in chosen)
     say(f"models '{model_set.name}', scorers {names}, on {describe_device(on, options.precision)}")
     scoring = load_scoring(model_set, chosen, on, options.precision)

@@ -1,7 +1,10 @@
 """A run directory: where its tables lie, under which settings they were made, and which parts are sound."""
 
+import fcntl
 import json
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import tomli_w
 
 from curate.errors import RunError
 from curate.model_set import file_sha256
-from curate.tables import write_table, write_text
+from curate.tables import write_table, write_text, writing
 
 SETTINGS_FILE = "run.toml"
 
@@ -54,22 +57,49 @@ class Run:
         except (OSError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}); delete {self.root} and run `curate embed` again") from error
 
-    def claim(self, settings: dict[str, Any], info: dict[str, Any]) -> bool:
-        """Write run.toml, or check that it was written under the same settings. True when it was there.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory alone while it is written; the lock goes with the process, however it ends.
+
+        Raises: RunError when another process holds it.
+        """
+        with writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            stream = (self.root / ".lock").open("w")
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another process is writing to {self.root}; wait for it, or use another --run"
+                ) from error
+            yield
+
+    def refuse_other(self, settings: dict[str, Any]) -> bool:
+        """Compare with run.toml what of the settings is known; False when there is no run.toml yet.
 
         Raises: RunError naming the first setting that differs, its value then and now.
         """
-        path = self.root / SETTINGS_FILE
-        if path.exists():
-            difference = first_difference(self.settings()["settings"], settings)
-            if difference is not None:
-                key, before, now = difference
-                raise RunError(
-                    f"{self.root} was made under other settings: {key} was {before!r}, now {now!r}; "
-                    f"use another --run, or delete {self.root}"
-                )
+        if not (self.root / SETTINGS_FILE).exists():
+            return False
+        stated = self.settings()["settings"]
+        difference = first_difference({key: stated.get(key) for key in settings}, settings)
+        if difference is not None:
+            key, before, now = difference
+            raise RunError(
+                f"{self.root} was made under other settings: {key} was {before!r}, now {now!r}; "
+                f"use another --run, or delete {self.root}"
+            )
+        return True
+
+    def claim(self, settings: dict[str, Any], info: dict[str, Any]) -> bool:
+        """Write run.toml, or check that it was written under the same settings. True when it was there.
+
+        Raises: RunError as `refuse_other` does.
+        """
+        if self.refuse_other(settings):
             return True
-        write_text(tomli_w.dumps({"settings": settings, "info": info}), path)
+        write_text(tomli_w.dumps({"settings": settings, "info": info}), self.root / SETTINGS_FILE)
         return False
 
     def mark_finished(self, summary: dict[str, Any]) -> None:

@@ -54,7 +54,26 @@ def embed(run: Run, source: Source, scoring: Scoring, options: EmbedOptions) -> 
     Raises: RunError when the directory holds tables made under other settings; SourceError; WriteError.
     """
     plan = make_plan(source, options.part_images)
-    continued = run.claim(_settings(source, scoring, options), {"packages": {name: version(name) for name in PACKAGES}})
+    with run.locked():
+        return _embed(run, source, plan, scoring, options)
+
+
+def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
+    """The settings that are known before any weights are loaded."""
+    return {
+        "manifest": source.manifest.settings(),
+        "split": source.split,
+        "files": source.sizes(),
+        "device": options.device.split(":")[0],
+        "precision": options.precision,
+        "part_images": options.part_images,
+    }
+
+
+def _embed(run: Run, source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
+    # Equal settings give equal tables: this is everything that decides a table's content.
+    settings = source_settings(source, options) | {"models": scoring.identity}
+    continued = run.claim(settings, {"packages": {name: version(name) for name in PACKAGES}})
     if continued:
         say(f"{run.root} holds parts of this run; the sound ones are kept")
     if source.expected_rows not in (None, plan.source_rows):
@@ -66,19 +85,6 @@ def embed(run: Run, source: Source, scoring: Scoring, options: EmbedOptions) -> 
     summary = _summary(run, plan, source, scoring) | {"parts_computed": computed, "parts": len(plan.parts)}
     run.mark_finished(summary)
     return summary
-
-
-def _settings(source: Source, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
-    """Everything that decides a table's content; equal settings give equal tables."""
-    return {
-        "manifest": source.manifest.settings(),
-        "split": source.split,
-        "files": source.sizes(),
-        "models": scoring.identity,
-        "device": options.device.split(":")[0],
-        "precision": options.precision,
-        "part_images": options.part_images,
-    }
 
 
 def _embed_prompts(run: Run, plan: Plan, scoring: Scoring) -> dict[str, dict[str, torch.Tensor]]:

@@ -48,9 +48,10 @@ def export_shards(run: Run, name: str, output: Path, pairs_per_shard: int) -> di
 
     Raises: RunError when there is no such ranking or the source's bytes changed since it was scored; WriteError.
     """
+    settings = run.settings()["settings"]
     ranking = ranking_settings(run, name)
     rows = _selected_rows(run, name)
-    source = reopen_source(run.settings()["settings"])
+    source = reopen_source(settings)
     extension = common_extension(rows)
     index_path = output / shards.SHARD_INDEX
     stale = _earlier_files(index_path)

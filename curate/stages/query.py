@@ -6,7 +6,7 @@ from typing import IO
 
 import duckdb
 
-from curate.database import read_only_query
+from curate.database import first_line, read_only_query
 from curate.errors import QueryError
 from curate.run import Run
 from curate.stages.rank import open_views
@@ -23,8 +23,7 @@ def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = No
     relation = read_only_query(open_views(run), sql, "sql")
     try:
         if parquet is not None:
-            with atomic_path(parquet) as temporary:
-                relation.write_parquet(str(temporary), compression="zstd")
+            _write_parquet(relation, parquet)
             out.write(f"{parquet}\n")
         elif form == "table":
             out.write(f"{relation}\n")
@@ -34,6 +33,14 @@ def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = No
             _write_json(relation, out)
     except duckdb.Error as error:
         raise QueryError(f"sql: {error}") from error
+
+
+def _write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        try:
+            relation.write_parquet(str(temporary), compression="zstd")
+        except duckdb.IOException as error:  # a full disk, a folder that cannot be written
+            raise OSError(first_line(error)) from error
 
 
 def _write_csv(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:

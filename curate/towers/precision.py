@@ -1,6 +1,7 @@
 """Device and number format of the towers."""
 
 import contextlib
+import re
 from typing import Any
 
 import torch
@@ -11,11 +12,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(wanted: str) -> str:
-    """`auto` is CUDA where there is one. Raises UsageError when CUDA is asked for and absent."""
+    """`auto` is CUDA where there is one. Raises UsageError for a device that is not there."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {wanted}: torch sees no CUDA device here; use --device cpu")
+    if wanted == "cpu":
+        return wanted
+    if re.fullmatch(r"cuda(:\d+)?", wanted) is None:
+        raise UsageError(f"--device {wanted}: choose auto, cpu, cuda or cuda:N")
+    there = torch.cuda.device_count()
+    if int(wanted.partition(":")[2] or 0) >= there:
+        raise UsageError(f"--device {wanted}: torch sees {there} CUDA devices here; use --device cpu, or one of them")
     return wanted
 
 

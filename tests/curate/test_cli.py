@@ -158,13 +158,21 @@ def test_embed_refuses(curate: Curate, source_file: Path, arguments: list[str], 
     assert not (source_file.parent / "run").exists()
 
 
-def test_cuda_without_cuda(curate: Curate, source_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    expect(
-        curate(*embed_arguments(source_file), "--device", "cuda"),
-        2,
-        "--device cuda: torch sees no CUDA device here; use --device cpu",
-    )
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "--device cuda: torch sees 1 CUDA devices here; use --device cpu, or one of them"),
+        ("cuda:1", "--device cuda:1: torch sees 1 CUDA devices here; use --device cpu, or one of them"),
+        ("gpu", "--device gpu: choose auto, cpu, cuda or cuda:N"),
+        ("cpu:0", "--device cpu:0: choose auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_device_that_is_not_there(
+    curate: Curate, source_file: Path, monkeypatch: pytest.MonkeyPatch, device: str, message: str
+) -> None:
+    devices = 0 if device == "cuda" else 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
+    expect(curate(*embed_arguments(source_file), "--device", device), 2, message.replace("sees 1", f"sees {devices}"))
 
 
 def test_no_file_matches(curate: Curate, tmp_path: Path) -> None:
@@ -265,7 +273,7 @@ def test_rank_refuses(curate: Curate, run: Path, arguments: list[str], code: int
     expect(curate("rank", "--run", run, *arguments), code, message)
 
 
-@pytest.mark.parametrize("command", [["rank"], ["sql", "select 1"], ["compare"]])
+@pytest.mark.parametrize("command", [["rank"], ["export-shards"], ["sql", "select 1"], ["compare"]])
 def test_before_embed(curate: Curate, tmp_path: Path, command: list[str]) -> None:
     run = tmp_path / "none"
     expect(curate(*command, "--run", run), 1, f"no run in {run}; run `curate embed --run {run}` first")

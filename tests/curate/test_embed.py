@@ -223,3 +223,24 @@ def test_run_toml_states_models_and_versions(tmp_path: Path, source_file: Path, 
     assert len(stated["settings"]["models"]["scorers"]["aesthetic"]["sha256"]) == 64
     assert set(stated["info"]["packages"]) == {"torch", "open_clip_torch", "transformers", "pillow", "pyarrow"}
     assert json.loads((tmp_path / "run" / "embed.json").read_text())["pairs"] == 20
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
+    root = tmp_path / "run"
+    with (
+        Run(root).locked(),
+        pytest.raises(RunError, match=r"another process is writing to .*run; wait for it, or use another --run"),
+    ):
+        embed_files(root, source_file, scoring)
+    assert embed_files(root, source_file, scoring)["pairs"] == 20
+
+
+def test_other_settings_are_refused_before_weights_are_loaded(
+    tmp_path: Path, source_file: Path, scoring: Scoring
+) -> None:
+    root = tmp_path / "run"
+    embed_files(root, source_file, scoring)
+    source = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
+    assert Run(root).refuse_other(stage.source_settings(source, OPTIONS))
+    with pytest.raises(RunError, match="precision was 'fp32', now 'bf16'"):
+        Run(root).refuse_other(stage.source_settings(source, EmbedOptions("cpu", "bf16", part_images=6)))

@@ -94,3 +94,23 @@ def test_the_database_file_opens_by_itself(root: Path) -> None:
 def test_before_the_first_ranking_the_tables_answer(curate: Curate, tmp_path: Path) -> None:
     make_run(tmp_path / "run", HAND_PAIRS, HAND_SCORES)
     assert curate("sql", "select count(*) from scores", "--run", tmp_path / "run", "--csv").out.endswith("\n4\n")
+
+
+def test_parquet_that_cannot_be_written_is_one_sentence(curate: Curate, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    target = tmp_path / "file" / "out.parquet"
+    stopped = curate("sql", "select 1 as one", "--run", root, "--parquet", target)
+    assert (stopped.code, stopped.out) == (1, "")
+    assert stopped.err.startswith(f"curate: cannot write {target}: ")
+
+
+def test_a_full_disk_under_parquet_is_one_sentence(
+    curate: Curate, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise duckdb.IOException("IO Error: Could not write file: No space left on device")
+
+    monkeypatch.setattr(duckdb.DuckDBPyRelation, "write_parquet", full)
+    stopped = curate("sql", "select 1 as one", "--run", root, "--parquet", tmp_path / "out.parquet")
+    assert stopped.err.startswith(f"curate: cannot write {tmp_path / 'out.parquet'}: IO Error: Could not write")
+    assert not list(tmp_path.glob("*out*"))
