@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from PIL import Image
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoConfig, AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils.logging import disable_progress_bar
 
@@ -78,8 +78,7 @@ def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision
     model_id = _folder_or_id(options["model"], folder)
     processor_id = _folder_or_id(options.get("processor", options["model"]), folder)
     revision, processor_revision = options.get("revision", "main"), options.get("processor_revision", "main")
-    disable_progress_bar()
-    model = CLIPModel.from_pretrained(model_id, revision=revision, use_safetensors=True)
+    model = _load_model(model_id, revision)
     processor = CLIPImageProcessorPil.from_pretrained(processor_id, revision=processor_revision)
     tokenizer = AutoTokenizer.from_pretrained(processor_id, revision=processor_revision)
     max_tokens = int(options.get("max_tokens", model.text_model.embeddings.position_embedding.num_embeddings))
@@ -90,6 +89,20 @@ def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision
         "sha256": checked_sha256(weights, options.get("sha256")),
     }
     return TransformersClipTower(spec.name, model, processor, tokenizer, max_tokens, identity, device, precision)
+
+
+def _load_model(model_id: str, revision: str) -> CLIPModel:
+    """Every weight from the checkpoint: transformers would fill what is missing with random numbers."""
+    found = AutoConfig.from_pretrained(model_id, revision=revision).model_type
+    if found != CLIPModel.config_class.model_type:
+        raise ModelError(f"{model_id} is a '{found}' model; this family takes a transformers CLIPModel")
+    disable_progress_bar()
+    loaded: Any = CLIPModel.from_pretrained(model_id, revision=revision, use_safetensors=True, output_loading_info=True)
+    model: CLIPModel = loaded[0]
+    loading: dict[str, Any] = loaded[1]
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(f"{model_id} lacks {len(missing)} weights of a CLIPModel, such as {missing[0]}")
+    return model
 
 
 def _folder_or_id(name: str, folder: Path) -> str:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -244,3 +247,23 @@ def test_other_settings_are_refused_before_weights_are_loaded(
     assert Run(root).refuse_other(stage.source_settings(source, OPTIONS))
     with pytest.raises(RunError, match="precision was 'fp32', now 'bf16'"):
         Run(root).refuse_other(stage.source_settings(source, EmbedOptions("cpu", "bf16", part_images=6)))
+
+
+def test_kill_9_and_again_ends_the_same(tmp_path: Path, scoring: Scoring) -> None:
+    """The real signal, sent to the real command as soon as its first part stands."""
+    file = write_pairs(tmp_path / "s.parquet", (pair_row(i) for i in range(120)), row_group_size=20)
+    arguments = ["--manifest", "pickapic_v2", "--source", str(file), "--models", MODELS, "--part-images", "4"]
+    command = [sys.executable, "-m", "curate.cli", "embed", "--device", "cpu", *arguments, "--run"]
+    process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    first_part = tmp_path / "killed" / "parts" / "part-00000.json"
+    while not first_part.exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "embed.json").exists(), "the process was done before it could be killed"
+    done = subprocess.run([*command, str(tmp_path / "killed"), "--json"], capture_output=True, text=True, check=True)
+    summary = json.loads(done.stdout)
+    assert summary["parts_computed"] < summary["parts"]
+    subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, check=True)
+    for name, table in tables_of(tmp_path / "whole").items():
+        assert tables_of(tmp_path / "killed")[name].equals(table), name

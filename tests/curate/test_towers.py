@@ -1,6 +1,7 @@
 """Each score against a few plain lines of open_clip or transformers, on the set of models itself."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from curate.errors import ModelError
@@ -156,6 +158,24 @@ def test_a_checkpoint_with_code_is_refused(models: ModelSet, tmp_path: Path) -> 
     options = {"folder": str(folder_of(models, "hpsv2", "folder")), "checkpoint": str(tmp_path / "pickled.pt")}
     with pytest.raises(ModelError, match="its checkpoint holds more than tensors"):
         load_tower(TowerSpec("hpsv2", "hpsv2", options), tmp_path, "cpu", "fp32")
+
+
+def test_a_folder_of_another_class_is_refused(tmp_path: Path) -> None:
+    config = CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    CLIPTextModel(config).save_pretrained(tmp_path / "text")
+    with pytest.raises(
+        ModelError, match=r"text is a 'clip_text_model' model; this family takes a transformers CLIPModel$"
+    ):
+        load_tower(TowerSpec("pickscore", "transformers_clip", {"model": "./text"}), tmp_path, "cpu", "fp32")
+
+
+def test_a_model_with_missing_weights_is_refused(models: ModelSet, tmp_path: Path) -> None:
+    folder = shutil.copytree(folder_of(models, "pickscore", "model"), tmp_path / "cut")
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"cut lacks 1 weights of a CLIPModel, such as visual_projection\.weight$"):
+        load_tower(TowerSpec("pickscore", "transformers_clip", {"model": "./cut"}), tmp_path, "cpu", "fp32")
 
 
 def test_stated_sha256_is_held(models: ModelSet, tmp_path: Path) -> None:
