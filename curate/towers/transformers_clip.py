@@ -94,7 +94,7 @@ def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision
 def _load_model(model_id: str, revision: str) -> CLIPModel:
     """Every weight from the checkpoint: transformers would fill what is missing with random numbers."""
     found = AutoConfig.from_pretrained(model_id, revision=revision).model_type
-    if found != CLIPModel.config_class.model_type:
+    if found != "clip":
         raise ModelError(f"{model_id} is a '{found}' model; this family takes a transformers CLIPModel")
     disable_progress_bar()
     loaded: Any = CLIPModel.from_pretrained(model_id, revision=revision, use_safetensors=True, output_loading_info=True)
