@@ -11,16 +11,16 @@ if [[ -n "${DEMO_PROMPTS:-}" ]]; then
 fi
 export PAIRSIEVE_RUN="$run"
 
-say() { printf '\n\033[1m$ %s\033[0m\n' "$*" >&2; }
-step() { say "$@"; "$@"; }
+step() { printf '\n$ %s\n' "$*" >&2; "$@"; }
 
 step curate embed --scorers clip,pickscore,aesthetic,hpsv2
 step curate rank --top 0.0533
 step curate export-shards
-step train run --shards "$run/shards" ${DEMO_STEPS:+--steps "$DEMO_STEPS"}
-step train sample --model "$run/trained/model" --prompts "$prompts" --output "$run/sampled" --grid "$run/sampled/grid.png"
+step train run --shards "$run/shards" --resume ${DEMO_STEPS:+--steps "$DEMO_STEPS"}
+step train sample --model "$run/trained/model" --prompts "$prompts" --output "$run/sampled" \
+    --images-per-prompt 2 --steps 10 --guidance 1 --grid "$run/grid.png"
 export PAIRSIEVE_RUN="$run/evaluation"
 step curate embed --manifest "$run/sampled/manifest.toml" --scorers clip,pickscore,aesthetic,hpsv2
 step curate compare
 step python -m benchmarks.demo_world.truth "$run/sampled/pairs.parquet"
-printf 'grid %s\n' "$run/sampled/grid.png"
+printf 'page  %s\ngrid  %s\n' "$run/evaluation/compare.html" "$run/grid.png"
