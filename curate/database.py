@@ -44,7 +44,7 @@ def connect_views(run: Run, database: str = ":memory:") -> duckdb.DuckDBPyConnec
 
 
 def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi, kind: str = "view") -> None:
-    """`eligible`, `used_scores`, `psi_weights`, `psi` and `pair_scores` over the run's tables.
+    """`eligible`, `used_scores`, `psi_weights`, `normalised`, `psi` and `pair_scores` over the run's tables.
 
     kind: "view" computes them when they are asked for; "temp table" now and once, for work that reads them often.
     """
@@ -54,7 +54,8 @@ def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], 
         "eligible": query_text("eligible"),
         "used_scores": query_text("used_scores", scorer=scorers),
         "psi_weights": f"select {columns}",
-        "psi": query_text(f"psi_{psi.norm}", scorer=weighed),
+        "normalised": query_text(f"normalised_{psi.norm}", scorer=weighed),
+        "psi": query_text("psi", scorer=weighed),
         "pair_scores": query_text("pair_scores", scorer=scorers),
     }
     for name, query in queries.items():

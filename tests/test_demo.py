@@ -1,5 +1,7 @@
 """The bundled demo from its Parquet to its shards, with counts and qualities worked out independently."""
 
+import hashlib
+import io
 import json
 import os
 import subprocess
@@ -132,3 +134,39 @@ def test_the_selected_pairs_agree_with_the_scorers_more_than_the_others(run: Pat
     rows = json.loads(command("curate", "sql", query, "--json", run=run))
     assert rows[1]["selected"]
     assert rows[1]["agreement"] > rows[0]["agreement"]
+
+
+def swap_sides(shards: Path, output: Path) -> Path:
+    """The same export with every pair's judgement turned round."""
+    output.mkdir()
+    index = json.loads((shards / "shards.json").read_text())
+    for entry in index["shards"]:
+        with tarfile.open(shards / entry["file"]) as source, tarfile.open(output / entry["file"], "w") as target:
+            for item in source:
+                data = source.extractfile(item).read()  # type: ignore[union-attr]
+                if item.name.endswith(".json"):
+                    meta = json.loads(data)
+                    meta["preferred"], meta["rejected"] = meta["rejected"], meta["preferred"]
+                    data = json.dumps(meta).encode()
+                turned = {"preferred": "rejected", "rejected": "preferred"}
+                key, member, *rest = item.name.split(".")
+                renamed = tarfile.TarInfo(".".join([key, turned.get(member, member), *rest]))
+                renamed.size = len(data)
+                target.addfile(renamed, io.BytesIO(data))
+        written = (output / entry["file"]).read_bytes()
+        entry |= {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+    (output / "shards.json").write_text(json.dumps(index))
+    return output
+
+
+@pytest.mark.slow
+def test_training_on_swapped_sides_moves_the_implicit_margin_the_other_way(run: Path, tmp_path: Path) -> None:
+    """Each model leans to the sides that it was told are preferred, so by the humans' sides they part."""
+    changes = {}
+    for name, shards in (("straight", run / "shards"), ("swapped", swap_sides(run / "shards", tmp_path / "swapped"))):
+        steps = ("--steps", "12", "--batch-pairs", "16")
+        command("train", "run", "--shards", shards, *steps, "--output", tmp_path / f"trained-{name}", run=run)
+        log = [json.loads(line) for line in (tmp_path / f"trained-{name}" / "log.jsonl").read_text().splitlines()]
+        own_sides = sum(row["policy_margin"] - row["reference_margin"] for row in log[-4:]) / 4
+        changes[name] = own_sides if name == "straight" else -own_sides  # by the humans' sides
+    assert changes["straight"] > 0 > changes["swapped"]

@@ -1,6 +1,7 @@
 """The judges' architectures, in the formats of the real ones, and one face for training them all."""
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ CLIP_SIZE = OpenClipSize(embed_dim=64, width=64, vision_layers=3, text_layers=2)
 HPS_SIZE = OpenClipSize(embed_dim=48, width=56, vision_layers=4, text_layers=2)
 
 
-class Tower(nn.Module):
+class Tower(nn.Module, ABC):
     """A CLIP-like model of any family behind `image_embedding`, `text_embedding`, `scale`."""
 
     def __init__(self, model: nn.Module, pad_token: str) -> None:
@@ -58,11 +59,13 @@ class Tower(nn.Module):
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
         return nn.functional.normalize(self.text_features(tokens.input_ids), dim=-1)
 
+    @abstractmethod
     def image_features(self, pixels: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Normalised (b, 3, 64, 64) to (b, d)."""
 
+    @abstractmethod
     def text_features(self, token_ids: Tensor) -> Tensor:
-        raise NotImplementedError
+        """(b, tokens) to (b, d)."""
 
 
 class OpenClipTower(Tower):

@@ -1,6 +1,6 @@
--- Purpose: psi without normalisation; only for scores that lie in [0, 1] by themselves, such as HPSv2.
+-- Purpose: psi, the weighted mean of the normalised scores.
 -- Grain:   one (prompt, image) that an eligible pair uses.
--- Inputs:  used_scores, psi_weights (one row, `<scorer>_weight`).
+-- Inputs:  normalised, psi_weights (one row, `<scorer>_weight`).
 -- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 select
     prompt_id,
@@ -8,7 +8,7 @@ select
     (
         0
         -- each scorer
-        + {scorer}_weight * {scorer}_score
+        + {scorer}_weight * {scorer}
         -- end
     ) / (
         0
@@ -16,5 +16,5 @@ select
         + {scorer}_weight
         -- end
     ) as psi
-from used_scores
+from normalised
 cross join psi_weights

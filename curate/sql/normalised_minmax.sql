@@ -1,0 +1,22 @@
+-- Purpose: each score's place between the scorer's least and greatest value among all (prompt, image) that
+--          eligible pairs use; 0 where a scorer gives one value only. Range [0, 1].
+-- Grain:   one (prompt, image) that an eligible pair uses.
+-- Inputs:  used_scores.
+-- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
+with bounds as (
+    select
+        -- each scorer
+        min({scorer}_score) as {scorer}_least,
+        max({scorer}_score) as {scorer}_greatest,
+        -- end
+    from used_scores
+)
+
+select
+    prompt_id,
+    image_uid,
+    -- each scorer
+    coalesce(({scorer}_score - {scorer}_least) / nullif({scorer}_greatest - {scorer}_least, 0), 0) as {scorer},
+    -- end
+from used_scores
+cross join bounds

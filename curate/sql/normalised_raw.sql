@@ -1,0 +1,11 @@
+-- Purpose: scores as they are; only for those that lie in [0, 1] by themselves, such as HPSv2.
+-- Grain:   one (prompt, image) that an eligible pair uses.
+-- Inputs:  used_scores.
+-- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
+select
+    prompt_id,
+    image_uid,
+    -- each scorer
+    {scorer}_score as {scorer},
+    -- end
+from used_scores
