@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(VENV)/installed ## score, rank, pack, train, sample, compare: about 5 minutes on 2 cores
+demo: $(VENV)/installed ## score, rank, pack, train, sample, compare: 3 to 4 minutes on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo.sh "$(DEMO_RUN)"
 
 test: $(VENV)/installed ## run every test
@@ -45,7 +45,7 @@ bench: $(VENV)/installed ## measure ours against the peers and the limits
 	$(BIN)/python -m benchmarks.run
 
 demo-world: $(VENV)/installed ## make data_manifests/demo again from its seeds (long)
-	$(BIN)/python -m benchmarks.demo_world.build
+	$(BIN)/python -m benchmarks.demo_world.build --work build/demo_world
 
 clean: ## remove what make and the tests left, not your runs
 	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO_RUN)

@@ -205,7 +205,7 @@ def _size(file: str) -> int:
         filesystem, path = fsspec.core.url_to_fs(file)
         return int(filesystem.size(path))
     except FileNotFoundError as error:
-        raise SourceError(f"{file} is gone; put it back, or correct --source") from error
+        raise SourceError(f"{file} is not there; correct --source, or put it back") from error
     except Exception as error:  # every remote file system raises its own errors
         raise SourceError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
 

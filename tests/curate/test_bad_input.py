@@ -190,7 +190,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "columns.image_1_bytes; did you mean 'jpg_0'?",
         "mistyped": f"{folder}/mistyped.parquet: column 'caption' holds int64, but columns.prompt needs text; "
         "correct pickapic_v2.toml or the file",
-        "gone": f"{folder}/gone.parquet cannot be opened: [Errno 2] No such file or directory",
+        "gone": f"{folder}/gone.parquet is not there; correct --source, or put it back",
     }
 
 
@@ -254,8 +254,8 @@ def test_read_only_run_directory(
     assert curate("rank", "--run", run).code == 0
     read_only()
     for arguments, file in (
-        (embed(source_file, run), "pairs.parquet"),
-        (embed(source_file, tmp_path / "disk" / "other"), "../other/run.toml"),
+        (embed(source_file, run), "."),
+        (embed(source_file, tmp_path / "disk" / "other"), "../other"),
         (["rank", "--run", run], "rankings/default.parquet"),
         (["compare", "--run", run], "compare.json"),
     ):
@@ -271,6 +271,6 @@ def test_run_directory_that_is_a_file(curate: Curate, source_file: Path, tmp_pat
     run.write_text("notes")
     outcome = curate(*embed(source_file, run))
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err.splitlines()[-1].startswith(f"curate: cannot write {run}/run.toml: ")
+    assert outcome.err.splitlines()[-1].startswith(f"curate: cannot write {run}: ")
     assert curate("rank", "--run", run).err == f"curate: no run in {run}; run `curate embed --run {run}` first\n"
     assert run.read_text() == "notes"

@@ -317,4 +317,4 @@ def test_reopened_source_notices_a_changed_or_missing_file(source_file: Path) ->
     source_file.unlink()
     with pytest.raises(SourceError) as caught:
         reopen_source(settings)
-    assert str(caught.value) == f"{source_file} is gone; put it back, or correct --source"
+    assert str(caught.value) == f"{source_file} is not there; correct --source, or put it back"
