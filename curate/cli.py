@@ -190,7 +190,7 @@ def sql(
 ) -> None:
     """Query the run's tables (pairs, images, prompts, scores, dropped, pair_scores, ranking) read-only.
 
-    Example: curate sql "select stage, reason, count(*) from dropped group by all"
+    Example: curate sql "select stage, count(*) from dropped group by stage"
     """
     from curate.stages.query import query as run_query
 
