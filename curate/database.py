@@ -110,11 +110,6 @@ def first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0]
 
 
-def columns_of(relation: duckdb.DuckDBPyRelation) -> dict[str, Any]:
-    """Column name -> DuckDB type."""
-    return dict(zip(relation.columns, relation.types, strict=True))
-
-
 def _executes(sql: str) -> bool:
     """`explain analyze copy ...` would run the copy."""
     return re.match(r"\s*explain\s+analy[sz]e\b", sql, re.IGNORECASE) is not None

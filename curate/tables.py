@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.errors import RunError, WriteError
+from curate.errors import WriteError
 
 
 @contextmanager
@@ -50,16 +50,6 @@ def write_text(text: str, path: Path) -> None:
     """Write a small text file whole."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def read_table(path: Path, made_by: str) -> pa.Table:
-    """Read one Parquet file of a run. Raises RunError naming the command that makes it."""
-    try:
-        return pq.read_table(path)
-    except FileNotFoundError as error:
-        raise RunError(f"no {path}; run `{made_by}` first") from error
-    except pa.ArrowInvalid as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and run `{made_by}` again") from error
 
 
 def rows_table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:

@@ -16,7 +16,7 @@ import pytest
 from curate import run as run_module
 from curate.errors import RunError, WriteError
 from curate.run import Run, first_difference, part_rows, write_part
-from curate.tables import read_table, rows_table, write_table, write_text
+from curate.tables import rows_table, write_table, write_text
 from schemas import tables
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False)])
@@ -68,7 +68,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_write_and_read(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "t.parquet"
     write_table(numbers(1, 2), path, SCHEMA)
-    assert read_table(path, "curate embed").equals(numbers(1, 2))
+    assert pq.read_table(path).equals(numbers(1, 2))
     assert files_below(tmp_path) == ["deep/er/t.parquet"]
 
 
@@ -140,18 +140,6 @@ def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         write_text("half", tmp_path / "x")
     assert files_below(tmp_path) == []
-
-
-def test_missing_and_damaged_table(tmp_path: Path) -> None:
-    path = tmp_path / "t.parquet"
-    with pytest.raises(RunError) as caught:
-        read_table(path, "curate rank")
-    assert str(caught.value) == f"no {path}; run `curate rank` first"
-    path.write_bytes(b"garbage that is no Parquet")
-    with pytest.raises(RunError) as caught:
-        read_table(path, "curate rank")
-    assert str(caught.value).startswith(f"{path} is damaged (")
-    assert str(caught.value).endswith("); delete it and run `curate rank` again")
 
 
 SETTINGS: dict[str, Any] = {"manifest": {"columns": {"prompt": "p"}}, "files": {"a": 1}, "precision": "fp32"}
