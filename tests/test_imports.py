@@ -14,6 +14,7 @@ HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars")
 LEVELS = [
     {"cli"},
     {"stages"},
+    {"calibration"},
     {"plan", "scoring", "database", "run"},
     {"towers", "heads", "engines", "source", "tables"},
     {"model_set", "manifest", "images", "progress"},
