@@ -69,6 +69,8 @@ def rank(run: Run, options: RankOptions) -> dict[str, Any]:
     options.limits.check()
     metric = load_metric(options.metric)
     values = parameter_values(metric, options.params)
+    if (missing := metric.lacks(scorers)) is not None:
+        raise UsageError(f"metric {metric.name} needs the scorer '{missing}'; the run has {', '.join(scorers)}")
     connection = connect_views(run)
     _limit_memory(connection, options.memory)
     create_psi_views(connection, scorers, options.psi, "temp table")
@@ -293,7 +295,10 @@ def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: l
 
 def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str, pairs: int, base: int) -> dict[str, int]:
     """dropped/rank-<name>.parquet: the pairs that are not ranked; their counts by reason."""
-    eligible, judged = fetch_count(connection, "eligible"), fetch(connection, "select count(preference) from pairs")[0][0]
+    eligible, judged = (
+        fetch_count(connection, "eligible"),
+        fetch(connection, "select count(preference) from pairs")[0][0],
+    )
     connection.execute("create temp table not_ranked as from left_out")
     for query, needed in (
         ("dropped_ties", judged < pairs),
