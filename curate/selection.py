@@ -1,6 +1,6 @@
 """Which ranked pairs are selected: the best, unless limits or diversity pass some of them over."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +89,8 @@ def select(
     else:
         chosen = _choose_by_rank(connection, caps, wanted, base)
     last = max(chosen, default=0)
+    if limits.diversity is None:
+        return Selection(len(chosen), last, {rank: reason for rank, reason in caps.refused.items() if rank < last})
     above = set(range(1, last + 1)).difference(chosen)
     return Selection(len(chosen), last, {rank: caps.refused.get(rank, "diversity") for rank in sorted(above)})
 
@@ -116,7 +118,7 @@ class _Caps:
 
     def __init__(self, limits: Limits, groups: dict[str, int]) -> None:
         self.limits, self.groups = limits, groups
-        self.used: Counter[tuple[str, Any]] = Counter()
+        self.used: dict[str, Counter[Any]] = defaultdict(Counter)
         self.refused: dict[int, str] = {}
 
     def accept(self, rank: int, prompt: str, preferred: str, rejected: str, annotator: str | None) -> bool:
@@ -128,10 +130,12 @@ class _Caps:
             ("max_per_annotator", annotator, None if annotator is None else self.limits.per_annotator),
         ]
         for reason, key, most in uses:
-            if most is not None and self.used[reason, key] >= most:
+            if most is not None and self.used[reason][key] >= most:
                 self.refused[rank] = reason
                 return False
-        self.used.update((reason, key) for reason, key, most in uses if most is not None)
+        for reason, key, most in uses:
+            if most is not None:
+                self.used[reason][key] += 1
         return True
 
 
@@ -156,8 +160,10 @@ def _candidates(
     """
     query = query_text("candidates", annotator=["annotator_id"] if by_annotator else [])
     for first in range(1, base + 1, together):
-        for row in fetch(connection, query, {"first": first, "last": first + together - 1}):
-            yield row[:5]  # the query's last column is null, and the fifth where annotators are not read
+        found = connection.execute(query, {"first": first, "last": first + together - 1})
+        while rows := found.fetchmany(READ_AHEAD):
+            for row in rows:
+                yield row[:5]  # the query's last column is null, and the fifth where annotators are not read
 
 
 def _choose_diverse(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import tomli_w
 
 from curate.calibration import Calibration, calibrate
@@ -283,12 +284,8 @@ def _check_base(base: int, metric: Metric, filters: Filters) -> None:
 
 
 def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: list[str], selection: Selection) -> None:
-    connection.execute("create temp table passed_over (rank bigint, reason varchar)")
-    if selection.passed_over:
-        ranks, reasons = list(selection.passed_over), list(selection.passed_over.values())
-        connection.execute(
-            "insert into passed_over select unnest($ranks), unnest($reasons)", {"ranks": ranks, "reasons": reasons}
-        )
+    passed = {"rank": pa.array(selection.passed_over, pa.int64()), "reason": list(selection.passed_over.values())}
+    connection.register("passed_over", pa.table(passed, pa.schema({"rank": pa.int64(), "reason": pa.string()})))
     schema = tables.with_margins(tables.RANKING, scorers)
     copy_query(connection, query_text("ranking", scorer=scorers), {"last_rank": selection.last_rank}, path, schema)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ Curate = Callable[..., Outcome]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "split": ["train", "train", "train", "validation"],
         "annotator_id": ["ann", "bob", None, None],
         "image_0_model": ["sd", "sdxl", "sd", "sdxl"],
@@ -82,7 +83,9 @@ def test_nsfw_of_either_image_counts_and_unknown_does_not_pass(tmp_path: Path) -
 
 def annotated(tmp_path: Path) -> Run:
     """Two scorers that are right; Ann follows them in 40 pairs of 40, Bob in 20 of 40, Cy in none of 1."""
-    scores, judgements, annotators = {}, [], []
+    scores: dict[str, tuple[float, float]] = {}
+    judgements: list[tuple[str, str, int | None]] = []
+    annotators = []
     for i in range(81):
         scores |= {f"w{i}": (0.5 + 0.001 * i, 21.0), f"l{i}": (0.1, 20.0)}
         annotator = "ann" if i < 40 else "bob" if i < 80 else "cy"

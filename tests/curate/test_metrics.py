@@ -37,7 +37,7 @@ def world(seed: int, pairs: int = 120, images: int = 40) -> tuple[Judgements, di
     for _ in range(pairs):
         one, two = random.choice(images, 2, replace=False)
         judgements.append((f"i{one}", f"i{two}", [0, 1, None][random.choice(3, p=[0.45, 0.45, 0.1])]))
-    scores = {
+    scores: dict[str, tuple[float, ...]] = {
         f"i{n}": (round(random.random(), 1), 20 + round(random.normal(), 2), 5 + random.normal()) for n in range(images)
     }
     return judgements, scores

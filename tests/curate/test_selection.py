@@ -59,7 +59,8 @@ def test_caps_are_the_obvious_greedy_walk(
 ) -> None:
     run = world(tmp_path_factory.mktemp("caps"), seed)
     report = ranked(run, top=str(top), limits=Limits(prompt, image, annotator))
-    annotators, used, expected, reasons = annotator_of(run), Counter[tuple[str, str]](), [], {}
+    annotators, used, reasons = annotator_of(run), Counter[tuple[str, str]](), {}
+    expected: list[str] = []
     rows = ranking_rows(run)
     for row in rows:
         who = annotators[row["pair_id"]]
