@@ -1,7 +1,8 @@
 """Which ranked pairs are selected: the best, unless limits or diversity pass some of them over."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,27 +144,32 @@ def _choose_by_rank(connection: duckdb.DuckDBPyConnection, caps: _Caps, wanted: 
     """The best pair that the limits allow, again and again: ranks."""
     chosen: list[int] = []
     by_annotator = caps.limits.per_annotator is not None
-    for rank, *uses in _candidates(connection, max(READ_AHEAD, wanted + wanted // 4), base, by_annotator):
-        if caps.accept(rank, *uses):
-            chosen.append(rank)
-        if len(chosen) == wanted:
-            break
+    together = max(READ_AHEAD, wanted + wanted // 4)
+    with closing(_candidates(connection, together, base, by_annotator)) as candidates:
+        for rank, *uses in candidates:
+            if caps.accept(rank, *uses):
+                chosen.append(rank)
+            if len(chosen) == wanted:
+                break
     return chosen
 
 
 def _candidates(
     connection: duckdb.DuckDBPyConnection, together: int, base: int, by_annotator: bool
-) -> Iterator[tuple[Any, ...]]:
+) -> Generator[tuple[Any, ...]]:
     """(rank, prompt_id, preferred_uid, rejected_uid, annotator_id) in rank order, read as far as is asked.
 
     by_annotator: False leaves annotator_id null, and the pairs' table unread.
     """
     query = query_text("candidates", annotator=["annotator_id"] if by_annotator else [])
     for first in range(1, base + 1, together):
-        found = connection.execute(query, {"first": first, "last": first + together - 1})
-        while rows := found.fetchmany(READ_AHEAD):
-            for row in rows:
-                yield row[:5]  # the query's last column is null, and the fifth where annotators are not read
+        connection.execute(query, {"first": first, "last": first + together - 1})
+        try:
+            while rows := connection.fetchmany(READ_AHEAD):
+                for row in rows:
+                    yield row[:5]  # the query's last column is null, and the fifth where annotators are not read
+        finally:
+            connection.abort()  # what was not asked for; the connection is busy until then
 
 
 def _choose_diverse(
