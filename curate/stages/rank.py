@@ -256,10 +256,17 @@ def _limit_memory(connection: duckdb.DuckDBPyConnection, memory: str | None) -> 
 
 
 def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
-    if fetch_count(connection, "eligible") == 0:
+    eligible, judged = fetch_count(connection, "eligible"), _judged(connection)
+    if eligible == 0:
         raise RunError(
             f"no pair of {run.root} can be ranked: each is a tie, or lacks an image or a score; see the table `dropped`"
         )
+    if eligible > judged:
+        raise RunError(f"{run.table('scores')} holds some scores more than once; run `curate embed` again")
+
+
+def _judged(connection: duckdb.DuckDBPyConnection) -> int:
+    return int(fetch(connection, "select count(preference) from pairs")[0][0])
 
 
 def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:

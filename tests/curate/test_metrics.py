@@ -1,6 +1,7 @@
 """Every shipped metric by hand and by a slow version of its own; parameters; what a metric may not do."""
 
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -418,6 +419,20 @@ def test_check_leaves_out_metrics_whose_scorer_the_run_lacks(run: Run, tmp_path:
     done = curate("metrics", "check", path, "--run", run.root, "--psi", "clip,pickscore")
     assert (done.code, done.err) == (0, "")
     assert "3 eligible = 3 with a quality + 0 without" in done.out
+
+
+def test_the_documents_metric_works(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "ranking.md").read_text()
+    block = text[text.index("    -- Purpose: how sure") : text.index("    curate metrics check")]
+    path = tmp_path / "rare.sql"
+    path.write_text(textwrap.dedent(block))
+    judgements, scores = world(8)
+    run = make_run(tmp_path / "run", judgements, scores, SCORERS)
+    ranked(run, metric=str(path), psi=PSI, params=("cost=1",))
+    expected = {
+        pair: odds - math.log(report["base_pairs"]) for pair, odds in slow("calibrated", judgements, scores).items()
+    }
+    assert qualities(run) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_metric_whose_scorer_the_run_lacks_says_so(run: Run) -> None:
