@@ -244,5 +244,56 @@ def _compare_lines(report: dict[str, Any]) -> list[str]:
     return [*lines, f"page {report['page']}"]
 
 
+@app.command(short_help="Write one HTML page about a ranking.")
+def report(
+    run: RunOption = "run",
+    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page.  [default: RUN/report.html, or RUN/report-NAME.html]")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Write the charts as one picture, too.")] = False,
+    gallery: Annotated[int, typer.Option(help="Pairs that the page shows.", min=0)] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page about a ranking: counts, distributions, agreement with humans, a gallery.
+
+    Example: curate report --name default --png
+    """
+    from curate.stages.report import report as run_report
+
+    written = run_report(Run(Path(run)), _identifier(name), page, png, gallery)
+    _print(written, as_json, _report_lines(written))
+
+
+def _report_lines(written: dict[str, Any]) -> list[str]:
+    shown, wanted = written["gallery_pairs"], written["gallery_pairs_wanted"]
+    gallery = f"gallery  {shown:,} pairs, {written['pictures']:,} pictures"
+    if shown < wanted:
+        gallery += f"; {wanted - shown:,} of {wanted:,} pairs left out, the page would exceed 28 MB"
+    if written["pictures_missing"]:
+        gallery += f"; {written['pictures_missing']:,} pictures can no longer be read"
+    return [
+        *(f"counts   {line}" for line in written["sums"]),
+        gallery,
+        f"page     {written['page']} ({written['page_bytes'] / 1e6:.1f} MB)",
+        *([f"picture  {written['png']}"] if "png" in written else []),
+    ]
+
+
+@app.command(short_help="Serve the page of a ranking on this machine.")
+def browse(
+    run: RunOption = "run",
+    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8765,
+) -> None:
+    """Serve the page of a ranking on this machine, with every pair in its gallery, until Ctrl-C.
+
+    Example: curate browse --name default
+    """
+    from curate.stages.browse import browse as run_browse
+
+    run_browse(Run(Path(run)), _identifier(name), port)
+
+
 if __name__ == "__main__":
     main()
