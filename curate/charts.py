@@ -71,6 +71,7 @@ CONFIG: dict[str, Any] = {
         "title": None,
         "labelFontSize": 12,
         "symbolStrokeWidth": 2.5,
+        "symbolOpacity": 1,
         "offset": 8,
         "columns": 3,
     },
@@ -98,6 +99,7 @@ class Figure:
     chart: alt.Chart | alt.LayerChart
     rows: list[dict[str, Any]] = field(default_factory=list)
     height: int = 220
+    labelled: bool = False  # the chart itself carries its numbers: the summary is for those who cannot see it
 
     def spec(self) -> dict[str, Any]:
         """Vega-Lite for the page: as wide as its place, colours still by role."""
@@ -124,7 +126,7 @@ def counts_chart(rows: list[dict[str, Any]]) -> alt.LayerChart:
     y = alt.Y("step:N").sort(order).title(None).axis(labelFontSize=12, labelColor="@ink", ticks=False, grid=False)
     base = chart_of(rows).encode(y=y, tooltip=["step:N", "part:N", alt.Tooltip("pairs:Q", format=",")])
     bars = base.mark_bar(height={"band": 0.62}, stroke="@paper", strokeWidth=1.5).encode(
-        x=alt.X("start:Q").title("pairs").axis(format="~s"),
+        x=alt.X("start:Q").title("pairs").axis(format=".2~s"),
         x2="end:Q",
         color=alt.Color("kept:N").scale(domain=["kept", "left out"], range=["@chosen", "@all"]),
     )
@@ -153,7 +155,7 @@ def histogram_chart(rows: list[dict[str, Any]], title: str, groups: list[str], r
         ],
     )
     everything = base.transform_filter(f"datum.group == {json.dumps(groups[0])}").mark_area(
-        interpolate="step", opacity=0.55
+        interpolate="step", opacity=0.7
     )
     chosen = base.transform_filter(f"datum.group != {json.dumps(groups[0])}").mark_line(
         interpolate="step", strokeWidth=2

@@ -47,13 +47,13 @@ def figures(
 
 
 def counts_figure(steps: Rows) -> Figure:
-    """One bar a step. steps: see gallery of `count_steps`."""
+    """One bar a step. steps: those of `count_steps`."""
     bars: Rows = []
     for step in steps:
         start = 0
         for part, pairs in step["parts"].items():
             kept = "kept" if part == step["kept"] else "left out"
-            wide = pairs > 0.07 * steps[0]["total"]
+            wide = pairs > 0.12 * steps[0]["total"]
             row = {"step": step["name"], "part": part, "pairs": pairs, "kept": kept, "start": start}
             bars.append(row | {"end": start + pairs, "label": f"{pairs:,}" if wide else ""})
             start += pairs
@@ -62,11 +62,12 @@ def counts_figure(steps: Rows) -> Figure:
     return Figure(
         "counts",
         "From the source to the selection",
-        "Each bar is one step; its blue part is what the next step begins with. The sums below add up exactly.",
+        "Each bar is one step; its blue part is what the next step begins with. The sums add up exactly.",
         sums,
         charts.counts_chart(bars),
         table,
         height=46 * len(steps),
+        labelled=True,
     )
 
 
@@ -231,6 +232,7 @@ def correlation_figures(connection: duckdb.DuckDBPyConnection, scorers: list[str
             charts.correlation_chart(rows, scorers),
             rows,
             height=56 * len(scorers) + 30,
+            labelled=True,
         )
 
 
