@@ -14,11 +14,12 @@ HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars")
 LEVELS = [
     {"cli"},
     {"stages"},
-    {"calibration"},
+    {"selection", "coverage"},
+    {"calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "scoring", "database", "pictures", "run"},
     {"towers", "heads", "engines", "source", "tables"},
     {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
-    {"errors"},
+    {"errors", "lines"},
 ]
 
 
