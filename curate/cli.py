@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from curate.errors import CurateError, UsageError
-from curate.lines import check_lines, compare_lines, diff_lines, embed_lines, metrics_lines, rank_lines
+from curate.lines import check_lines, compare_lines, diff_lines, embed_lines, metrics_lines, rank_lines, report_lines
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
@@ -333,22 +333,7 @@ def report(
     from curate.stages.report import report as run_report
 
     written = run_report(Run(Path(run)), _identifier(name), page, png, gallery)
-    _print(written, as_json, _report_lines(written))
-
-
-def _report_lines(written: dict[str, Any]) -> list[str]:
-    shown, wanted = written["gallery_pairs"], written["gallery_pairs_wanted"]
-    gallery = f"gallery  {shown:,} pairs, {written['pictures']:,} pictures"
-    if shown < wanted:
-        gallery += f"; {wanted - shown:,} of {wanted:,} pairs left out, the page would exceed 28 MB"
-    if written["pictures_missing"]:
-        gallery += f"; {written['pictures_missing']:,} pictures can no longer be read"
-    return [
-        *(f"counts   {line}" for line in written["sums"]),
-        gallery,
-        f"page     {written['page']} ({written['page_bytes'] / 1e6:.1f} MB)",
-        *([f"picture  {written['png']}"] if "png" in written else []),
-    ]
+    _print(written, as_json, report_lines(written))
 
 
 @app.command(short_help="Serve the page of a ranking on this machine.")

@@ -1,27 +1,32 @@
 """The pairs that a report shows: which, in what words, from which rows of the ranking."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
-from curate.database import Psi, connect_views, create_psi_views, query_text
+from curate.calibration import Calibration, calibrate
+from curate.database import query_text, seal
+from curate.lines import sum_line
 from curate.run import Run
-from curate.stages.rank import ranking_settings
+from curate.stages.rank import open_views, ranking_settings
 from curate.stages.report_figures import Rows, query_rows
-from schemas.reasons import REASONS
+from schemas.reasons import PASSED_OVER, REASONS
 
 SIDES = ("preferred", "rejected")
+MEANINGS = REASONS | PASSED_OVER
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking opened for reading: views report_ranking, pair_psi, pair_scores, prompts, images; its settings."""
+    """A ranking opened for reading: views report_ranking, pair_psi, prompts, images; its settings; the calibration."""
 
     connection: duckdb.DuckDBPyConnection
     settings: dict[str, Any]
     scorers: list[str]
+    calibration: Calibration
     cut: int  # rank of the last selected pair
 
     @property
@@ -35,16 +40,15 @@ def open_ranking(run: Run, name: str, kind: str = "view") -> Ranking:
 
     kind: "view" computes psi when it is asked for; "table" now and once, for a server that asks often.
     """
-    summary, settings = run.summary(), ranking_settings(run, name)
-    connection = connect_views(run)
-    create_psi_views(connection, summary["scorers"], Psi(settings["psi"], settings["psi_norm"]))
+    settings, scorers = ranking_settings(run, name), run.summary()["scorers"]
+    connection = open_views(run, ranking=name)
+    seal(connection, run)
     columns = connection.sql(f"from ranking_{name} limit 0").columns
     absent = "" if "passed_over" in columns else ", null::varchar as passed_over"
     connection.execute(f"create view report_ranking as select *{absent} from ranking_{name}")
-    psi_from = "report_ranking" if "psi_preferred" in columns else "pair_scores"
-    connection.execute(f"create {kind} pair_psi as select pair_id, psi_preferred, psi_rejected from {psi_from}")
+    connection.execute(f"create {kind} pair_psi as select pair_id, psi_preferred, psi_rejected from pair_scores")
     found = connection.execute("select max(rank) filter (where selected) from report_ranking").fetchall()
-    return Ranking(connection, settings, summary["scorers"], found[0][0] or 0)
+    return Ranking(connection, settings, scorers, calibrate(connection, scorers), found[0][0] or 0)
 
 
 def pair_rows(ranking: Ranking, order: str, offset: int, limit: int, words: str = "") -> Rows:
@@ -86,11 +90,12 @@ def card(row: dict[str, Any], ranking: Ranking) -> dict[str, Any]:
         "prompt": row["prompt"] if row["prompt"] is not None else "(the run has no such prompt)",
         "quality": row["quality"],
         "percentile": row["percentile"],
-        "selected": row["selected"],
-        "passed_over": row["passed_over"],
+        "state": "selected" if row["selected"] else "passed_over" if row["passed_over"] else "below",
         "standing": standing(row),
-        "workings": workings(ranking.settings.get("metric_sql", ""), row),
+        "reason": PASSED_OVER.get(row["passed_over"]),
+        "workings": workings(ranking.settings["metric_sql"], ranking.settings.get("params", {}), row),
         "psi": [row[f"psi_{side}"] for side in SIDES],
+        "probability": probability(row, ranking.calibration.weights),
         "uids": [row[f"{side}_uid"] for side in SIDES],
         "scores": [
             {
@@ -106,35 +111,47 @@ def card(row: dict[str, Any], ranking: Ranking) -> dict[str, Any]:
 
 
 def standing(row: dict[str, Any]) -> str:
-    """Selected or not, and why."""
+    """Selected or not, in a few words."""
     if row["selected"]:
         return "selected"
-    if row["passed_over"]:
-        return f"passed over: {row['passed_over'].replace('_', ' ')}"
-    return "below the cut"
+    return f"passed over: {_words(row['passed_over'])}" if row["passed_over"] else "below the cut"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _verdict(margin: float | None) -> str:
     if margin is None:
-        return "unknown"
+        return "no score"
     return "agrees" if margin > 0 else "disagrees" if margin < 0 else "tie"
 
 
+def probability(row: dict[str, Any], weights: dict[str, float]) -> float | None:
+    """How likely all scorers together find the human's choice; None where one of them has no margin."""
+    margins = [row[f"{scorer}_margin"] for scorer in weights]
+    if None in margins:
+        return None
+    log_odds = sum(weight * margin for weight, margin in zip(weights.values(), margins, strict=True))
+    return 1 / (1 + math.exp(-min(max(log_odds, -700.0), 700.0)))  # beyond, exp overflows
+
+
 def metric_purpose(sql: str) -> str:
-    """The `-- Purpose:` of a metric's header, its continued lines joined; '' when it has none."""
-    found = re.search(r"^-- Purpose:[ ]*(.*(?:\n--[ ]{3,}.*)*)", sql, re.MULTILINE)
-    return " ".join(line.lstrip("- ").strip() for line in found[1].split("\n")) if found else ""
+    """The `-- Purpose:` of a metric's header without its full stop; '' when it has none."""
+    found = re.search(r"^-- Purpose: +(.+?)\.?$", sql, re.MULTILINE)
+    return found[1] if found else ""
 
 
-def workings(sql: str, row: dict[str, Any]) -> str | None:
+def workings(sql: str, params: dict[str, Any], row: dict[str, Any]) -> str | None:
     """A metric's expression with the pair's own numbers in it; None when it is more than an expression of them."""
-    found = re.search(r"select\s+pair_id,\s+([^;]+?)\s+as\s+quality\s+from\s+pair_scores\b", sql, re.IGNORECASE)
-    if found is None or re.search(r"\b(select|over|case)\b|\$", found[1], re.IGNORECASE):
+    found = re.search(r"^select\s+pair_id,\s+([^;]+?)\s+as\s+quality\s+from\s+pair_scores\b", sql, re.I | re.M)
+    if found is None or re.fullmatch(r"\w+", found[1]) or re.search(r"--|\b(select|over|case)\b", found[1], re.I):
         return None
-    names = set(re.findall(r"\b[a-z]\w*\b(?!\s*\()", found[1]))
-    if not names or any(not isinstance(row.get(name), float) for name in names):
+    numbers = {f"${name}": value for name, value in params.items()} | row
+    names = re.compile(r"\$?\b[a-z_]\w*\b(?!\s*\()")  # words, but not those of functions
+    if not all(isinstance(numbers.get(name), int | float) for name in names.findall(found[1])):
         return None
-    text = re.sub(r"\b[a-z]\w*\b(?!\s*\()", lambda name: f"{row[name[0]]:.4g}", found[1])
+    text = names.sub(lambda name: f"{numbers[name[0]]:.4g}", found[1])
     return " ".join(text.replace("*", "×").replace(" - ", " − ").split())
 
 
@@ -146,18 +163,20 @@ def count_steps(summary: dict[str, Any], settings: dict[str, Any]) -> Rows:
     passed_over = settings.get("passed_over", {})
     base, selected = settings["base_pairs"], settings["selected_pairs"]
     below = base - selected - sum(passed_over.values())
+    rest = passed_over | ({"below_the_cut": below} if below else {})
     return [
-        _step("source rows", summary["source_rows"], "pairs", summary["pairs"], summary["dropped_pairs"]),
+        _step("rows", summary.get("source_rows", summary["pairs"]), "pairs", summary["pairs"], summary.get("dropped_pairs", {})),
         _step("pairs", summary["pairs"], "ranked", base, settings["dropped_pairs"]),
-        _step("ranked", base, "selected", selected, passed_over | ({"below the cut": below} if below else {})),
+        _step("ranked", base, "selected", selected, rest),
     ]
 
 
 def _step(name: str, total: int, kept: str, kept_pairs: int, left_out: dict[str, int]) -> dict[str, Any]:
-    parts = {kept: kept_pairs, **left_out}
-    line = " + ".join(f"{pairs:,} {part}" for part, pairs in parts.items())
-    reasons = {part: REASONS[part] for part in left_out if part in REASONS}
     return {
-        "name": name, "total": total, "kept": kept, "parts": parts, "sum": f"{total:,} {name} = {line}",
-        "reasons": reasons,
-    }  # fmt: skip
+        "name": name,
+        "total": total,
+        "kept": kept,
+        "parts": {kept: kept_pairs} | {_words(part): pairs for part, pairs in left_out.items()},
+        "sum": f"{name:<8}{sum_line(total, kept_pairs, kept, left_out)}",
+        "reasons": {_words(part): MEANINGS[part] for part in left_out if part in MEANINGS},
+    }

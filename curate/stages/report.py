@@ -6,6 +6,7 @@ from typing import Any
 import altair as alt
 
 from curate.charts import CONFIG, PALETTES, Figure, themed
+from curate.lines import coverage_words
 from curate.run import Run
 from curate.stages.gallery import Ranking, count_steps, metric_purpose, open_ranking
 from curate.stages.report_figures import figures
@@ -24,7 +25,7 @@ def report(run: Run, name: str, page: Path | None, png: bool, wanted: int) -> di
     """
     ranking = open_ranking(run, name)
     steps = count_steps(run.summary(), ranking.settings)
-    drawn = figures(ranking.connection, ranking.settings, ranking.scorers, steps)
+    drawn = figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
     values = page_values(run, ranking, steps)
     bare, _ = render_page(drawn, Gallery({}), **values)
     gallery = make_gallery(run, ranking, wanted, MOST_BYTES - len(bare.encode()))
@@ -58,9 +59,9 @@ def page_values(run: Run, ranking: Ranking, steps: list[dict[str, Any]]) -> dict
         "title": f"{summary['dataset']}: ranking “{settings['name']}”",
         "lede": f"{settings['selected_pairs']:,} of {ranking.pairs:,} ranked pairs are selected by the metric "
         f"{settings['metric']}",
-        "purpose": metric_purpose(settings.get("metric_sql", "")),
+        "purpose": metric_purpose(settings["metric_sql"]),
         "settings": _settings_shown(settings),
-        "metric_sql": settings.get("metric_sql", "").strip(),
+        "metric_sql": settings["metric_sql"].strip(),
         "steps": steps,
         "scorers": ranking.scorers,
         "ranked": ranking.pairs,
@@ -68,17 +69,20 @@ def page_values(run: Run, ranking: Ranking, steps: list[dict[str, Any]]) -> dict
 
 
 def _settings_shown(settings: dict[str, Any]) -> dict[str, str]:
-    """What the ranking was asked for, in words; what an older ranking does not state is left out."""
+    """What the ranking was asked for and what came of it; what an older ranking does not state is left out."""
     psi = " + ".join(f"{weight:g} {scorer}" for scorer, weight in settings["psi"].items())
+    reverse, wanted = settings.get("reverse", False), settings.get("wanted_pairs", settings["selected_pairs"])
+    short = f"; the limits leave no more of the {wanted:,} asked for" if settings["selected_pairs"] < wanted else ""
+    bound = f"quality {'to' if reverse else 'from'} {settings['least_selected_quality']:.4g}"
     shown = {
-        "selected": f"--top {settings['top']}: quality from {settings['least_selected_quality']:.4g}",
-        "metric": settings["metric"] + (", worst first" if settings.get("reverse") else ""),
+        "selection": f"--top {settings['top']}: {bound}{short}",
+        "metric": settings["metric"] + (", worst first" if reverse else ""),
         "ψ": f"{psi} ({settings['psi_norm']})",
     }
-    for key in ("params", "filters", "coverage"):
+    for key in ("params", "filters", "limits"):
         if stated := settings.get(key):
             shown[key] = ", ".join(f"{name} = {value}" for name, value in stated.items())
-    return shown
+    return shown | ({"coverage": coverage_words(settings["coverage"])} if settings.get("coverage") else {})
 
 
 def write_png(drawn: list[Figure], title: str, path: Path) -> None:

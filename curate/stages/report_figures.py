@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 
 from curate import charts
-from curate.calibration import Calibration, calibrate
+from curate.calibration import Calibration
 from curate.charts import Figure
 from curate.database import query_text
 from curate.prompt_map import project
@@ -27,11 +27,15 @@ def query_rows(connection: duckdb.DuckDBPyConnection, query: str, **params: Any)
 
 
 def figures(
-    connection: duckdb.DuckDBPyConnection, settings: dict[str, Any], scorers: list[str], steps: Rows
+    connection: duckdb.DuckDBPyConnection,
+    settings: dict[str, Any],
+    scorers: list[str],
+    calibration: Calibration,
+    steps: Rows,
 ) -> list[Figure]:
     """Every figure of a ranking, in the order of the page.
 
-    connection: has report_ranking, pair_scores, eligible, prompts. settings: the ranking's. steps: count_steps's.
+    connection: has report_ranking and prompts. settings: the ranking's. steps: those of `count_steps`.
     """
     histograms = query_rows(connection, query_text("report_histograms", scorer=scorers), bins=HISTOGRAM_BINS)
     means = {row["scorer"]: row for row in query_rows(connection, query_text("report_scorers", scorer=scorers))}
@@ -40,7 +44,7 @@ def figures(
         quality_figure(histograms, settings),
         *distribution_figures(histograms, means),
         agreement_figure(connection, settings, scorers),
-        calibration_figure(calibrate(connection, scorers)),
+        calibration_figure(calibration),
         *correlation_figures(connection, scorers),
         *map_figures(connection),
     ]
@@ -57,7 +61,7 @@ def counts_figure(steps: Rows) -> Figure:
             row = {"step": step["name"], "part": part, "pairs": pairs, "kept": kept, "start": start}
             bars.append(row | {"end": start + pairs, "label": f"{pairs:,}" if wide else ""})
             start += pairs
-    sums = "; ".join(step["sum"] for step in steps)
+    sums = "; ".join(" ".join(step["sum"].split()) for step in steps)
     table = [{"step": row["step"], "part": row["part"], "pairs": row["pairs"]} for row in bars]
     return Figure(
         "counts",
