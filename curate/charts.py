@@ -32,7 +32,7 @@ PALETTES = {
         "soft": "#a0a6ad",
         "line": "#383d43",
         "paper": "#1b1e22",
-        "all": "#5d646d",
+        "all": "#747c86",
         "chosen": "#56b4e9",
         "rejected": "#f0924c",
         "s0": "#56b4e9",

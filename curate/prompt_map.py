@@ -30,4 +30,4 @@ def project(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the cores of the machine, of no use to the reader of a report
         points = TSNE(2, perplexity=perplexity, init="pca", random_state=SEED).fit_transform(components)
-    return points.astype(np.float64), f"t-SNE, perplexity {perplexity:g}, seed {SEED}"
+    return points.astype(np.float64), f"t-SNE, perplexity {perplexity:g}, seed {SEED}; far distances mean little"

@@ -1,6 +1,6 @@
 -- Purpose: one page of the ranking's pairs, with everything that says why each stands where it stands.
 -- Grain:   one ranked pair.
--- Inputs:  report_ranking, pair_psi (pair_id, psi_preferred, psi_rejected), prompts.
+-- Inputs:  report_ranking, pair_scores, prompts.
 -- Parameters: $filter, text that the prompt contains, in any case ('' for all); $order, one of the words below;
 --             $cut, the rank of the last selected pair; $limit; $offset.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
@@ -38,8 +38,8 @@ select
     page.percentile,
     page.selected,
     page.passed_over,
-    pair_psi.psi_preferred,
-    pair_psi.psi_rejected,
+    pair_scores.psi_preferred,
+    pair_scores.psi_rejected,
     -- each scorer
     page.{scorer}_preferred,
     page.{scorer}_rejected,
@@ -47,5 +47,5 @@ select
     -- end
 from page
 left join prompts using (prompt_id)
-left join pair_psi using (pair_id)
+left join pair_scores using (pair_id)
 order by page.place, page.rank

@@ -203,7 +203,7 @@ def make_handler(answer: Callable[[str], Answer], port: Callable[[], int]) -> ty
 
 def make_server(run: Run, name: str, port: int) -> ThreadingHTTPServer:
     """A server bound to 127.0.0.1, ready to serve; port 0 takes a free one. Raises: RunError, UsageError."""
-    ranking = open_ranking(run, name, "table")
+    ranking = open_ranking(run, name)
     steps = count_steps(run.summary(), ranking.settings)
     drawn = figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
     values = page_values(run, ranking, steps)

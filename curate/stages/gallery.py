@@ -8,10 +8,10 @@ from typing import Any
 import duckdb
 
 from curate.calibration import Calibration, calibrate
-from curate.database import query_text, seal
+from curate.database import Psi, connect_views, create_psi_views, query_text, seal
 from curate.lines import sum_line
 from curate.run import Run
-from curate.stages.rank import open_views, ranking_settings
+from curate.stages.rank import ranking_settings
 from curate.stages.report_figures import Rows, query_rows
 from schemas.reasons import PASSED_OVER, REASONS
 
@@ -21,7 +21,7 @@ MEANINGS = REASONS | PASSED_OVER
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking opened for reading: views report_ranking, pair_psi, prompts, images; its settings; the calibration."""
+    """A ranking opened for reading: views report_ranking, pair_scores, prompts, images; its settings."""
 
     connection: duckdb.DuckDBPyConnection
     settings: dict[str, Any]
@@ -35,18 +35,19 @@ class Ranking:
         return int(self.settings["base_pairs"])
 
 
-def open_ranking(run: Run, name: str, kind: str = "view") -> Ranking:
+def open_ranking(run: Run, name: str) -> Ranking:
     """Open one ranking under its own psi, whichever was written last. Raises RunError.
 
-    kind: "view" computes psi when it is asked for; "table" now and once, for a server that asks often.
+    The scores of pairs are joined once and kept, as `curate rank` does: every figure and page reads them.
     """
     settings, scorers = ranking_settings(run, name), run.summary()["scorers"]
-    connection = open_views(run, ranking=name)
+    connection = connect_views(run)
+    connection.execute("set enable_progress_bar = false")
     seal(connection, run)
+    create_psi_views(connection, scorers, Psi(settings["psi"], settings["psi_norm"]), "table")
     columns = connection.sql(f"from ranking_{name} limit 0").columns
     absent = "" if "passed_over" in columns else ", null::varchar as passed_over"
     connection.execute(f"create view report_ranking as select *{absent} from ranking_{name}")
-    connection.execute(f"create {kind} pair_psi as select pair_id, psi_preferred, psi_rejected from pair_scores")
     found = connection.execute("select max(rank) filter (where selected) from report_ranking").fetchall()
     return Ranking(connection, settings, scorers, calibrate(connection, scorers), found[0][0] or 0)
 

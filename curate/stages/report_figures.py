@@ -261,16 +261,15 @@ def _map_figure(rows: Rows, tower: str, method: str) -> Figure:
         own = [row for row in rows if row["kind"] == kind]
         shown[kind], total[kind] = len(own), own[0]["of_kind"] if own else 0
     names = ("x", "y", "prompt", "kind", "pairs", "selected_pairs")
-    chosen = sorted((row for row in rows if row["selected_pairs"]), key=lambda row: -row["selected_pairs"])
+    by_selected = sorted(rows, key=lambda row: -row["selected_pairs"])
     return Figure(
         "prompts",
-        "Prompts' map",
-        f"Each point is a prompt; near points are alike to {tower}'s text tower ({method}; distances across the map "
-        "mean little). Filled blue: at least one of its pairs is selected. Point at one to read it. "
-        "The table lists the 50 prompts with most selected pairs.",
+        "Map of the prompts",
+        f"Each point is a prompt; near points are alike to {tower}'s text tower ({method}). Blue: at least one of its "
+        "pairs is selected. Point at one to read it; the table lists them all.",
         f"Shown are {shown['chosen']:,} of {total['chosen']:,} prompts with a selected pair and "
         f"{shown['other']:,} of {total['other']:,} others, sampled by a hash of their id.",
         charts.map_chart([{name: row[name] for name in names} for row in rows]),
-        [{name: row[name] for name in ("prompt", "selected_pairs", "pairs")} for row in chosen[:50]],
+        [{name: row[name] for name in ("prompt", "selected_pairs", "pairs")} for row in by_selected],
         height=460,
     )
