@@ -1,8 +1,9 @@
 -- Purpose: one page of the ranking's pairs, with everything that says why each stands where it stands.
 -- Grain:   one ranked pair.
--- Inputs:  report_ranking, pair_scores, prompts.
+-- Inputs:  report_ranking, ranked_psi, prompts.
 -- Parameters: $filter, text that the prompt contains, in any case ('' for all); $order, one of the words below;
 --             $cut, the rank of the last selected pair; $limit; $offset.
+-- The page is found by ranks alone; only its own pairs are then read and joined.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
 with matching as (
     select prompt_id
@@ -12,7 +13,7 @@ with matching as (
 
 page as (
     select
-        *,
+        rank,
         case $order
             when 'best' then rank
             when 'worst' then -rank
@@ -26,26 +27,45 @@ page as (
     where $filter = '' or prompt_id in (select prompt_id from matching)
     order by place, rank
     limit $limit offset $offset
+),
+
+shown as (
+    select *
+    from report_ranking
+    where rank in (select rank from page)
+),
+
+scored as (
+    select rank, psi_preferred, psi_rejected
+    from ranked_psi
+    where rank in (select rank from page)
+),
+
+texts as (
+    select prompt_id, prompt
+    from prompts
+    where prompt_id in (select prompt_id from shown)
 )
 
 select
-    page.pair_id,
-    prompts.prompt,
-    page.preferred_uid,
-    page.rejected_uid,
-    page.quality,
-    page.rank,
-    page.percentile,
-    page.selected,
-    page.passed_over,
-    pair_scores.psi_preferred,
-    pair_scores.psi_rejected,
+    shown.pair_id,
+    texts.prompt,
+    shown.preferred_uid,
+    shown.rejected_uid,
+    shown.quality,
+    shown.rank,
+    shown.percentile,
+    shown.selected,
+    shown.passed_over,
+    scored.psi_preferred,
+    scored.psi_rejected,
     -- each scorer
-    page.{scorer}_preferred,
-    page.{scorer}_rejected,
-    page.{scorer}_margin,
+    shown.{scorer}_preferred,
+    shown.{scorer}_rejected,
+    shown.{scorer}_margin,
     -- end
 from page
-left join prompts using (prompt_id)
-left join pair_scores using (pair_id)
+inner join shown using (rank)
+left join texts using (prompt_id)
+left join scored using (rank)
 order by page.place, page.rank

@@ -21,7 +21,7 @@ MEANINGS = REASONS | PASSED_OVER
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking opened for reading: views report_ranking, pair_scores, prompts, images; its settings."""
+    """A ranking opened for reading: report_ranking, ranked_psi, prompts, images; its settings."""
 
     connection: duckdb.DuckDBPyConnection
     settings: dict[str, Any]
@@ -48,6 +48,7 @@ def open_ranking(run: Run, name: str) -> Ranking:
     columns = connection.sql(f"from ranking_{name} limit 0").columns
     absent = "" if "passed_over" in columns else ", null::varchar as passed_over"
     connection.execute(f"create view report_ranking as select *{absent} from ranking_{name}")
+    connection.execute(f"create table ranked_psi as\n{query_text('ranked_psi')}")
     found = connection.execute("select max(rank) filter (where selected) from report_ranking").fetchall()
     return Ranking(connection, settings, scorers, calibrate(connection, scorers), found[0][0] or 0)
 
