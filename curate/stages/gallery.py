@@ -81,7 +81,9 @@ def section_ranks(pairs: int, cut: int, wanted: int) -> dict[str, range]:
     start = max(top.stop, cut - each // 2 + 1) if cut < pairs else top.stop
     borderline = range(start, min(start + each, pairs + 1) if cut < pairs else start)
     rest = wanted - len(top) - len(borderline)
-    return {"top": top, "borderline": borderline, "bottom": range(max(borderline.stop, pairs - rest + 1), pairs + 1)}
+    bottom = range(max(borderline.stop, pairs - rest + 1), pairs + 1)
+    top = range(1, min(top.stop + rest - len(bottom), borderline.start))  # where the bottom meets the borderline
+    return {"top": top, "borderline": borderline, "bottom": bottom}
 
 
 def card(row: dict[str, Any], ranking: Ranking) -> dict[str, Any]:
