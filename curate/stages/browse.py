@@ -5,9 +5,11 @@ any other host, origin or fetch site is refused.
 """
 
 import json
+import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,12 +18,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import duckdb
 
 from curate.database import first_line, query_text
-from curate.errors import UsageError
+from curate.errors import CurateError, UsageError
 from curate.images import Decoded, Rejected
 from curate.pictures import picture_places, read_pictures, thumbnail
 from curate.progress import say
 from curate.run import Run
-from curate.stages.gallery import Ranking, card, count_steps, open_ranking, orders, pair_rows
+from curate.stages.gallery import SIDES, Ranking, card, count_steps, open_ranking, orders, pair_rows
 from curate.stages.report import page_values
 from curate.stages.report_figures import figures
 from curate.stages.report_page import render_card, render_page
@@ -44,7 +46,7 @@ HEADERS = {
 NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
-class BadRequest(Exception):
+class BadRequestError(Exception):
     """A request that no page of ours makes; the message goes back as the answer."""
 
 
@@ -78,13 +80,13 @@ class Pictures:
                 place, page = self.page.get(uid), self.page
                 near = [other for other, there in page.items() if place is not None and there[:2] == place[:2]]
                 for found, picture in read_pictures(self.run, connection, near or [uid]):
-                    readable = isinstance(picture, Decoded)
-                    self.kept[found] = thumbnail(picture.image, PICTURE_PX) if readable else picture
+                    kept = thumbnail(picture.image, PICTURE_PX) if isinstance(picture, Decoded) else picture
+                    self.kept[found] = kept
             self.kept.move_to_end(uid)
-            picture = self.kept[uid]
+            answer = self.kept[uid]
             while len(self.kept) > PICTURES_KEPT:
                 self.kept.popitem(last=False)
-        return picture
+        return answer
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Browser:
     policy: str
 
     def answer(self, target: str) -> Answer:
-        """The answer to a GET of `target`. Raises BadRequest, duckdb.Error."""
+        """The answer to a GET of `target`. Raises BadRequestError, duckdb.Error."""
         url = urlsplit(target)
         # A cursor of its own: DuckDB connections are not shared between threads.
         ranking = replace(self.ranking, connection=self.ranking.connection.cursor())
@@ -113,14 +115,14 @@ class Browser:
         words = query.get("filter", [""])[0]
         order = query.get("order", ["best"])[0]
         if len(words) > MOST_FILTER_CHARACTERS:
-            raise BadRequest(f"filter: at most {MOST_FILTER_CHARACTERS} characters")
+            raise BadRequestError(f"filter: at most {MOST_FILTER_CHARACTERS} characters")
         if order not in orders(ranking.scorers):
-            raise BadRequest(f"order: one of {', '.join(orders(ranking.scorers))}")
+            raise BadRequestError(f"order: one of {', '.join(orders(ranking.scorers))}")
         limit = _whole_number(query, "limit", PAGE_PAIRS, MOST_PAGE_PAIRS)
         offset = _whole_number(query, "offset", 0, ranking.pairs)
         rows = pair_rows(ranking, order, offset, limit, words)
         counted = ranking.connection.execute(query_text("gallery_count"), {"filter": words}).fetchall()
-        self.pictures.expect(ranking.connection, [row[f"{side}_uid"] for row in rows for side in ("preferred", "rejected")])
+        self.pictures.expect(ranking.connection, [row[f"{side}_uid"] for row in rows for side in SIDES])
         found = {"pairs": counted[0][0], "cards": [render_card(card(row, ranking)) for row in rows]}
         return Answer(json.dumps(found).encode(), "application/json")
 
@@ -134,7 +136,7 @@ class Browser:
 def _whole_number(query: dict[str, list[str]], name: str, default: int, most: int) -> int:
     text = query.get(name, [str(default)])[0]
     if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) <= most):
-        raise BadRequest(f"{name}: a whole number from 0 to {most}")
+        raise BadRequestError(f"{name}: a whole number from 0 to {most}")
     return int(text)
 
 
@@ -166,18 +168,17 @@ def make_handler(answer: Callable[[str], Answer], port: Callable[[], int]) -> ty
             self._respond(self._answer(), with_body=False)
 
         def refuse_method(self) -> None:
+            """405, whatever is asked for."""
             self._respond(Answer(b"only GET and HEAD", status=405), with_body=True)
-
-        do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = refuse_method
 
         def _answer(self) -> Answer:
             if reason := refusal(self.headers, port()):
                 return Answer(f"refused: {reason}".encode(), status=403)
             try:
                 return answer(self.path)
-            except (BadRequest, ValueError) as error:
+            except (BadRequestError, ValueError) as error:
                 return Answer(str(error).encode(), status=400)
-            except duckdb.Error as error:
+            except (CurateError, duckdb.Error) as error:
                 say(f"curate: {self.path}: {first_line(error)}")
                 return Answer(first_line(error).encode(), status=500)
 
@@ -198,10 +199,39 @@ def make_handler(answer: Callable[[str], Answer], port: Callable[[], int]) -> ty
         def log_message(self, format: str, *values: Any) -> None:
             """Nothing: a line a picture would bury what matters."""
 
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        setattr(Handler, f"do_{method}", Handler.refuse_method)
     return Handler
 
 
-def make_server(run: Run, name: str, port: int) -> ThreadingHTTPServer:
+class Server(ThreadingHTTPServer):
+    """A server that ends well: answers under way are finished, connections that only wait are closed."""
+
+    daemon_threads = False
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.open_requests: set[Any] = set()
+        super().__init__((HOST, port), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Remember the connection, and answer it in a thread of its own."""
+        self.open_requests.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The connection is done."""
+        self.open_requests.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Wait for answers under way. A browser keeps idle connections open: those read nothing more."""
+        for request in tuple(self.open_requests):
+            with suppress(OSError):  # it closed meanwhile
+                request.shutdown(socket.SHUT_RD)
+        super().server_close()
+
+
+def make_server(run: Run, name: str, port: int) -> Server:
     """A server bound to 127.0.0.1, ready to serve; port 0 takes a free one. Raises: RunError, UsageError."""
     ranking = open_ranking(run, name)
     steps = count_steps(run.summary(), ranking.settings)
@@ -211,10 +241,9 @@ def make_server(run: Run, name: str, port: int) -> ThreadingHTTPServer:
     browser = Browser(ranking, Pictures(run), page, policy + "; frame-ancestors 'none'")
     bound: list[int] = []
     try:
-        server = ThreadingHTTPServer((HOST, port), make_handler(browser.answer, lambda: bound[0]))
+        server = Server(port, make_handler(browser.answer, lambda: bound[0]))
     except OSError as error:
         raise UsageError(f"--port {port}: {error.strerror}; choose another, or 0 for a free one") from error
-    server.daemon_threads = True
     bound.append(server.server_address[1])
     return server
 
@@ -222,10 +251,8 @@ def make_server(run: Run, name: str, port: int) -> ThreadingHTTPServer:
 def browse(run: Run, name: str, port: int) -> None:
     """Serve until Ctrl-C. Raises: RunError, UsageError."""
     with make_server(run, name, port) as server:
-        print_address = f"http://{HOST}:{server.server_address[1]}/"
         say(f"serving ranking '{name}' of {run.root}; end with Ctrl-C")
-        print(print_address, flush=True)  # noqa: T201
-        try:
+        print(f"http://{HOST}:{server.server_address[1]}/", flush=True)  # noqa: T201
+        with suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            say("ended")
+    say("ended")

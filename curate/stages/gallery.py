@@ -169,7 +169,7 @@ def count_steps(summary: dict[str, Any], settings: dict[str, Any]) -> Rows:
     below = base - selected - sum(passed_over.values())
     rest = passed_over | ({"below_the_cut": below} if below else {})
     return [
-        _step("rows", summary.get("source_rows", summary["pairs"]), "pairs", summary["pairs"], summary.get("dropped_pairs", {})),
+        _step("rows", summary["source_rows"], "pairs", summary["pairs"], summary["dropped_pairs"]),
         _step("pairs", summary["pairs"], "ranked", base, settings["dropped_pairs"]),
         _step("ranked", base, "selected", selected, rest),
     ]

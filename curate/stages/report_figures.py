@@ -141,9 +141,9 @@ def _shares(rows: Rows, count: str) -> Rows:
 
 
 def _long(groups: dict[str, Rows]) -> Rows:
-    return [
-        row | {"group": group, "value": (row["low"] + row["high"]) / 2} for group, rows in groups.items() for row in rows
-    ]
+    """One row a bin and group, with the bin's middle."""
+    rows = [row | {"group": group} for group, own in groups.items() for row in own]
+    return [row | {"value": (row["low"] + row["high"]) / 2} for row in rows]
 
 
 def _table(groups: dict[str, Rows]) -> Rows:

@@ -123,7 +123,7 @@ def chart_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, from the package that also draws the PNG."""
     import vl_convert  # takes seconds to load
 
-    return str(vl_convert.javascript_bundle()).replace("\r\n", "\n").replace("</script", "<\\/script")
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("\r\n", "\n").replace("</script", "<\\/script")
 
 
 def data_block(value: Any) -> Markup:
@@ -133,7 +133,8 @@ def data_block(value: Any) -> Markup:
 
 def content_policy(scripts: list[str], live: bool) -> str:
     """A policy that allows these scripts by their hash, and no address but the page's own server when `live`."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
+    digests = [hashlib.sha256(text.encode()).digest() for text in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     own = "; connect-src 'self'" if live else ""
     pictures = "'self' data:" if live else "data:"
     return (

@@ -21,7 +21,7 @@ def browser_page(**options: Any) -> Iterator[Any]:
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
-        page = browser.new_page(**options)
+        page: Any = browser.new_page(**options)
         page.complaints, page.asked = [], []
         page.on("console", lambda said: page.complaints.append(said.text) if said.type != "log" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -186,8 +187,10 @@ def test_ctrl_c_ends_it_well(ranked_run: Path) -> None:
         address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", server.stdout.readline())
         assert address is not None
         assert ask(int(address[1]), "/").status == 200
+        idle = socket.create_connection(("127.0.0.1", int(address[1])))  # as browsers open them ahead
         server.send_signal(signal.SIGINT)
-        _, err = server.communicate(timeout=30)
+        _, err = server.communicate(timeout=20)
+        idle.close()
     assert server.returncode == 0
     assert err == f"serving ranking 'default' of {ranked_run}; end with Ctrl-C\nended\n"
 

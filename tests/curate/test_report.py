@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -226,8 +228,6 @@ def test_pictures_that_are_gone_leave_their_reason(curate: Curate, ranked_run: P
 
 def move_source(part: Path) -> None:
     """The images table of a run whose source file has another name now."""
-    import pyarrow.parquet as pq
-
     table = pq.read_table(part)
     place = table.schema.get_field_index("source_file")
     names = [name.replace("train-0", "train-9") for name in table["source_file"].to_pylist()]
@@ -258,8 +258,6 @@ def test_a_page_of_noise_keeps_its_size(
 
 
 def noise(seed: int) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
