@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from curate.errors import CurateError, UsageError
-from curate.lines import check_lines, compare_lines, diff_lines, embed_lines, metrics_lines, rank_lines
+from curate.lines import check_lines, compare_lines, diff_lines, embed_lines, metrics_lines, rank_lines, report_lines
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
@@ -313,6 +313,42 @@ def compare(
 
     report = run_compare(Run(Path(run)), model, against, page, gallery)
     _print(report, as_json, compare_lines(report))
+
+
+@app.command(short_help="Write one HTML page about a ranking.")
+def report(
+    run: RunOption = "run",
+    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page.  [default: RUN/report.html, or RUN/report-NAME.html]")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Write the charts as one picture, too.")] = False,
+    gallery: Annotated[int, typer.Option(help="Pairs that the page shows.", min=0)] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page about a ranking: counts, distributions, agreement with humans, a gallery.
+
+    Example: curate report --name default --png
+    """
+    from curate.stages.report import report as run_report
+
+    written = run_report(Run(Path(run)), _identifier(name), page, png, gallery)
+    _print(written, as_json, report_lines(written))
+
+
+@app.command(short_help="Serve the page of a ranking on this machine.")
+def browse(
+    run: RunOption = "run",
+    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8765,
+) -> None:
+    """Serve the page of a ranking on this machine, with every pair in its gallery, until Ctrl-C.
+
+    Example: curate browse --name default
+    """
+    from curate.stages.browse import browse as run_browse
+
+    run_browse(Run(Path(run)), _identifier(name), port)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ def embed_lines(summary: dict[str, Any]) -> list[str]:
     """The counts as sums that the reader can add up."""
     ties = f", of them {summary['ties']:,} ties" if summary["ties"] else ""
     return [
-        f"rows    {_sum_line(summary['source_rows'], summary['pairs'], 'pairs', summary['dropped_pairs'])}{ties}",
-        f"images  {_sum_line(summary['images'], summary['scored_images'], 'scored', summary['dropped_images'])}",
+        f"rows    {sum_line(summary['source_rows'], summary['pairs'], 'pairs', summary['dropped_pairs'])}{ties}",
+        f"images  {sum_line(summary['images'], summary['scored_images'], 'scored', summary['dropped_images'])}",
         f"scores  {summary['scored_prompt_images']:,} (prompt, image) by {', '.join(summary['scorers'])}; "
         f"{summary['prompts']:,} prompts",
     ]
 
 
-def _sum_line(total: int, kept: int, kept_name: str, dropped: dict[str, int]) -> str:
+def sum_line(total: int, kept: int, kept_name: str, dropped: dict[str, int]) -> str:
+    """total = kept + each reason's count."""
     terms = [f"{kept:,} {kept_name}", *(f"{count:,} {reason}" for reason, count in dropped.items())]
     return f"{total:,} = {' + '.join(terms)}"
 
@@ -25,20 +26,25 @@ def rank_lines(report: dict[str, Any], run: str) -> list[str]:
     given = "".join(f", {name} = {value}" for name, value in report["params"].items())
     over = "".join(f", {count:,} {reason}" for reason, count in report["passed_over"].items())
     short = report["selected_pairs"] < report["wanted_pairs"]
-    words, cover = {"prompts": "prompts", "groups": "groups of near-duplicates", "topics": "topics"}, report["coverage"]
-    kept = [f"{cover[f'selected_{key}']:,} of {cover[key]:,} {word}" for key, word in words.items() if key in cover]
     lines = [
-        f"pairs     {_sum_line(report['pairs'], report['base_pairs'], 'ranked', report['dropped_pairs'])}",
+        f"pairs     {sum_line(report['pairs'], report['base_pairs'], 'ranked', report['dropped_pairs'])}",
         f"selected  {report['selected_pairs']:,} of {report['base_pairs']:,} (--top {report['top']}), "
         f"quality {'to' if report['reverse'] else 'from'} {report['least_selected_quality']:.4f}"
         + (f"; the limits leave no more of the {report['wanted_pairs']:,} asked for" if short else ""),
         *([f"passed    {sum(report['passed_over'].values()):,} better ones over{over}"] if over else []),
-        f"covers    {', '.join(kept)}",
+        f"covers    {coverage_words(report['coverage'])}",
         f"metric    {report['metric']}{given}, psi = {blend} ({report['psi_norm']})" + ", reversed" * report["reverse"],
         *_calibration_lines(report.get("calibration")),
         f"written   {run}/rankings/{report['name']}.parquet; {run}/curation.duckdb has every table as a view",
     ]
     return lines
+
+
+def coverage_words(coverage: dict[str, Any]) -> str:
+    """How many prompts, groups and topics the selection covers, of those that were ranked."""
+    words = {"prompts": "prompts", "groups": "groups of near-duplicates", "topics": "topics"}
+    kept = [(f"selected_{key}", key, word) for key, word in words.items() if key in coverage]
+    return ", ".join(f"{coverage[chosen]:,} of {coverage[key]:,} {word}" for chosen, key, word in kept)
 
 
 def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
@@ -121,4 +127,20 @@ def diff_lines(report: dict[str, Any]) -> list[str]:
             f"  {item['pair_id']}  {item['percentile_one']:>10.4f}{item['percentile_two']:>12.4f}  {item['prompt']}"
             for item in report["moved"]
         ),
+    ]
+
+
+def report_lines(written: dict[str, Any]) -> list[str]:
+    """What the page counts and shows, what it had no room for, where it lies."""
+    shown, wanted = written["gallery_pairs"], written["gallery_pairs_wanted"]
+    gallery = f"gallery  {shown:,} pairs, {written['pictures']:,} pictures"
+    if shown < wanted:
+        gallery += f"; {wanted - shown:,} of {wanted:,} pairs left out, the page would exceed 28 MB"
+    if written["pictures_missing"]:
+        gallery += f"; {written['pictures_missing']:,} pictures can no longer be read"
+    return [
+        *(f"counts   {line}" for line in written["sums"]),
+        gallery,
+        f"page     {written['page']} ({written['page_bytes'] / 1e6:.1f} MB)",
+        *([f"picture  {written['png']}"] if "png" in written else []),
     ]

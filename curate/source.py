@@ -173,14 +173,25 @@ def open_source(manifest: Manifest, split_name: str | None, override: list[str] 
 
 def reopen_source(settings: dict[str, Any]) -> Source:
     """The files that a run was embedded from, by its run.toml. Raises SourceError when one is gone or changed."""
+    for file, size in settings["files"].items():
+        check_unchanged(file, size)
+    return recorded_source(settings)
+
+
+def recorded_source(settings: dict[str, Any]) -> Source:
+    """The same without a look at the files: for readers that can do without one of them."""
     stated = settings["manifest"]
     manifest = Manifest(stated["name"], Path(stated["name"]), stated["columns"], {}, settings["split"])
-    source = Source(manifest, settings["split"], tuple(settings["files"]), None)
-    for file, size in settings["files"].items():
-        now = _size(file)
-        if now != size:
-            raise SourceError(f"{file} changed since it was embedded: {size:,} bytes then, {now:,} now; embed it again")
-    return source
+    return Source(manifest, settings["split"], tuple(settings["files"]), None)
+
+
+def check_unchanged(file: str, size_bytes: int) -> None:
+    """Raises SourceError when a file is gone, or of another size than when it was embedded."""
+    now = _size(file)
+    if now != size_bytes:
+        raise SourceError(
+            f"{file} changed since it was embedded: {size_bytes:,} bytes then, {now:,} now; embed it again"
+        )
 
 
 def _from_manifest(pattern: str, manifest: Manifest) -> str:

@@ -16,9 +16,9 @@ LEVELS = [
     {"stages"},
     {"selection", "coverage"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
-    {"plan", "scoring", "database", "run"},
+    {"plan", "scoring", "database", "pictures", "run"},
     {"towers", "heads", "engines", "source", "tables"},
-    {"model_set", "manifest", "images", "progress"},
+    {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
     {"errors", "lines"},
 ]
 
@@ -82,7 +82,7 @@ def loaded_by(code: str) -> set[str]:
 HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
 
 
-@pytest.mark.parametrize("command", ["", "embed", "rank", "export-shards", "sql", "compare"])
+@pytest.mark.parametrize("command", ["", "embed", "rank", "export-shards", "sql", "compare", "report", "browse"])
 def test_curate_help_loads_nothing_heavy(command: str) -> None:
     arguments = [*command.split(), "--help"]
     assert not loaded_by(HELP.format(arguments=arguments, package="curate")) & set(HEAVY)
@@ -94,5 +94,6 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
     assert not loaded_by(HELP.format(arguments=arguments, package="train")) & set(HEAVY)
 
 
-def test_ranking_needs_no_torch() -> None:
-    assert "torch" not in loaded_by("import curate.stages.rank, curate.stages.query, curate.stages.compare")
+@pytest.mark.parametrize("stage", ["rank", "query", "compare", "report", "browse"])
+def test_stages_after_embedding_need_no_torch(stage: str) -> None:
+    assert "torch" not in loaded_by(f"import curate.stages.{stage}")

@@ -1,25 +1,19 @@
 """The page of `curate compare`: one HTML file, pictures inside, nothing fetched when it is opened."""
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pyarrow as pa
-from PIL import Image
 
-from curate.database import connect_views, fetch, literal
-from curate.engines.local import batched
+from curate.database import connect_views
 from curate.errors import SourceError
-from curate.images import Decoded, decode
+from curate.images import Decoded
+from curate.pictures import data_uri, read_pictures, thumbnail
 from curate.run import Run
-from curate.source import Location, Source, reopen_source
 from curate.tables import write_text
 
 TEMPLATE = Path(__file__).with_name("compare.html")
-THUMBNAIL_PX = 320
-READ_TOGETHER = 64
 
 
 def write_page(run: Run, report: dict[str, Any], table: pa.Table, path: Path, gallery: int) -> None:
@@ -56,35 +50,11 @@ def _card(row: dict[str, Any], scorers: list[str], pictures: dict[str, str]) -> 
 
 
 def _thumbnails(run: Run, rows: list[dict[str, Any]]) -> dict[str, str]:
-    """image_uid -> data URI of the picture, at most THUMBNAIL_PX on its long side."""
+    """image_uid -> data URI of its thumbnail. Raises SourceError for a picture that can no longer be read."""
     uids = sorted({row[side] for row in rows for side in ("model_uid", "against_uid")})
-    source = reopen_source(run.settings()["settings"])
     found: dict[str, str] = {}
-    for chunk in batched(uids, READ_TOGETHER):
-        names = ", ".join(literal(uid) for uid in chunk)
-        query = (
-            "select image_uid, source_file, source_row_group, source_row, source_side from images "
-            f"where image_uid in ({names})"
-        )
-        places = {uid: Location(*place) for uid, *place in fetch(connect_views(run), query)}
-        found.update(_data_uris(source, places))
+    for uid, picture in read_pictures(run, connect_views(run), uids):
+        if not isinstance(picture, Decoded):
+            raise SourceError(f"image {uid} was scored but can no longer be read ({picture.detail}); embed again")
+        found[uid] = data_uri(thumbnail(picture.image))
     return found
-
-
-def _data_uris(source: Source, places: dict[str, Location]) -> dict[str, str]:
-    encoded = source.image_bytes(list(places.values()))
-    return {uid: _data_uri(encoded[place], uid) for uid, place in places.items()}
-
-
-def _data_uri(data: bytes | None, uid: str) -> str:
-    """Small pictures as lossless PNG, larger ones as a JPEG thumbnail."""
-    decoded = decode(data)
-    if not isinstance(decoded, Decoded):
-        raise SourceError(f"image {uid} was scored but can no longer be read ({decoded.detail}); embed again")
-    picture, buffer = decoded.image, io.BytesIO()
-    if max(picture.size) <= THUMBNAIL_PX // 2:
-        picture.save(buffer, "PNG")
-        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

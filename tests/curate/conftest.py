@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curate import cli
-from tests.curate.builders import Outcome, pair_row, write_pairs
+from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 
 @pytest.fixture
@@ -32,3 +32,22 @@ def curate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def source_file(tmp_path: Path) -> Path:
     """Twenty judged pairs over five prompts and 21 images, no ties."""
     return write_pairs(tmp_path / "source" / "train-0.parquet", (pair_row(i) for i in range(20)))
+
+
+NASTY_PROMPT = "</script><script>document.title = 'broken'</script> & \"quotes\" <b>№ 0</b>"
+
+
+@pytest.fixture(scope="session")
+def ranked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 60 pairs over 15 prompts, one tie and one row without a judgement, 12 selected; copy it to change it."""
+    folder = tmp_path_factory.mktemp("ranked")
+    rows = [pair_row(i) for i in range(62)]
+    rows[60] |= {"label_0": 0.5, "label_1": 0.5}
+    rows[61] |= {"has_label": False}
+    for row in rows[:4]:
+        row["caption"] = NASTY_PROMPT
+    source = write_pairs(folder / "source" / "train-0.parquet", rows)
+    embed = ["--manifest", "pickapic_v2", "--models", MODELS, "--source", str(source), "--device", "cpu"]
+    cli.app(["embed", *embed, "--run", str(folder / "run")], standalone_mode=False)
+    cli.app(["rank", "--run", str(folder / "run"), "--top", "12"], standalone_mode=False)
+    return folder / "run"
