@@ -14,7 +14,7 @@ HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars")
 LEVELS = [
     {"cli"},
     {"stages"},
-    {"plan", "scoring", "database", "run"},
+    {"plan", "scoring", "database", "comments", "run"},
     {"towers", "heads", "engines", "source", "tables"},
     {"model_set", "manifest", "images", "progress"},
     {"errors"},

@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 import tomli_w
 
+from curate.comments import describe
 from curate.database import (
     PSI_NORMS,
     SQL,
@@ -126,6 +127,7 @@ def open_views(run: Run, database: str = ":memory:") -> duckdb.DuckDBPyConnectio
     if latest is not None:
         create_psi_views(connection, summary["scorers"], Psi(latest["psi"], latest["psi_norm"]))
         create_parquet_view(connection, "ranking", (run.rankings / f"{latest['name']}.parquet").resolve())
+    describe(connection)
     return connection
 
 
