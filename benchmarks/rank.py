@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from curate.database import Psi
 from curate.run import Run
-from curate.stages.rank import rank
+from curate.stages.rank import RankOptions, rank
 from curate.tables import write_table
 from schemas import tables
 
@@ -98,7 +98,7 @@ def main() -> None:
         run = make_run(Path(folder), options.pairs)
         for _ in range(options.rounds):
             start = time.perf_counter()
-            rank(run, "default", "qsd", PSI, "0.0533")
+            rank(run, RankOptions(PSI))
             middle = time.perf_counter()
             expected = polars_ranking(run)
             times["curate rank"].append(middle - start)

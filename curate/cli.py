@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from curate.errors import CurateError, UsageError
+from curate.lines import check_lines, compare_lines, diff_lines, embed_lines, metrics_lines, rank_lines
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
@@ -92,29 +93,13 @@ def embed(
     say(f"models '{model_set.name}', scorers {names}, on {describe_device(on, options.precision)}")
     scoring = load_scoring(model_set, chosen, on, options.precision)
     summary = run_embed(Run(Path(run)), opened, scoring, options)
-    _print(summary, as_json, _embed_lines(summary))
+    _print(summary, as_json, embed_lines(summary))
 
 
 def _manifest(name: str) -> Manifest:
     if name == DEMO:
         say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
     return load_manifest(name)
-
-
-def _embed_lines(summary: dict[str, Any]) -> list[str]:
-    """The counts as sums that the reader can add up."""
-    ties = f", of them {summary['ties']:,} ties" if summary["ties"] else ""
-    return [
-        f"rows    {_sum_line(summary['source_rows'], summary['pairs'], 'pairs', summary['dropped_pairs'])}{ties}",
-        f"images  {_sum_line(summary['images'], summary['scored_images'], 'scored', summary['dropped_images'])}",
-        f"scores  {summary['scored_prompt_images']:,} (prompt, image) by {', '.join(summary['scorers'])}; "
-        f"{summary['prompts']:,} prompts",
-    ]
-
-
-def _sum_line(total: int, kept: int, kept_name: str, dropped: dict[str, int]) -> str:
-    terms = [f"{kept:,} {kept_name}", *(f"{count:,} {reason}" for reason, count in dropped.items())]
-    return f"{total:,} = {' + '.join(terms)}"
 
 
 def _print(report: dict[str, Any], as_json: bool, lines: list[str] | None = None) -> None:
@@ -127,34 +112,137 @@ def _print(report: dict[str, Any], as_json: bool, lines: list[str] | None = None
 @app.command(short_help="Rank the pairs by a SQL metric and select the top.")
 def rank(
     run: RunOption = "run",
-    top: Annotated[str, typer.Option(help="Fraction of the eligible pairs (0.0533), or a count (5000).")] = "0.0533",
+    top: Annotated[str, typer.Option(help="Fraction of the ranked pairs (0.0533), or a count (5000).")] = "0.0533",
     metric: Annotated[
-        str, typer.Option(help="qsd, margin, winner, or a .sql file that returns pair_id, quality.")
+        str, typer.Option(help="A metric that `curate metrics` lists, or a .sql file that returns pair_id, quality.")
     ] = "qsd",
+    param: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of a parameter of the metric; repeatable.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same as --param seed=N, for the metric random.")] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Worst first: the bottom is selected.")] = False,
     psi: Annotated[str, typer.Option(help="One scorer, or a blend: clip=2,pickscore=1.")] = ",".join(DEFAULT_SCORERS),
     psi_norm: Annotated[
         str, typer.Option(help="How scores are brought to [0, 1]: percentile, minmax or raw.")
     ] = "percentile",
     name: Annotated[str, typer.Option(help="Name of the ranking; several live side by side.")] = "default",
+    where: Annotated[
+        str | None, typer.Option(help="Rank only pairs that meet this SQL condition over pair_facts.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Rank only pairs of this split.")] = None,
+    min_score: Annotated[
+        list[str] | None, typer.Option(help="SCORER=VALUE that the preferred image must reach; repeatable.")
+    ] = None,
+    min_annotator_agreement: Annotated[
+        float | None, typer.Option(help="Leave out annotators who agree less often with the calibrated score (0.55).")
+    ] = None,
+    max_nsfw: Annotated[float | None, typer.Option(help="Greatest nsfw score of either image.")] = None,
+    max_per_prompt: Annotated[int | None, typer.Option(help="Most selected pairs of one prompt.")] = None,
+    max_per_image: Annotated[int | None, typer.Option(help="Most selected pairs with one image.")] = None,
+    max_per_annotator: Annotated[int | None, typer.Option(help="Most selected pairs of one annotator.")] = None,
+    near_duplicates: Annotated[
+        float | None, typer.Option(help="Cosine from which prompts count as one for --max-per-prompt (0.95).")
+    ] = None,
+    diversity: Annotated[
+        float | None, typer.Option(help="Weight, 0 to 1, of a prompt's distance to those chosen, against quality.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of the database before it spills to disk, such as 8GB.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank the pairs by a quality metric in SQL and select the top.
 
-    Example: curate rank --top 0.0533 --metric qsd --psi hpsv2
+    Example: curate rank --top 0.0533 --metric qsd --psi hpsv2 --max-per-prompt 10
     """
-    from curate.stages.rank import parse_psi
+    from curate.filters import Filters
+    from curate.selection import Limits
+    from curate.stages.rank import RankOptions, parse_psi
     from curate.stages.rank import rank as run_rank
 
-    report = run_rank(Run(Path(run)), _identifier(name), metric, parse_psi(psi, psi_norm), top)
-    blend = " + ".join(f"{weight:g} {scorer}" for scorer, weight in report["psi"].items())
-    lines = [
-        f"pairs     {_sum_line(report['pairs'], report['base_pairs'], 'ranked', report['dropped_pairs'])}",
-        f"selected  {report['selected_pairs']:,} of {report['base_pairs']:,} (--top {top}), "
-        f"quality from {report['least_selected_quality']:.4f}",
-        f"metric    {metric}, psi = {blend} ({psi_norm})",
-        f"written   {run}/rankings/{name}.parquet; {run}/curation.duckdb has every table as a view",
-    ]
-    _print(report, as_json, lines)
+    options = RankOptions(
+        parse_psi(psi, psi_norm),
+        _identifier(name),
+        metric,
+        (*(param or ()), *(() if seed is None else (f"seed={seed}",))),
+        top,
+        reverse,
+        Filters(where, split, _minimum_scores(min_score or []), min_annotator_agreement, max_nsfw),
+        Limits(max_per_prompt, max_per_image, max_per_annotator, near_duplicates, diversity),
+        memory,
+    )
+    report = run_rank(Run(Path(run)), options)
+    _print(report, as_json, rank_lines(report, run))
+
+
+def _minimum_scores(terms: list[str]) -> dict[str, float]:
+    found = {}
+    for term in terms:
+        scorer, _, value = term.partition("=")
+        try:
+            found[scorer] = float(value)
+        except ValueError as error:
+            raise UsageError(f"--min-score {term}: write SCORER=VALUE, such as clip=0.2") from error
+    return found
+
+
+metrics_app = typer.Typer(
+    rich_markup_mode=None,
+    help="List the metrics that `curate rank` ships, or check one of your own.\n\nExample: curate metrics",
+)
+app.add_typer(metrics_app, name="metrics", short_help="List the shipped metrics, or check one of your own.")
+
+
+@metrics_app.callback(invoke_without_command=True)
+def metrics(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the shipped metrics with their source and parameters.
+
+    Example: curate metrics
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from curate.stages.metrics import list_metrics
+
+    found = list_metrics()
+    _print({"metrics": found}, as_json, metrics_lines(found))
+
+
+@metrics_app.command(short_help="Run a metric of your own on a run and say what it does.")
+def check(
+    file: Annotated[str, typer.Argument(help="A .sql file that returns pair_id, quality.")],
+    run: RunOption = "run",
+    param: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of a parameter; repeatable.")] = None,
+    psi: Annotated[str, typer.Option(help="One scorer, or a blend: clip=2,pickscore=1.")] = ",".join(DEFAULT_SCORERS),
+    psi_norm: Annotated[str, typer.Option(help="percentile, minmax or raw.")] = "percentile",
+    as_json: JsonOption = False,
+) -> None:
+    """Run a metric on a run: columns, nulls, ties, range, and how like the shipped metrics it ranks.
+
+    Example: curate metrics check my_metric.sql
+    """
+    from curate.stages.metrics import check_metric
+    from curate.stages.rank import parse_psi
+
+    report = check_metric(Run(Path(run)), file, tuple(param or ()), parse_psi(psi, psi_norm))
+    _print(report, as_json, check_lines(report))
+
+
+@app.command(short_help="Say how two rankings differ.")
+def diff(
+    one: Annotated[str, typer.Argument(help="Name of a ranking.")],
+    two: Annotated[str, typer.Argument(help="Name of another.")],
+    run: RunOption = "run",
+    moved: Annotated[int, typer.Option(help="How many of the pairs that moved most to show.", min=0)] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how two rankings differ: what both select, their rank correlation, the pairs that moved most.
+
+    Example: curate diff default paper
+    """
+    from curate.stages.diff import diff as run_diff
+
+    report = run_diff(Run(Path(run)), _identifier(one), _identifier(two), moved)
+    _print(report, as_json, diff_lines(report))
 
 
 @app.command(short_help="Write the selected pairs as WebDataset shards.")
@@ -202,7 +290,7 @@ def sql(
 def _identifier(name: str) -> str:
     """A ranking's name becomes a view's, so it is a word."""
     if not name.isidentifier():
-        raise UsageError(f"--name {name}: use letters, digits and _ only")
+        raise UsageError(f"{name}: the name of a ranking has letters, digits and _ only")
     return name
 
 
@@ -224,24 +312,7 @@ def compare(
     from curate.stages.compare import compare as run_compare
 
     report = run_compare(Run(Path(run)), model, against, page, gallery)
-    _print(report, as_json, _compare_lines(report))
-
-
-def _compare_lines(report: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{report['model']} against {report['against']}: {report['pairs']:,} pairs over {report['prompts']:,} prompts",
-        f"{'scorer':<12}{'win rate':>9}  {'95 % interval':>15}  {'win/tie/lose':>14}  {'mean':>18}  "
-        f"{'mean change (95 % interval)':>30}",
-    ]
-    for v in report["verdicts"]:
-        interval = f"{100 * v['win_rate_low']:.1f} - {100 * v['win_rate_high']:.1f} %"
-        counts = f"{v['wins']}/{v['ties']}/{v['losses']}"
-        means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
-        change = f"{v['mean_change']:+.3g} ({v['mean_change_low']:+.3g} .. {v['mean_change_high']:+.3g})"
-        lines.append(
-            f"{v['scorer']:<12}{100 * v['win_rate']:>7.1f} %  {interval:>15}  {counts:>14}  {means:>18}  {change:>30}"
-        )
-    return [*lines, f"page {report['page']}"]
+    _print(report, as_json, compare_lines(report))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ VIEWS = {
     "normalised": "One (prompt, image) that an eligible pair uses, each score brought to [0, 1].",
     "psi": "One (prompt, image) that an eligible pair uses, with its blend of normalised scores.",
     "pair_scores": "One eligible pair as a metric sees it: each scorer's two values and their margin, and psi.",
+    "pair_facts": "One eligible pair with everything that --where may ask of it.",
+    "calibration_weights": "One row: the fitted weight of each scorer's margin.",
+    "calibrated": "One eligible pair and the log-odds that its judgement is right, by all scorers' margins.",
+    "annotators": "One annotator of an eligible pair, and how often they agree with the calibrated score.",
     "ranking": "One ranked pair of the ranking written last.",
 }
 RANKING_NAMED = "One ranked pair of the ranking '{name}'."
@@ -43,7 +47,7 @@ COLUMNS = {
     "width": "Pixels across, upright.",
     "height": "Pixels down, upright.",
     "format": "How the bytes are encoded, such as JPEG or PNG.",
-    "stage": "The command that left it out: plan and embed, or rank and the ranking's name.",
+    "stage": "The command that left it out: embed, or rank and the ranking's name.",
     "reason": "Why, in one word of a closed list.",
     "detail": "Why, in words.",
     "preferred_uid": "The image that the annotator preferred.",
@@ -54,6 +58,11 @@ COLUMNS = {
     "psi": "Weighted mean of the normalised scores, in [0, 1].",
     "psi_preferred": "psi of the preferred image, in [0, 1].",
     "psi_rejected": "psi of the other image, in [0, 1].",
+    "preferred_model": "What drew the preferred image; null where the source does not say.",
+    "rejected_model": "What drew the other image; null where the source does not say.",
+    "log_odds": "Above 0 where the scorers side with the annotator; null where a margin is missing.",
+    "judgements": "How many eligible pairs the annotator judged.",
+    "agreement": "Share of them on the calibrated score's side, drawn towards the mean of all by ten judgements.",
     "quality": "The metric's value for the pair; higher is better.",
     "rank": "Place by quality; 1 is best, equal qualities follow pair_id.",
     "percentile": "1.0 for the best rank, 0.0 for the worst.",
@@ -73,7 +82,7 @@ PATTERNS = (
     (re.compile(r"(?P<name>\w+)_preferred"), "{name}'s score of the preferred image."),
     (re.compile(r"(?P<name>\w+)_rejected"), "{name}'s score of the other image."),
     (re.compile(r"(?P<name>\w+)_margin"), "{name}_preferred - {name}_rejected; below 0 the annotator overruled it."),
-    (re.compile(r"(?P<name>\w+)_weight"), "Weight of {name} in psi."),
+    (re.compile(r"(?P<name>\w+)_weight"), "Weight of {name}."),
 )
 NORMALISED = "{name}'s score brought to [0, 1]."
 

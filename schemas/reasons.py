@@ -10,6 +10,12 @@ PAIR_REASONS = {
     "duplicate_pair": "the same judgement of the same pair came before",
     "image_dropped": "one side's image was left out, for its own reason",
     "tie": "the annotator preferred neither",
+    "score_missing": "a scorer that psi weighs has no finite value for one side",
+    "other_split": "the pair is of another split than --split names",
+    "low_score": "the preferred image scores below --min-score",
+    "nsfw": "an image's nsfw score is above --max-nsfw",
+    "annotator_at_chance": "its annotator agrees with the calibrated score less often than --min-annotator-agreement",
+    "where": "--where does not hold",
     "not_ranked": "the metric gave the pair no quality",
 }
 
@@ -19,5 +25,13 @@ IMAGE_REASONS = {
     "image_too_large": "more pixels than the limit: a decompression bomb",
     "image_missing": "the path or URL cannot be read",
 }
+
+PASSED_OVER = {
+    "max_per_prompt": "as many pairs of its prompt, or of its near-duplicates, were chosen before",
+    "max_per_image": "as many pairs with one of its images were chosen before",
+    "max_per_annotator": "as many pairs of its annotator were chosen before",
+    "diversity": "its prompt is too like those chosen",
+}
+"""Why a pair above the last selected one was not selected."""
 
 REASONS = PAIR_REASONS | IMAGE_REASONS

@@ -79,9 +79,10 @@ RANKING = pa.schema(
         pa.field("rank", pa.int64(), nullable=False),  # 1 = best
         pa.field("percentile", pa.float64(), nullable=False),  # 1.0 = best, 0.0 = worst
         pa.field("selected", pa.bool_(), nullable=False),
+        pa.field("passed_over", pa.string()),  # why not selected, where a pair of a worse rank is
     ]
 )
-"""Grain: one eligible pair. `<scorer>_preferred`, `<scorer>_rejected`, `<scorer>_margin` follow."""
+"""Grain: one ranked pair. `<scorer>_preferred`, `<scorer>_rejected`, `<scorer>_margin` follow."""
 
 SAMPLED_PAIRS = pa.schema(
     [
@@ -126,5 +127,5 @@ def with_margins(schema: pa.Schema, scorers: list[str]) -> pa.Schema:
     """`RANKING` followed by each scorer's preferred and rejected score and their signed margin."""
     for scorer in scorers:
         for side in ("preferred", "rejected", "margin"):
-            schema = schema.append(pa.field(f"{scorer}_{side}", pa.float32(), nullable=False))
+            schema = schema.append(pa.field(f"{scorer}_{side}", pa.float32()))  # null: no finite score
     return schema

@@ -14,10 +14,12 @@ HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars")
 LEVELS = [
     {"cli"},
     {"stages"},
+    {"selection", "coverage"},
+    {"calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "scoring", "database", "comments", "run"},
     {"towers", "heads", "engines", "source", "tables"},
     {"model_set", "manifest", "images", "progress"},
-    {"errors"},
+    {"errors", "lines"},
 ]
 
 

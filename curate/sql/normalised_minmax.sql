@@ -13,8 +13,7 @@ with bounds as (
 )
 
 select
-    prompt_id,
-    image_uid,
+    score_id,
     -- each scorer
     coalesce(({scorer}_score - {scorer}_least) / nullif({scorer}_greatest - {scorer}_least, 0), 0) as {scorer},
     -- end

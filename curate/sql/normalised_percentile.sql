@@ -4,8 +4,7 @@
 -- Inputs:  used_scores.
 -- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 select
-    prompt_id,
-    image_uid,
+    score_id,
     -- each scorer
     percent_rank() over (order by {scorer}_score) as {scorer},
     -- end

@@ -3,8 +3,7 @@
 -- Inputs:  used_scores.
 -- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 select
-    prompt_id,
-    image_uid,
+    score_id,
     -- each scorer
     {scorer}_score as {scorer},
     -- end

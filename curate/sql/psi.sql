@@ -3,8 +3,7 @@
 -- Inputs:  normalised, psi_weights (one row, `<scorer>_weight`).
 -- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 select
-    prompt_id,
-    image_uid,
+    score_id,
     (
         0
         -- each scorer

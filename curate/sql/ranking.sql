@@ -1,16 +1,11 @@
--- Purpose: the ranking: every eligible pair that the metric gave a quality, best first.
--- Grain:   one pair.
--- Inputs:  pair_scores, quality (pair_id, quality).
--- Parameters: $selected_pairs, how many of the best are selected.
--- The order is total: equal qualities are ordered by pair_id.
+-- Purpose: the ranking as it is stored, best first.
+-- Grain:   one ranked pair.
+-- Inputs:  ranked (pair_id, quality, rank), pair_scores, passed_over (rank, reason).
+-- Parameters: $last_rank, the rank of the last pair that is selected.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
-with ranked as (
-    select
-        pair_id,
-        quality::double as quality,
-        row_number() over (order by quality desc, pair_id) as rank,
-        count(*) over () as base_pairs
-    from quality
+with total as (
+    select count(*) as base_pairs
+    from ranked
 )
 
 select
@@ -20,13 +15,16 @@ select
     pair_scores.rejected_uid,
     ranked.quality,
     ranked.rank,
-    1 - (ranked.rank - 1) / greatest(ranked.base_pairs - 1, 1) as percentile,
-    ranked.rank <= $selected_pairs as selected,
+    1 - (ranked.rank - 1) / greatest(total.base_pairs - 1, 1) as percentile,
+    ranked.rank <= $last_rank and passed_over.reason is null as selected,
+    passed_over.reason as passed_over,
     -- each scorer
     pair_scores.{scorer}_preferred,
     pair_scores.{scorer}_rejected,
     pair_scores.{scorer}_margin,
     -- end
 from ranked
+cross join total
 inner join pair_scores using (pair_id)
+left join passed_over using (rank)
 order by ranked.rank

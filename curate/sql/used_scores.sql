@@ -1,17 +1,17 @@
 -- Purpose: the scores that psi is normalised over: those of pictures in eligible pairs, each counted once.
 -- Grain:   one (prompt, image), however many pairs it occurs in.
--- Inputs:  eligible, scores.
+-- Inputs:  eligible, scored.
+-- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 with used as (
-    select prompt_id, preferred_uid as image_uid from eligible
+    select preferred_id as score_id from eligible
     union
-    select prompt_id, rejected_uid as image_uid from eligible
+    select rejected_id as score_id from eligible
 )
 
 select
-    prompt_id,
-    image_uid,
+    score_id,
     -- each scorer
     {scorer}_score::double as {scorer}_score,
     -- end
-from scores
-semi join used using (prompt_id, image_uid)
+from scored
+semi join used using (score_id)

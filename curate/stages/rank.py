@@ -1,80 +1,120 @@
-"""`curate rank`: a metric in SQL over the pairs' scores, a total order, the top selected."""
+"""`curate rank`: a metric in SQL over the pairs' scores, a total order, the best selected."""
 
 import math
 import tomllib
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import tomli_w
 
+from curate.calibration import Calibration, calibrate
 from curate.comments import describe
+from curate.coverage import prompt_coverage, topic_coverage
 from curate.database import (
     PSI_NORMS,
-    SQL,
     Psi,
     connect_views,
+    copy_query,
+    create_calibration_views,
     create_parquet_view,
     create_psi_views,
     fetch,
     fetch_count,
-    first_line,
+    literal,
+    materialise,
     query_text,
-    read_only_query,
+    seal,
 )
 from curate.errors import QueryError, RunError, UsageError, nearest
+from curate.filters import Filters, set_aside
+from curate.fronts import create_fronts
+from curate.metrics import Metric, load_metric, parameter_values
 from curate.run import Run
-from curate.tables import atomic_path, rows_table, write_table, write_text
+from curate.selection import Limits, Prompts, Selection, read_prompts, select
+from curate.tables import atomic_path, write_text
 from schemas import tables
 from schemas.reasons import PAIR_REASONS
 
-METRICS = SQL / "metrics"
+
+@dataclass(frozen=True)
+class RankOptions:
+    """How pairs are ranked and which are selected.
+
+    metric: a shipped metric's name, or a .sql file that returns pair_id, quality; params: its "name=value".
+    top: a fraction of the ranked pairs such as "0.0533", or a count such as "5000". reverse: worst first.
+    memory: what DuckDB may hold before it spills into the run directory, such as "8GB"; None: 80 % of the machine's.
+    """
+
+    psi: Psi
+    name: str = "default"
+    metric: str = "qsd"
+    params: tuple[str, ...] = ()
+    top: str = "0.0533"
+    reverse: bool = False
+    filters: Filters = field(default_factory=Filters)
+    limits: Limits = field(default_factory=Limits)
+    memory: str | None = None
 
 
-def rank(run: Run, name: str, metric: str, psi: Psi, top: str) -> dict[str, Any]:
+def rank(run: Run, options: RankOptions) -> dict[str, Any]:
     """Write rankings/<name>.parquet, its .toml, and curation.duckdb; return the counts.
 
-    metric: the name of a shipped metric, or a .sql file that returns pair_id, quality.
-    top: a fraction of the ranked pairs such as "0.0533", or a count such as "5000".
     Raises: UsageError, QueryError, RunError.
     """
-    share = parse_top(top)
-    summary = run.summary()
-    if not summary["judged"]:
-        raise RunError(f"the pairs of {run.root} carry no judgements to rank; `curate compare` reads them")
-    scorers = _checked_scorers(psi, summary["scorers"])
-    path, sql = _metric(metric)
+    share = parse_top(options.top)
+    scorers = check_psi(run, options.psi)
+    options.filters.check(scorers)
+    options.limits.check()
+    metric = load_metric(options.metric)
+    values = parameter_values(metric, options.params)
     connection = connect_views(run)
-    create_psi_views(connection, scorers, psi, "temp table")
+    _limit_memory(connection, options.memory)
+    create_psi_views(connection, scorers, options.psi, "temp table")
     _check_eligible(connection, run)
-    _check_raw(connection, psi)
-    _materialise_quality(connection, sql, path)
-    base = fetch_count(connection, "quality")
-    selected = selected_count(share, base)
-    ranking = _ranking_table(connection, scorers, selected)
-    dropped = _dropped_rows(connection, name)
+    _check_raw(connection, options.psi)
+    calibration = prepare_inputs(connection, scorers, [metric], options.filters)
+
+    seal(connection, run)
+    set_aside(connection, options.filters)
+    measure(connection, metric, scorers, values)
+    sign = -1 if options.reverse else 1
+    connection.execute(f"create temp table ranked as\n{query_text('ranked')}", {"sign": sign})
+    pairs, base = run.summary()["pairs"], fetch_count(connection, "ranked")
+    _check_base(base, metric, options.filters)
+    limits = options.limits
+    prompts = read_prompts(connection, limits.near_duplicates) if limits.needs_embeddings else None
+    selection = select(connection, limits, prompts, selected_count(share, base), base)
+
+    ranking = run.rankings / f"{options.name}.parquet"
+    _write_ranking(connection, ranking, scorers, selection)
+    dropped = _write_dropped(connection, run, options.name)
+    if base + sum(dropped.values()) != pairs:
+        raise RunError(f"the counts of {run.root} do not add up: {base} ranked + {dropped} != {pairs} pairs")
     report = {
-        "name": name,
-        "metric": metric,
-        "metric_sql": sql,
-        "psi": dict(psi.weights),
-        "psi_norm": psi.norm,
-        "top": top,
-        "pairs": summary["pairs"],
+        "name": options.name,
+        "metric": options.metric,
+        "metric_sql": metric.text,
+        "params": values,
+        "reverse": options.reverse,
+        "psi": dict(options.psi.weights),
+        "psi_norm": options.psi.norm,
+        "filters": options.filters.stated(),
+        "limits": {key: value for key, value in vars(limits).items() if value is not None},
+        "top": options.top,
+        "pairs": pairs,
         "base_pairs": base,
-        "selected_pairs": selected,
-        "dropped_pairs": dict(sorted(Counter(str(row["reason"]) for row in dropped).items())),
-        "least_selected_quality": ranking["quality"][selected - 1].as_py(),
-    }
-    if base + len(dropped) != summary["pairs"]:
-        raise RunError(
-            f"the counts of {run.root} do not add up: {base} ranked + {len(dropped)} dropped != {summary['pairs']}"
-        )
-    write_table(ranking, run.rankings / f"{name}.parquet", tables.with_margins(tables.RANKING, scorers))
-    write_table(rows_table(dropped, tables.DROPPED), run.table("dropped") / f"rank-{name}.parquet", tables.DROPPED)
-    write_text(tomli_w.dumps(report, multiline_strings=True), run.rankings / f"{name}.toml")
+        "wanted_pairs": selected_count(share, base),
+        "selected_pairs": selection.count,
+        "dropped_pairs": dropped,
+        "passed_over": dict(sorted(Counter(selection.passed_over.values()).items())),
+        "least_selected_quality": _quality_at(connection, selection.last_rank),
+        "coverage": _coverage(connection, ranking, prompts),
+    } | ({"calibration": calibration.report()} if calibration else {})
+    write_text(tomli_w.dumps(report, multiline_strings=True), run.rankings / f"{options.name}.toml")
+    connection.close()
     write_database(run)
     return report
 
@@ -95,49 +135,12 @@ def parse_psi(text: str, norm: str) -> Psi:
     return Psi(weights, norm)
 
 
-def shipped_metrics() -> dict[str, Path]:
-    """Name -> file of each metric in curate/sql/metrics."""
-    return {path.stem: path for path in sorted(METRICS.glob("*.sql"))}
-
-
-def ranking_settings(run: Run, name: str) -> dict[str, Any]:
-    """What rankings/<name>.toml states. Raises RunError naming the rankings there are."""
-    path = run.rankings / f"{name}.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        there = sorted(item.stem for item in run.rankings.glob("*.toml"))
-        raise RunError(
-            f"no ranking '{name}' in {run.root}; there {'are ' + ', '.join(there) if there else 'is none'}; "
-            "run `curate rank` first"
-        ) from error
-
-
-def latest_ranking(run: Run) -> dict[str, Any] | None:
-    """The settings of the ranking written last, or None."""
-    files = sorted(run.rankings.glob("*.toml"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return ranking_settings(run, files[-1].stem) if files else None
-
-
-def open_views(run: Run, database: str = ":memory:") -> duckdb.DuckDBPyConnection:
-    """Every view of the run: tables, rankings, and `pair_scores` and `ranking` of the ranking written last."""
+def check_psi(run: Run, psi: Psi) -> list[str]:
+    """The run's scorers. Raises RunError for a run without judgements, UsageError for a scorer that it lacks."""
     summary = run.summary()
-    connection = connect_views(run, database)
-    latest = latest_ranking(run)
-    if latest is not None:
-        create_psi_views(connection, summary["scorers"], Psi(latest["psi"], latest["psi_norm"]))
-        create_parquet_view(connection, "ranking", (run.rankings / f"{latest['name']}.parquet").resolve())
-    describe(connection)
-    return connection
-
-
-def write_database(run: Run) -> None:
-    """curation.duckdb: the same views in a file, for the DuckDB command line and notebooks."""
-    with atomic_path(run.database) as temporary:
-        open_views(run, str(temporary)).close()
-
-
-def _checked_scorers(psi: Psi, scorers: list[str]) -> list[str]:
+    if not summary["judged"]:
+        raise RunError(f"the pairs of {run.root} carry no judgements to rank; `curate compare` reads them")
+    scorers: list[str] = summary["scorers"]
     for name in psi.weights:
         if name not in scorers:
             raise UsageError(
@@ -145,52 +148,6 @@ def _checked_scorers(psi: Psi, scorers: list[str]) -> list[str]:
                 "`curate embed --scorers` adds it, in a new run"
             )
     return scorers
-
-
-def _metric(metric: str) -> tuple[Path, str]:
-    shipped = shipped_metrics()
-    path = Path(metric) if metric.endswith(".sql") else shipped.get(metric)
-    if path is None:
-        raise UsageError(f"--metric: no metric '{metric}'{nearest(metric, shipped)}; a file of your own ends in .sql")
-    try:
-        return path, path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--metric: {path} cannot be read: {error.strerror}") from error
-
-
-def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
-    if fetch_count(connection, "eligible") == 0:
-        raise RunError(f"no pair of {run.root} can be ranked: each is a tie or lost an image; see the table `dropped`")
-
-
-def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:
-    """psi without normalisation is a score in [0, 1] only if the scores are."""
-    if psi.norm != "raw":
-        return
-    for scorer, least, greatest in fetch(connection, query_text("score_ranges", scorer=sorted(psi.weights))):
-        if least >= 0 and greatest <= 1:
-            continue
-        raise UsageError(
-            f"--psi-norm raw: {scorer} runs from {least:.4g} to {greatest:.4g}, outside [0, 1]; "
-            "use --psi-norm percentile or minmax"
-        )
-
-
-def _materialise_quality(connection: duckdb.DuckDBPyConnection, sql: str, path: Path) -> None:
-    """The metric's result as the table `quality`, checked. Raises QueryError naming the metric's file."""
-    relation = read_only_query(connection, sql, str(path))
-    if sorted(relation.columns) != ["pair_id", "quality"]:
-        raise QueryError(f"{path}: a metric returns the columns pair_id, quality; got {', '.join(relation.columns)}")
-    try:
-        # Copied whole first: a metric that reads `psi` or windows over all pairs is then computed once.
-        relation.select("pair_id, quality::double as quality").to_table("metric_result")
-    except duckdb.Error as error:
-        raise QueryError(f"{path}: {first_line(error)}") from error
-    for pair_id, fault in fetch(connection, query_text("metric_faults")):
-        raise QueryError(f"{path}: it returned pair {pair_id!r} {fault}")
-    connection.execute("create table quality as select pair_id, quality from metric_result where quality is not null")
-    if fetch_count(connection, "quality") == 0:
-        raise QueryError(f"{path}: it returned no pair with a quality")
 
 
 def parse_top(top: str) -> int | float:
@@ -218,23 +175,145 @@ def selected_count(share: int | float, base: int) -> int:
     return share
 
 
-def _ranking_table(connection: duckdb.DuckDBPyConnection, scorers: list[str], selected: int) -> pa.Table:
-    query = query_text("ranking", scorer=scorers)
-    return connection.sql(query, params={"selected_pairs": selected}).to_arrow_table()
+def prepare_inputs(
+    connection: duckdb.DuckDBPyConnection, scorers: list[str], metrics: list[Metric], filters: Filters | None = None
+) -> Calibration | None:
+    """What metrics and filters read beyond `pair_scores`: views `calibrated` and `annotators`, table `fronts`."""
+    calibration = None
+    by_annotator = filters is not None and filters.min_annotator_agreement is not None
+    if by_annotator or any(metric.mentions("calibrated") or metric.mentions("annotators") for metric in metrics):
+        calibration = calibrate(connection, scorers)
+        create_calibration_views(connection, calibration.weights)
+    if any(metric.mentions("fronts") for metric in metrics):
+        create_fronts(connection, scorers)
+    return calibration
 
 
-def _dropped_rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, object]]:
-    """Pairs of the run that this ranking leaves out, each with its reason."""
-    found = fetch(connection, query_text("ineligible"))
-    unranked = "select pair_id, 'not_ranked' from eligible anti join quality using (pair_id) order by pair_id"
-    found += fetch(connection, unranked)
-    return [
-        {
-            "stage": f"rank {name}",
-            "pair_id": pair_id,
-            "image_uid": None,
-            "reason": reason,
-            "detail": PAIR_REASONS[reason],
-        }
-        for pair_id, reason in found
-    ]
+def measure(connection: duckdb.DuckDBPyConnection, metric: Metric, scorers: list[str], values: dict[str, Any]) -> None:
+    """The metric's result as the table `metric_result` (pair_id, quality), checked. Raises QueryError."""
+    columns = materialise(connection, "metric_given", metric.sql(scorers), values, str(metric.path))
+    if sorted(columns) != ["pair_id", "quality"]:
+        raise QueryError(f"{metric.path}: a metric returns the columns pair_id, quality; got {', '.join(columns)}")
+    query = "select pair_id, quality::double as quality from metric_given"
+    materialise(connection, "metric_result", query, {}, str(metric.path))
+    connection.execute("drop table metric_given")
+    for pair_id, fault in fetch(connection, query_text("metric_faults")):
+        raise QueryError(f"{metric.path}: it returned pair {pair_id!r} {fault}")
+
+
+def ranking_settings(run: Run, name: str) -> dict[str, Any]:
+    """What rankings/<name>.toml states. Raises RunError naming the rankings there are."""
+    path = run.rankings / f"{name}.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        there = sorted(item.stem for item in run.rankings.glob("*.toml"))
+        raise RunError(
+            f"no ranking '{name}' in {run.root}; there {'are ' + ', '.join(there) if there else 'is none'}; "
+            "run `curate rank` first"
+        ) from error
+
+
+def latest_ranking(run: Run) -> dict[str, Any] | None:
+    """The settings of the ranking written last, or None."""
+    files = sorted(run.rankings.glob("*.toml"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return ranking_settings(run, files[-1].stem) if files else None
+
+
+def open_views(run: Run, database: str = ":memory:", ranking: str | None = None) -> duckdb.DuckDBPyConnection:
+    """Every view of the run: tables, rankings, and `pair_scores` and `ranking` of one ranking.
+
+    ranking: its name; None: the one written last, if there is any. Raises RunError.
+    """
+    summary = run.summary()
+    connection = connect_views(run, database)
+    stated = latest_ranking(run) if ranking is None else ranking_settings(run, ranking)
+    if stated is not None:
+        create_psi_views(connection, summary["scorers"], Psi(stated["psi"], stated["psi_norm"]))
+        create_parquet_view(connection, "ranking", (run.rankings / f"{stated['name']}.parquet").resolve())
+        if "calibration" in stated:
+            create_calibration_views(connection, stated["calibration"]["weights"])
+    describe(connection)
+    return connection
+
+
+def write_database(run: Run) -> None:
+    """curation.duckdb: the same views in a file, for the DuckDB command line and notebooks."""
+    with atomic_path(run.database) as temporary:
+        open_views(run, str(temporary)).close()
+
+
+def _limit_memory(connection: duckdb.DuckDBPyConnection, memory: str | None) -> None:
+    if memory is None:
+        return
+    try:
+        connection.execute(f"set memory_limit = {literal(memory)}")
+    except duckdb.Error as error:
+        raise UsageError(f"--memory {memory}: give a size such as 8GB") from error
+
+
+def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
+    if fetch_count(connection, "eligible") == 0:
+        raise RunError(
+            f"no pair of {run.root} can be ranked: each is a tie, or lacks an image or a score; see the table `dropped`"
+        )
+
+
+def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:
+    """psi without normalisation is a score in [0, 1] only if the scores are."""
+    if psi.norm != "raw":
+        return
+    for scorer, least, greatest in fetch(connection, query_text("score_ranges", scorer=sorted(psi.weights))):
+        if least >= 0 and greatest <= 1:
+            continue
+        raise UsageError(
+            f"--psi-norm raw: {scorer} runs from {least:.4g} to {greatest:.4g}, outside [0, 1]; "
+            "use --psi-norm percentile or minmax"
+        )
+
+
+def _check_base(base: int, metric: Metric, filters: Filters) -> None:
+    if base:
+        return
+    if filters.stated():
+        raise UsageError(f"no pair is left to rank; loosen the filters: {filters.stated()}")
+    raise QueryError(f"{metric.path}: it returned no pair with a quality")
+
+
+def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: list[str], selection: Selection) -> None:
+    connection.execute("create temp table passed_over (rank bigint, reason varchar)")
+    if selection.passed_over:
+        ranks, reasons = list(selection.passed_over), list(selection.passed_over.values())
+        connection.execute(
+            "insert into passed_over select unnest($ranks), unnest($reasons)", {"ranks": ranks, "reasons": reasons}
+        )
+    schema = tables.with_margins(tables.RANKING, scorers)
+    copy_query(connection, query_text("ranking", scorer=scorers), {"last_rank": selection.last_rank}, path, schema)
+
+
+def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str) -> dict[str, int]:
+    """dropped/rank-<name>.parquet: the pairs that are not ranked; their counts by reason."""
+    connection.execute("create temp table reasons (reason varchar, detail varchar)")
+    connection.execute(f"create temp view ineligible as\n{query_text('ineligible')}")
+    connection.executemany("insert into reasons values (?, ?)", list(PAIR_REASONS.items()))
+    path = run.table("dropped") / f"rank-{name}.parquet"
+    copy_query(connection, query_text("rank_dropped"), {"stage": f"rank {name}"}, path, tables.DROPPED)
+    counts = "select reason, count(*) from read_parquet({}) group by reason order by reason"
+    return dict(fetch(connection, counts.format(literal(str(path.resolve())))))
+
+
+def _quality_at(connection: duckdb.DuckDBPyConnection, rank: int) -> float:
+    return float(fetch(connection, "select quality from ranked where rank = $rank", {"rank": rank})[0][0])
+
+
+def _coverage(connection: duckdb.DuckDBPyConnection, ranking: Path, prompts: Prompts | None) -> dict[str, Any]:
+    """Prompts kept; and, where prompts were compared anyway, groups of near-duplicates and topics."""
+    file = literal(str(ranking.resolve()))
+    found = prompt_coverage(connection, file)
+    if prompts is None:
+        return found
+    selected = {row[0] for row in fetch(connection, f"select distinct prompt_id from {file} where selected")}
+    if prompts.group:
+        groups, kept = set(prompts.group.values()), {prompts.group[prompt_id] for prompt_id in selected}
+        found |= {"groups": len(groups), "selected_groups": len(kept)}
+    return found | topic_coverage(prompts, selected)

@@ -11,16 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.curate.builders import Outcome
-from tests.curate.test_rank import BLEND, HAND_PAIRS, HAND_SCORES, make_run
+from tests.curate.runs import HAND_PAIRS, HAND_SCORES, make_run, ranked
 
 Curate = Callable[..., Outcome]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    from curate.stages.rank import rank
-
-    rank(make_run(tmp_path / "run", HAND_PAIRS, HAND_SCORES), "default", "qsd", BLEND, "2")
+    ranked(make_run(tmp_path / "run", HAND_PAIRS, HAND_SCORES), top="2")
     return tmp_path / "run"
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import duckdb
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -17,48 +16,15 @@ from hypothesis import strategies as st
 from curate.database import Psi, query_text
 from curate.errors import QueryError, RunError, UsageError
 from curate.run import Run
-from curate.stages.rank import parse_psi, parse_top, rank, selected_count
+from curate.stages.rank import parse_psi, parse_top, selected_count
 from curate.tables import write_table
 from schemas import tables
-
-BLEND = Psi({"clip": 1.0, "pickscore": 1.0}, "percentile")
-
-
-def make_run(root: Path, judgements: list[tuple[str, str, int | None]], scores: dict[str, tuple[float, float]]) -> Run:
-    """A run of one prompt. judgements: (image 0, image 1, preference); scores: image -> (clip, pickscore)."""
-    run = Run(root)
-    pairs = [
-        dict.fromkeys(tables.PAIRS.names)
-        | {"pair_id": f"pair-{i}", "prompt_id": "p", "image_0_uid": a, "image_1_uid": b, "preference": preference}
-        | {"split": "train", "source_file": "f", "source_row_group": 0, "source_row": i}
-        for i, (a, b, preference) in enumerate(judgements)
-    ]
-    write_table(pa.Table.from_pylist(pairs, schema=tables.PAIRS), run.pairs, tables.PAIRS)
-    write_table(
-        pa.table({"prompt_id": ["p"], "prompt": ["a prompt"]}), run.table("prompts") / "p.parquet", tables.PROMPTS
-    )
-    write_table(tables.IMAGES.empty_table(), run.table("images") / "p.parquet", tables.IMAGES)
-    write_table(tables.DROPPED.empty_table(), run.table("dropped") / "plan.parquet", tables.DROPPED)
-    rows = [{"prompt_id": "p", "image_uid": u, "clip_score": c, "pickscore_score": k} for u, (c, k) in scores.items()]
-    schema = tables.with_scores(tables.SCORES, ["clip", "pickscore"])
-    write_table(pa.Table.from_pylist(rows, schema=schema), run.table("scores") / "p.parquet", schema)
-    run.claim({"split": "train"}, {})
-    run.mark_finished({"judged": True, "pairs": len(pairs), "scorers": ["clip", "pickscore"], "dataset": "hand"})
-    return run
-
-
-HAND_PAIRS: list[tuple[str, str, int | None]] = [("a", "b", 0), ("c", "b", 1), ("a", "c", None), ("d", "a", 0)]
-HAND_SCORES = {"a": (0.1, 20.0), "b": (0.2, 18.0), "c": (0.3, 22.0), "d": (0.4, 21.0)}
+from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return make_run(tmp_path / "run", HAND_PAIRS, HAND_SCORES)
-
-
-def qualities(run: Run, name: str = "default") -> dict[str, float]:
-    rows = pq.read_table(run.rankings / f"{name}.parquet").to_pylist()
-    return {row["pair_id"]: row["quality"] for row in rows}
 
 
 # Percentiles among a, b, c, d: clip 0, 1/3, 2/3, 1; pickscore 1/3, 0, 1, 2/3.
@@ -86,31 +52,31 @@ FORMULAS: dict[str, Callable[[float, float], float]] = {
     ids=["percentile", "minmax", "raw"],
 )
 def test_metrics_equal_hand_worked_rows(run: Run, metric: str, psi: Psi, values: dict[str, float]) -> None:
-    rank(run, "default", metric, psi, "1.0")
+    ranked(run, "default", metric, psi, "1.0")
     expected = {pair: FORMULAS[metric](values[w], values[loser]) for pair, (w, loser) in SIDES.items()}
     assert qualities(run) == pytest.approx(expected, abs=1e-7)  # raw scores are stored as float32
 
 
 def test_qsd_of_raw_scores_by_hand(run: Run) -> None:
-    rank(run, "default", "qsd", Psi({"clip": 1.0}, "raw"), "1.0")
+    ranked(run, "default", "qsd", Psi({"clip": 1.0}, "raw"), "1.0")
     assert qualities(run) == pytest.approx({"pair-0": 0.1 * 0.8, "pair-1": 0.2 * 0.7, "pair-3": 0.4 * 0.9})
 
 
 def test_weights_of_a_blend(run: Run) -> None:
-    rank(run, "default", "winner", Psi({"clip": 3.0, "pickscore": 1.0}, "percentile"), "1.0")
+    ranked(run, "default", "winner", Psi({"clip": 3.0, "pickscore": 1.0}, "percentile"), "1.0")
     assert qualities(run)["pair-3"] == pytest.approx((3 * 1 + 2 / 3) / 4)
 
 
 def test_equal_scores_share_the_lowest_percentile(tmp_path: Path) -> None:
     scores = {"a": (0.1, 1.0), "b": (0.5, 1.0), "c": (0.5, 1.0)}
     run = make_run(tmp_path / "run", [("a", "b", 1), ("b", "c", 0)], scores)
-    rank(run, "default", "winner", Psi({"clip": 1.0}, "percentile"), "1.0")
+    ranked(run, "default", "winner", Psi({"clip": 1.0}, "percentile"), "1.0")
     assert qualities(run) == {"pair-0": 0.5, "pair-1": 0.5}
 
 
 def test_a_scorer_of_one_value_has_no_say_by_minmax(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [("a", "b", 0)], {"a": (0.3, 1.0), "b": (0.2, 1.0)})
-    rank(run, "default", "winner", Psi({"pickscore": 1.0}, "minmax"), "1.0")
+    ranked(run, "default", "winner", Psi({"pickscore": 1.0}, "minmax"), "1.0")
     assert qualities(run) == {"pair-0": 0.0}
 
 
@@ -118,12 +84,12 @@ def test_psi_reads_only_pictures_of_eligible_pairs(tmp_path: Path) -> None:
     """A tie's pictures must not move anyone's percentile."""
     pairs: list[tuple[str, str, int | None]] = [("a", "b", 0), ("x", "y", None)]
     run = make_run(tmp_path / "run", pairs, {"a": (0.2, 1), "b": (0.1, 1), "x": (0.9, 1), "y": (0.0, 1)})
-    rank(run, "default", "winner", Psi({"clip": 1.0}, "percentile"), "1.0")
+    ranked(run, "default", "winner", Psi({"clip": 1.0}, "percentile"), "1.0")
     assert qualities(run) == {"pair-0": 1.0}
 
 
 def test_counts_ties_and_columns(run: Run) -> None:
-    report = rank(run, "default", "qsd", BLEND, "2")
+    report = ranked(run, "default", "qsd", BLEND, "2")
     assert (report["pairs"], report["base_pairs"], report["selected_pairs"]) == (4, 3, 2)
     assert report["dropped_pairs"] == {"tie": 1}
     rows = pq.read_table(run.rankings / "default.parquet").to_pylist()
@@ -139,7 +105,7 @@ def test_counts_ties_and_columns(run: Run) -> None:
 
 def test_a_pair_that_lost_an_image_is_not_ranked(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", HAND_PAIRS, {uid: s for uid, s in HAND_SCORES.items() if uid != "c"})
-    report = rank(run, "default", "qsd", BLEND, "1.0")
+    report = ranked(run, "default", "qsd", BLEND, "1.0")
     assert report["dropped_pairs"] == {"image_dropped": 1, "tie": 1}
     assert report["base_pairs"] == 2
 
@@ -147,7 +113,7 @@ def test_a_pair_that_lost_an_image_is_not_ranked(tmp_path: Path) -> None:
 def test_equal_qualities_are_ordered_by_pair_id(tmp_path: Path) -> None:
     scores = {"a": (0.5, 1.0), "b": (0.5, 1.0)}
     run = make_run(tmp_path / "run", [("a", "b", i % 2) for i in range(12)], scores)
-    rank(run, "default", "qsd", BLEND, "1.0")
+    ranked(run, "default", "qsd", BLEND, "1.0")
     order = list(qualities(run))
     assert order == sorted(order)
 
@@ -174,7 +140,7 @@ def test_ranking_does_not_depend_on_row_file_or_thread_order(tmp_path: Path) -> 
     write_table(halves.slice(0, 13), shuffled.table("scores") / "z.parquet", schema)
     write_table(halves.slice(13), shuffled.table("scores") / "p.parquet", schema)
     for run in (straight, shuffled):
-        rank(run, "default", "qsd", BLEND, "0.1")
+        ranked(run, "default", "qsd", BLEND, "0.1")
     left, right = (pq.read_table(run.rankings / "default.parquet") for run in (straight, shuffled))
     assert left.equals(right)
 
@@ -210,7 +176,7 @@ def slow_ranking(run: Run, psi: Psi, metric: str) -> pl.DataFrame:
 def test_ranking_equals_a_slow_polars_version(tmp_path: Path, norm: str, metric: str) -> None:
     run = make_run(tmp_path / "run", *random_world(3))
     psi = Psi({"clip": 2.0, "pickscore": 1.0}, norm)
-    rank(run, "default", metric, psi, "1.0")
+    ranked(run, "default", metric, psi, "1.0")
     slow = slow_ranking(run, psi, metric)
     found = pl.read_parquet(run.rankings / "default.parquet")
     slow_by_id = dict(slow.iter_rows())
@@ -224,7 +190,7 @@ def test_swapping_the_sides_negates_every_margin(tmp_path: Path) -> None:
     margins = []
     for name, judgements in (("straight", pairs), ("swapped", swapped)):
         run = make_run(tmp_path / name, judgements, scores)
-        rank(run, "default", "margin", BLEND, "1.0")
+        ranked(run, "default", "margin", BLEND, "1.0")
         rows = pq.read_table(run.rankings / "default.parquet").to_pylist()
         margins.append({row["pair_id"]: (row["quality"], row["clip_margin"]) for row in rows})
     for pair, (quality, clip) in margins[0].items():
@@ -232,8 +198,8 @@ def test_swapping_the_sides_negates_every_margin(tmp_path: Path) -> None:
 
 
 def test_named_rankings_live_side_by_side(run: Run) -> None:
-    rank(run, "one", "qsd", BLEND, "1")
-    rank(run, "two", "winner", BLEND, "3")
+    ranked(run, "one", "qsd", BLEND, "1")
+    ranked(run, "two", "winner", BLEND, "3")
     assert sorted(path.name for path in run.rankings.glob("*.parquet")) == ["one.parquet", "two.parquet"]
     connection = duckdb.connect(str(run.database), read_only=True)
     counts = "select (select count(*) from ranking_one where selected), (select count(*) from ranking where selected)"
@@ -242,8 +208,8 @@ def test_named_rankings_live_side_by_side(run: Run) -> None:
 
 
 def test_ranking_again_under_a_name_replaces_it(run: Run) -> None:
-    rank(run, "default", "qsd", BLEND, "1.0")
-    rank(run, "default", "winner", BLEND, "1")
+    ranked(run, "default", "qsd", BLEND, "1.0")
+    ranked(run, "default", "winner", BLEND, "1")
     assert pq.read_table(run.rankings / "default.parquet")["selected"].to_pylist() == [True, False, False]
     assert len(list(run.table("dropped").glob("rank-*.parquet"))) == 1
 
@@ -251,14 +217,14 @@ def test_ranking_again_under_a_name_replaces_it(run: Run) -> None:
 def test_a_users_metric(run: Run, tmp_path: Path) -> None:
     metric = tmp_path / "mine.sql"
     metric.write_text("-- mine\nselect pair_id, clip_margin + 0.1 * pickscore_margin as quality from pair_scores")
-    rank(run, "default", str(metric), BLEND, "1.0")
+    ranked(run, "default", str(metric), BLEND, "1.0")
     assert qualities(run)["pair-0"] == pytest.approx(-0.1 + 0.1 * 2.0, abs=1e-6)
 
 
 def test_a_metric_may_leave_pairs_out_and_they_are_counted(run: Run, tmp_path: Path) -> None:
     metric = tmp_path / "some.sql"
     metric.write_text("select pair_id, clip_margin as quality from pair_scores where clip_margin > 0")
-    report = rank(run, "default", str(metric), BLEND, "1.0")
+    report = ranked(run, "default", str(metric), BLEND, "1.0")
     assert report["dropped_pairs"] == {"not_ranked": 2, "tie": 1}
     assert report["base_pairs"] == 1
 
@@ -289,7 +255,7 @@ def test_a_wrong_metric_is_refused(run: Run, tmp_path: Path, sql: str, message: 
     metric = tmp_path / "wrong.sql"
     metric.write_text(sql)
     with pytest.raises(QueryError) as raised:
-        rank(run, "default", str(metric), BLEND, "1.0")
+        ranked(run, "default", str(metric), BLEND, "1.0")
     assert str(raised.value) == f"{metric}: {message}"
     assert not run.rankings.exists()
 
@@ -298,19 +264,19 @@ def test_a_metric_that_does_not_parse_says_where(run: Run, tmp_path: Path) -> No
     metric = tmp_path / "typo.sql"
     metric.write_text("select pair_id, psi_prefered as quality from pair_scores")
     with pytest.raises(QueryError, match=r"typo\.sql: Binder Error: .*psi_prefered") as raised:
-        rank(run, "default", str(metric), BLEND, "1.0")
+        ranked(run, "default", str(metric), BLEND, "1.0")
     assert "psi_preferred" in str(raised.value)
 
 
 def test_raw_needs_scores_between_0_and_1(run: Run) -> None:
     with pytest.raises(UsageError, match=r"--psi-norm raw: pickscore runs from 18 to 22, outside \[0, 1\]"):
-        rank(run, "default", "qsd", Psi({"pickscore": 1.0}, "raw"), "1.0")
+        ranked(run, "default", "qsd", Psi({"pickscore": 1.0}, "raw"), "1.0")
 
 
 def test_all_ties_is_an_error(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [("a", "b", None)], HAND_SCORES)
-    with pytest.raises(RunError, match="can be ranked: each is a tie or lost an image"):
-        rank(run, "default", "qsd", BLEND, "1.0")
+    with pytest.raises(RunError, match="can be ranked: each is a tie, or lacks an image or a score"):
+        ranked(run, "default", "qsd", BLEND, "1.0")
 
 
 @pytest.mark.parametrize("top", ["0", "0.0", "2.5", "-1", "-0.1", "abc", "nan", "inf", "", "1e3", "0x10"])
@@ -377,7 +343,7 @@ def test_every_query_states_purpose_grain_and_inputs_and_is_lower_case(path: Pat
 
 
 def test_reports_are_stored_beside_the_ranking(run: Run) -> None:
-    report: dict[str, Any] = rank(run, "default", "qsd", BLEND, "0.5")
+    report: dict[str, Any] = ranked(run, "default", "qsd", BLEND, "0.5")
     stored = tomllib.loads((run.rankings / "default.toml").read_text())
     assert stored == report
     assert (stored["base_pairs"], stored["selected_pairs"], stored["psi_norm"]) == (3, 2, "percentile")

@@ -1,0 +1,124 @@
+"""What the commands print of their reports: counts as sums that the reader can add up."""
+
+from typing import Any
+
+
+def embed_lines(summary: dict[str, Any]) -> list[str]:
+    """The counts as sums that the reader can add up."""
+    ties = f", of them {summary['ties']:,} ties" if summary["ties"] else ""
+    return [
+        f"rows    {_sum_line(summary['source_rows'], summary['pairs'], 'pairs', summary['dropped_pairs'])}{ties}",
+        f"images  {_sum_line(summary['images'], summary['scored_images'], 'scored', summary['dropped_images'])}",
+        f"scores  {summary['scored_prompt_images']:,} (prompt, image) by {', '.join(summary['scorers'])}; "
+        f"{summary['prompts']:,} prompts",
+    ]
+
+
+def _sum_line(total: int, kept: int, kept_name: str, dropped: dict[str, int]) -> str:
+    terms = [f"{kept:,} {kept_name}", *(f"{count:,} {reason}" for reason, count in dropped.items())]
+    return f"{total:,} = {' + '.join(terms)}"
+
+
+def rank_lines(report: dict[str, Any], run: str) -> list[str]:
+    """What was ranked, selected and passed over, and by which metric."""
+    blend = " + ".join(f"{weight:g} {scorer}" for scorer, weight in report["psi"].items())
+    given = "".join(f", {name} = {value}" for name, value in report["params"].items())
+    over = "".join(f", {count:,} {reason}" for reason, count in report["passed_over"].items())
+    short = report["selected_pairs"] < report["wanted_pairs"]
+    words, cover = {"prompts": "prompts", "groups": "groups of near-duplicates", "topics": "topics"}, report["coverage"]
+    kept = [f"{cover[f'selected_{key}']:,} of {cover[key]:,} {word}" for key, word in words.items() if key in cover]
+    lines = [
+        f"pairs     {_sum_line(report['pairs'], report['base_pairs'], 'ranked', report['dropped_pairs'])}",
+        f"selected  {report['selected_pairs']:,} of {report['base_pairs']:,} (--top {report['top']}), "
+        f"quality {'to' if report['reverse'] else 'from'} {report['least_selected_quality']:.4f}"
+        + (f"; the limits leave no more of the {report['wanted_pairs']:,} asked for" if short else ""),
+        *([f"passed    {sum(report['passed_over'].values()):,} better ones over{over}"] if over else []),
+        f"covers    {', '.join(kept)}",
+        f"metric    {report['metric']}{given}, psi = {blend} ({report['psi_norm']})" + ", reversed" * report["reverse"],
+        *_calibration_lines(report.get("calibration")),
+        f"written   {run}/rankings/{report['name']}.parquet; {run}/curation.duckdb has every table as a view",
+    ]
+    return lines
+
+
+def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
+    """The fitted model, and how honest its probabilities are on prompts held out."""
+    if calibration is None:
+        return []
+    weights = " ".join(f"{weight:+.4g} {scorer}" for scorer, weight in calibration["weights"].items())
+    lines = [
+        f"odds      that the human is right: log-odds = {weights}, times each margin; {calibration['pairs']:,} pairs"
+    ]
+    if "held_out_accuracy" not in calibration:
+        return [*lines, "          nothing held out: all pairs share one prompt"]
+    lines.append(
+        f"          on held-out prompts: accuracy {100 * calibration['held_out_accuracy']:.1f} %, "
+        f"log loss {calibration['held_out_log_loss']:.4f} (chance 50 %, 0.6931)"
+    )
+    return lines + [
+        f"          said {100 * item['predicted']:.1f} %, was {100 * item['observed']:.1f} % of {item['pairs']:,}"
+        for item in calibration["bins"]
+    ]
+
+
+def compare_lines(report: dict[str, Any]) -> list[str]:
+    """One line per scorer."""
+    lines = [
+        f"{report['model']} against {report['against']}: {report['pairs']:,} pairs over {report['prompts']:,} prompts",
+        f"{'scorer':<12}{'win rate':>9}  {'95 % interval':>15}  {'win/tie/lose':>14}  {'mean':>18}  "
+        f"{'mean change (95 % interval)':>30}",
+    ]
+    for v in report["verdicts"]:
+        interval = f"{100 * v['win_rate_low']:.1f} - {100 * v['win_rate_high']:.1f} %"
+        counts = f"{v['wins']}/{v['ties']}/{v['losses']}"
+        means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
+        change = f"{v['mean_change']:+.3g} ({v['mean_change_low']:+.3g} .. {v['mean_change_high']:+.3g})"
+        lines.append(
+            f"{v['scorer']:<12}{100 * v['win_rate']:>7.1f} %  {interval:>15}  {counts:>14}  {means:>18}  {change:>30}"
+        )
+    return [*lines, f"page {report['page']}"]
+
+
+def metrics_lines(metrics: list[dict[str, Any]]) -> list[str]:
+    """Each metric with its purpose, source and parameters."""
+    lines = []
+    for metric in metrics:
+        lines += [f"{metric['name']:<12}{metric['purpose']}", f"{'':<12}source: {metric['source']}"]
+        lines += [
+            f"{'':<12}--param {name}={value['default']}, {value['least']} to {value['most']}: {value['meaning']}"
+            for name, value in metric["parameters"].items()
+        ]
+    return lines
+
+
+def check_lines(report: dict[str, Any]) -> list[str]:
+    """What a metric did on a run, and how like the shipped ones it is."""
+    quality = report["quality"]
+    lines = [
+        f"metric    {report['metric']}: sound",
+        f"pairs     {report['pairs']:,} eligible = {report['ranked']:,} with a quality + {report['nulls']:,} without",
+        f"quality   {quality['least']:.6g} to {quality['greatest']:.6g}, median {quality['median']:.6g}, "
+        f"{report['distinct']:,} distinct values; {report['tied']:,} pairs share theirs with another",
+        f"{'against':<12}{'rank correlation':>18}{'of the top 5.33 % shared':>26}",
+    ]
+    for item in report["against"]:
+        found = "-" if item["rank_correlation"] is None else f"{item['rank_correlation']:+.3f}"
+        lines.append(f"{item['metric']:<12}{found:>18}{100 * item['shared']:>24.1f} %")
+    return lines
+
+
+def diff_lines(report: dict[str, Any]) -> list[str]:
+    """How two rankings differ, and the pairs that moved most."""
+    one, two = report["one"], report["two"]
+    correlation = "none" if report["rank_correlation"] is None else f"{report['rank_correlation']:+.4f}"
+    return [
+        f"{one}: {report['ranked_one']:,} ranked, {report['selected_one']:,} selected; "
+        f"{two}: {report['ranked_two']:,} ranked, {report['selected_two']:,} selected",
+        f"both select {report['selected_both']:,}: {100 * report['overlap']:.1f} % of what either selects; "
+        f"rank correlation {correlation} over the {report['ranked_both']:,} pairs that both rank",
+        f"moved most, as percentiles (1 = best):{'':>8}{one:>12}{two:>12}",
+        *(
+            f"  {item['pair_id']}  {item['percentile_one']:>10.4f}{item['percentile_two']:>12.4f}  {item['prompt']}"
+            for item in report["moved"]
+        ),
+    ]

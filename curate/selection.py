@@ -1,0 +1,169 @@
+"""Which ranked pairs are selected: the best, unless limits or diversity pass some of them over."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from curate.database import fetch, query_text
+from curate.diversity import choose_diverse, near_duplicate_groups
+from curate.errors import RunError, UsageError
+
+READ_AHEAD = 20_000
+"""Fewest pairs read from the ranking at once when limits pass some over."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a selection may hold at most, and how much it spreads over prompts. None: no limit.
+
+    near_duplicates: prompts whose embeddings' cosine reaches it count as one prompt.
+    diversity: weight in [0, 1] of a prompt's distance to the chosen ones, against quality.
+    """
+
+    per_prompt: int | None = None
+    per_image: int | None = None
+    per_annotator: int | None = None
+    near_duplicates: float | None = None
+    diversity: float | None = None
+
+    def check(self) -> None:
+        """Raises UsageError for values that no selection can meet."""
+        for name in ("per_prompt", "per_image", "per_annotator"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--max-{name.replace('_', '-')} {value}: give 1 or more")
+        for name, value in (("near-duplicates", self.near_duplicates), ("diversity", self.diversity)):
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"--{name} {value}: give a number from 0 to 1")
+        if self.near_duplicates is not None and self.per_prompt is None:
+            raise UsageError("--near-duplicates says which prompts --max-per-prompt counts as one; give that too")
+
+    @property
+    def any_cap(self) -> bool:
+        """Whether a number of pairs is limited."""
+        return any(value is not None for value in (self.per_prompt, self.per_image, self.per_annotator))
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether prompts are compared."""
+        return self.near_duplicates is not None or self.diversity is not None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """count pairs with a rank of at most last_rank that are not in passed_over (rank -> reason)."""
+
+    count: int
+    last_rank: int
+    passed_over: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of the ranked pairs: ids, their embeddings (n, dimension), float32, L2-normalised, and groups.
+
+    group: prompt_id -> group of near-duplicates; empty where none was asked for.
+    """
+
+    ids: list[str]
+    embeddings: np.ndarray
+    group: dict[str, int]
+
+
+def select(
+    connection: duckdb.DuckDBPyConnection, limits: Limits, prompts: Prompts | None, wanted: int, base: int
+) -> Selection:
+    """Choose `wanted` of the `base` pairs of the table `ranked`, or as many as the limits leave.
+
+    prompts: needed where the limits compare prompts.
+    """
+    if not limits.any_cap and limits.diversity is None:
+        return Selection(wanted, wanted, {})
+    caps = _Caps(limits, prompts.group if prompts else {})
+    if prompts is not None and limits.diversity is not None:
+        chosen = _choose_diverse(connection, caps, prompts, limits.diversity, wanted)
+    else:
+        chosen = _choose_by_rank(connection, caps, wanted, base)
+    last = max(chosen, default=0)
+    above = set(range(1, last + 1)).difference(chosen)
+    return Selection(len(chosen), last, {rank: caps.refused.get(rank, "diversity") for rank in sorted(above)})
+
+
+def read_prompts(connection: duckdb.DuckDBPyConnection, near_duplicates: float | None) -> Prompts:
+    """The prompts of the table `ranked` with the first tower's embeddings. Raises RunError when there are none."""
+    columns = [str(row[0]) for row in fetch(connection, "describe prompts")]
+    column = next((name for name in columns if name.endswith("_embedding")), None)
+    if column is None:
+        raise RunError("the run's prompts have no embeddings to compare; embed again")
+    query = query_text("ranked_prompts", embedding=[column])
+    table = connection.sql(query).to_arrow_table()
+    flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    matrix = flat.reshape(table.num_rows, -1) if table.num_rows else np.empty((0, 1), np.float32)
+    ids = table["prompt_id"].to_pylist()
+    if len(flat) == 0 or not np.isfinite(flat).all():
+        raise RunError(f"the column {column} of the run's prompts is empty or not finite; embed again")
+    unit = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+    groups = [] if near_duplicates is None else near_duplicate_groups(unit, near_duplicates).tolist()
+    return Prompts(ids, unit, dict(zip(ids, groups, strict=False)))
+
+
+class _Caps:
+    """Counts what the chosen pairs use up; says no to a pair that would go over, and remembers why."""
+
+    def __init__(self, limits: Limits, groups: dict[str, int]) -> None:
+        self.limits, self.groups = limits, groups
+        self.used: Counter[tuple[str, Any]] = Counter()
+        self.refused: dict[int, str] = {}
+
+    def accept(self, rank: int, prompt: str, preferred: str, rejected: str, annotator: str | None) -> bool:
+        """Take the pair if no limit forbids it. Pairs without an annotator have no annotator's limit."""
+        uses: list[tuple[str, Any, int | None]] = [
+            ("max_per_prompt", self.groups.get(prompt, prompt), self.limits.per_prompt),
+            ("max_per_image", preferred, self.limits.per_image),
+            ("max_per_image", rejected, self.limits.per_image),
+            ("max_per_annotator", annotator, None if annotator is None else self.limits.per_annotator),
+        ]
+        for reason, key, most in uses:
+            if most is not None and self.used[reason, key] >= most:
+                self.refused[rank] = reason
+                return False
+        self.used.update((reason, key) for reason, key, most in uses if most is not None)
+        return True
+
+
+def _choose_by_rank(connection: duckdb.DuckDBPyConnection, caps: _Caps, wanted: int, base: int) -> list[int]:
+    """The best pair that the limits allow, again and again: ranks."""
+    chosen: list[int] = []
+    for rank, *uses in _candidates(connection, max(READ_AHEAD, 2 * wanted), base):
+        if caps.accept(rank, *uses):
+            chosen.append(rank)
+        if len(chosen) == wanted:
+            break
+    return chosen
+
+
+def _candidates(connection: duckdb.DuckDBPyConnection, together: int, base: int) -> Iterator[tuple[Any, ...]]:
+    """(rank, prompt_id, preferred_uid, rejected_uid, annotator_id) in rank order, read as far as is asked."""
+    query = query_text("candidates")
+    for first in range(1, base + 1, together):
+        yield from fetch(connection, query, {"first": first, "last": first + together - 1})
+
+
+def _choose_diverse(
+    connection: duckdb.DuckDBPyConnection, caps: _Caps, prompts: Prompts, weight: float, wanted: int
+) -> list[int]:
+    """By quality and distance to the prompts chosen so far: ranks."""
+    row = {prompt_id: number for number, prompt_id in enumerate(prompts.ids)}
+    found = fetch(connection, query_text("candidates"), {"first": 1, "last": 2**62})
+    strange = next((uses[1] for uses in found if uses[1] not in row), None)
+    if strange is not None:
+        raise RunError(f"prompt {strange} has no row in the run's prompts; run `curate embed` again")
+    which = np.fromiter((row[uses[1]] for uses in found), np.int64, len(found))
+    positions = choose_diverse(
+        which, prompts.embeddings, weight, wanted, lambda position: caps.accept(*found[position])
+    )
+    return [found[position][0] for position in positions]

@@ -1,0 +1,14 @@
+-- Purpose: everything that a filter may ask of a pair: its scores, its prompt, who judged it, which models drew it.
+-- Grain:   one eligible pair.
+-- Inputs:  pair_scores, pairs, prompts.
+select
+    pair_scores.*,
+    prompts.prompt,
+    pairs.split,
+    pairs.annotator_id,
+    case pairs.preference when 0 then pairs.image_0_model else pairs.image_1_model end as preferred_model,
+    case pairs.preference when 0 then pairs.image_1_model else pairs.image_0_model end as rejected_model,
+    pairs.source_file
+from pair_scores
+inner join pairs using (pair_id)
+left join prompts on pair_scores.prompt_id = prompts.prompt_id

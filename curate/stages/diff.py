@@ -1,0 +1,38 @@
+"""`curate diff`: how two rankings of a run differ."""
+
+from typing import Any
+
+from curate.database import connect_views, fetch, query_text
+from curate.run import Run
+from curate.stages.metrics import finite
+from curate.stages.rank import ranking_settings
+
+
+def diff(run: Run, one: str, two: str, moved: int) -> dict[str, Any]:
+    """Overlap of the selections, Spearman's rank correlation, and the `moved` pairs whose percentile changed most.
+
+    overlap: pairs that both select / pairs that either selects (Jaccard). Raises: RunError naming the rankings there
+    are.
+    """
+    for name in (one, two):
+        ranking_settings(run, name)
+    connection = connect_views(run)
+    sides = {"ranking_one": f'"ranking_{one}"', "ranking_two": f'"ranking_{two}"'}
+
+    def rows(query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+        text = query_text(query)
+        for stands, view in sides.items():
+            text = text.replace(f"{stands} ", f"{view} ").replace(f"{stands})", f"{view})")
+        found = fetch(connection, text, parameters)
+        return [dict(zip([str(c[0]) for c in connection.description or ()], row, strict=True)) for row in found]
+
+    counts = rows("ranking_overlap", {})[0]
+    counts["rank_correlation"] = finite(counts["rank_correlation"])
+    either = counts["selected_one"] + counts["selected_two"] - counts["selected_both"]
+    return {
+        "one": one,
+        "two": two,
+        **counts,
+        "overlap": counts["selected_both"] / max(either, 1),
+        "moved": rows("ranking_moved", {"limit": moved}),
+    }
