@@ -185,11 +185,22 @@ def _one_statement(sql: str, where: str, *allowed: duckdb.StatementType) -> duck
     statements = duckdb.extract_statements(sql)
     if len(statements) != 1:
         raise QueryError(f"{where}: one SQL statement is needed, got {len(statements)}")
-    if statements[0].type not in allowed or _executes(sql):
-        raise QueryError(f"{where}: only queries are allowed here, got {statements[0].type.name}; the run is read-only")
+    found = statements[0].type
+    if found not in allowed or (found == duckdb.StatementType.EXPLAIN and _explains_other(sql)):
+        raise QueryError(f"{where}: only queries are allowed here, got {found.name}; the run is read-only")
     return statements[0]
 
 
-def _executes(sql: str) -> bool:
-    """`explain analyze copy ...` would run the copy."""
-    return re.match(r"\s*explain\s+analy[sz]e\b", sql, re.IGNORECASE) is not None
+def _explains_other(sql: str) -> bool:
+    """Whether an `explain` explains anything but a query: `explain (analyze) copy ...` would run the copy.
+
+    Its options are passed over word by word: what follows them is the first rest that is a statement by itself.
+    """
+    text = sql.encode()  # DuckDB counts bytes
+    words = [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
+    for start in words[1:]:
+        try:
+            return duckdb.extract_statements(text[start:].decode())[0].type != duckdb.StatementType.SELECT
+        except duckdb.ParserException:
+            continue
+    return True
