@@ -270,20 +270,30 @@ def export_shards(
 
 @app.command(short_help="Query the run's tables, read-only.")
 def sql(
-    query: Annotated[str, typer.Argument(help="One SQL query over the run's views.")],
+    query: Annotated[
+        str | None, typer.Argument(help="SQL over the run's views.  [default: a prompt, or what a pipe brings]")
+    ] = None,
     run: RunOption = "run",
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: JsonOption = False,
     parquet: Annotated[Path | None, typer.Option(help="Write the result to this Parquet file.")] = None,
 ) -> None:
-    """Query the run's tables (pairs, images, prompts, scores, dropped, pair_scores, ranking) read-only.
+    """Query the run's tables (pairs, images, prompts, scores, dropped, pair_scores, ranking) read-only, or at a prompt.
 
     Example: curate sql "select stage, count(*) from dropped group by stage"
     """
     from curate.stages.query import query as run_query
 
-    if csv + as_json + (parquet is not None) > 1:
+    forms = csv + as_json + (parquet is not None)
+    if forms > 1:
         raise UsageError("give one of --csv, --json and --parquet")
+    if query is None and sys.stdin.isatty():
+        from curate.stages.shell import interact
+
+        if forms:
+            raise UsageError("--csv, --json and --parquet need a query")
+        return interact(Run(Path(run)), sys.stdout)
+    query = sys.stdin.read() if query is None else query
     run_query(Run(Path(run)), query, "csv" if csv else "json" if as_json else "table", sys.stdout, parquet)
 
 

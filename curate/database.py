@@ -25,7 +25,6 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": False,
 }
 _EACH = re.compile(r"^ *-- each (\w+)\n(.*?)^ *-- end\n", re.MULTILINE | re.DOTALL)
-_END_OF_STATEMENT = re.compile(r";(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ def create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) ->
 def read_only_query(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> duckdb.DuckDBPyRelation:
     """Run one statement that only reads. Raises QueryError, with DuckDB's own words, naming `where`."""
     try:
-        _one_statement(sql, where, duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-        return connection.sql(sql)
+        statement = _one_statement(sql, where, duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+        return connection.sql(_without_end(statement.query))
     except duckdb.Error as error:
         raise QueryError(f"{where}: {error}") from error
 
@@ -133,7 +132,7 @@ def materialise(
         if statement.named_parameters != set(parameters):
             used, declared = (", ".join(sorted(names)) or "none" for names in (statement.named_parameters, parameters))
             raise QueryError(f"{where}: its header declares the parameters {declared}; the query uses {used}")
-        body = _END_OF_STATEMENT.sub("", statement.query)
+        body = _without_end(statement.query)
         connection.execute(f'create or replace temp table "{table}" as\n{body}', parameters)
         return [str(column[0]) for column in connection.execute(f'describe "{table}"').fetchall()]
     except duckdb.Error as error:
@@ -191,16 +190,32 @@ def _one_statement(sql: str, where: str, *allowed: duckdb.StatementType) -> duck
     return statements[0]
 
 
+def ends(sql: str) -> bool:
+    """Whether the text ends with a ; that no quote or comment holds; only comments may follow it."""
+    words = _words(sql)
+    return bool(words) and sql.encode()[words[-1] :].startswith(b";")
+
+
+def _without_end(statement: str) -> str:
+    """The statement without its ; and the comments after it, so that it can be part of another."""
+    while ends(statement):
+        statement = statement.encode()[: _words(statement)[-1]].decode()
+    return statement
+
+
+def _words(sql: str) -> list[int]:
+    """Where each word or sign of the text starts, in bytes of UTF-8 as DuckDB counts; comments left out."""
+    return [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
+
+
 def _explains_other(sql: str) -> bool:
     """Whether an `explain` explains anything but a query: `explain (analyze) copy ...` would run the copy.
 
     Its options are passed over word by word: what follows them is the first rest that is a statement by itself.
     """
-    text = sql.encode()  # DuckDB counts bytes
-    words = [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
-    for start in words[1:]:
+    for start in _words(sql)[1:]:
         try:
-            return duckdb.extract_statements(text[start:].decode())[0].type != duckdb.StatementType.SELECT
+            return duckdb.extract_statements(sql.encode()[start:].decode())[0].type != duckdb.StatementType.SELECT
         except duckdb.ParserException:
             continue
     return True

@@ -5,6 +5,7 @@ import csv
 import io
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -30,12 +31,12 @@ def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = No
     """
     connection = open_views(run)
     if parquet is not None:
-        interruptible(connection, lambda: _write_parquet(connection, run, sql, parquet))
+        interruptible(connection, partial(_write_parquet, connection, run, sql, parquet))
         out.write(f"{parquet}\n")
         return
     seal(connection, run)
     for statement in statements_of(sql) if form == "table" else [sql]:
-        interruptible(connection, lambda text=statement: write_result(connection, text, form, out))
+        interruptible(connection, partial(write_result, connection, statement, form, out))
 
 
 def statements_of(sql: str) -> list[str]:

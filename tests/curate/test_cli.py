@@ -116,7 +116,7 @@ def test_overview_lists_each_command_with_a_whole_sentence(curate: Curate) -> No
     [
         (["embed", "--bogus"], "Error: No such option: --bogus"),
         (["rnk"], "Error: No such command 'rnk'."),
-        (["sql"], "Error: Missing argument 'query'."),
+        (["sql", "select 1", "extra"], "Error: Got unexpected extra argument(s) (extra)"),
         (["embed", "--batch"], "Error: Option '--batch' requires an argument."),
         (["embed", "--batch", "0"], "Error: Invalid value for '--batch': "),
         (["embed", "--part-images", "1.5"], "Error: Invalid value for '--part-images': "),
