@@ -1,115 +1,247 @@
-"""`curate rank` on synthetic scores, beside the same ranking in polars, in memory.
+"""`curate rank` on synthetic scores of Pick-a-Pic's shape, beside the bare query, polars and pandas; and at scale.
 
-python -m benchmarks.rank [--pairs 1000000] [--rounds 3]
+python -m benchmarks.rank                       compare, calibrated and diversity at the size of Pick-a-Pic v2
+python -m benchmarks.rank --scale 1,10,100 --memory 8GB     millions of pairs, spilling to disk where memory is short
+
+Every measurement is a process of its own, so that its peak memory is its own. Each writes the same ranking.
 """
 
 import argparse
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 
-from curate.database import Psi
-from curate.run import Run
-from curate.stages.rank import RankOptions, rank
-from curate.tables import write_table
-from schemas import tables
+from benchmarks.synthetic import SCORERS, make_run
 
-SCORERS = ["clip", "pickscore", "aesthetic"]
-PSI = Psi(dict.fromkeys(SCORERS, 1.0), "percentile")
+PSI_SCORERS = ["clip", "pickscore", "aesthetic"]
+TOP, MOST = 0.0533, 10
+PROMPTS, DIMENSION = 60_000, 768
+PAIRS = 960_000
+SIDES = ("preferred", "rejected")
 
 
-def make_run(root: Path, pairs: int) -> Run:
-    """A finished run of `pairs` judged pairs over as many images, 16 pairs a prompt, 12 % ties."""
-    random, run = np.random.default_rng(0), Run(root)
-    prompt = np.arange(pairs) // 16
-    images = np.arange(pairs + 1)
-    columns = {
-        "pair_id": [f"{i:016x}" for i in random.permutation(pairs)],
-        "prompt_id": [f"p{i}" for i in prompt],
-        "image_0_uid": [f"i{i}" for i in images[:-1]],
-        "image_1_uid": [f"i{i}" for i in images[1:]],
-        "preference": pa.array(random.choice([0, 1, 2], pairs, p=[0.44, 0.44, 0.12]), pa.int8()),
-        "split": ["train"] * pairs,
-        "source_file": ["f"] * pairs,
-        "source_row_group": np.zeros(pairs, np.int32),
-        "source_row": np.arange(pairs),
-    }
-    frame = pl.DataFrame(columns).with_columns(
-        preference=pl.when(pl.col("preference") < 2).then("preference"),
-        annotator_id=pl.lit(None, pl.String),
-        image_0_model=pl.lit(None, pl.String),
-        image_1_model=pl.lit(None, pl.String),
+def ours(root: Path, metric: str = "qsd", memory: str | None = None, cap: int | None = MOST) -> None:
+    from curate.database import Psi
+    from curate.run import Run
+    from curate.selection import Limits
+    from curate.stages.rank import RankOptions, rank
+
+    psi = Psi(dict.fromkeys(PSI_SCORERS, 1.0), "percentile")
+    rank(Run(root), RankOptions(psi, metric=metric, limits=Limits(per_prompt=cap), memory=memory))
+
+
+def bare(root: Path) -> None:
+    import duckdb
+
+    query = Path(__file__).with_name("rank_bare.sql").read_text()
+    connection = duckdb.connect()
+    connection.execute(f"create view pairs as from '{root}/pairs.parquet'")
+    connection.execute(f"create view scores as from '{root}/scores/*.parquet'")
+    copy = f"copy ({query}) to '{root}/bare.parquet' (format parquet, compression zstd, compression_level 1)"
+    connection.execute(copy, {"top": TOP, "most": MOST}).fetchall()
+
+
+def polars(root: Path) -> None:
+    import polars as pl
+
+    pairs = pl.read_parquet(
+        root / "pairs.parquet", columns=["pair_id", "prompt_id", "image_0_uid", "image_1_uid", "preference"]
     )
-    write_table(frame.select(tables.PAIRS.names).to_arrow(), run.pairs, tables.PAIRS)
-    slots = pl.concat(
-        frame.select("prompt_id", pl.col(f"image_{side}_uid").alias("image_uid")) for side in (0, 1)
-    ).unique()
-    scores = slots.with_columns(
-        pl.Series(f"{s}_score", random.normal(size=slots.height)).cast(pl.Float32) for s in SCORERS
-    )
-    schema = tables.with_scores(tables.SCORES, SCORERS)
-    write_table(scores.to_arrow(), run.table("scores") / "part-00000.parquet", schema)
-    for name, empty in (("images", tables.IMAGES), ("prompts", tables.PROMPTS), ("dropped", tables.DROPPED)):
-        write_table(empty.empty_table(), run.table(name) / "part-00000.parquet", empty)
-    run.claim({"split": "train"}, {})
-    run.mark_finished({"judged": True, "pairs": pairs, "scorers": SCORERS, "dataset": "synthetic"})
-    return run
-
-
-def polars_ranking(run: Run) -> pl.DataFrame:
-    """The same order by polars: percentiles among the pictures of eligible pairs, blended, qsd, sorted."""
-    pairs = pl.read_parquet(run.pairs).filter(pl.col("preference").is_not_null())
     zero = pl.col("preference") == 0
-    sided = pairs.select(
+    sided = pairs.filter(pl.col("preference").is_not_null()).select(
         "pair_id",
         "prompt_id",
         preferred_uid=pl.when(zero).then("image_0_uid").otherwise("image_1_uid"),
         rejected_uid=pl.when(zero).then("image_1_uid").otherwise("image_0_uid"),
     )
-    used = pl.concat(
-        sided.select("prompt_id", pl.col(f"{side}_uid").alias("image_uid")) for side in ("preferred", "rejected")
-    ).unique()
-    scores = pl.read_parquet(str(run.table("scores") / "*.parquet")).join(
-        used, on=["prompt_id", "image_uid"], how="semi"
-    )
-    shares = [(pl.col(f"{s}_score").rank("min") - 1) / (pl.len() - 1) for s in SCORERS]
-    psi = scores.select("prompt_id", "image_uid", psi=pl.sum_horizontal(shares) / len(SCORERS))
-    for side in ("preferred", "rejected"):
-        renamed = psi.rename({"image_uid": f"{side}_uid", "psi": f"psi_{side}"})
+    key = ["prompt_id", "image_uid"]
+    used = pl.concat(sided.select("prompt_id", image_uid=f"{side}_uid") for side in SIDES).unique()
+    scores = pl.read_parquet(f"{root}/scores/*.parquet").join(used, on=key, how="semi")
+    share = [(pl.col(f"{s}_score").rank("min") - 1) / (pl.len() - 1) for s in PSI_SCORERS]
+    scores = scores.with_columns(psi=pl.sum_horizontal(share) / len(share))
+    for side in SIDES:
+        renamed = scores.rename(
+            {"image_uid": f"{side}_uid", "psi": f"psi_{side}"} | {f"{s}_score": f"{s}_{side}" for s in SCORERS}
+        )
         sided = sided.join(renamed, on=["prompt_id", f"{side}_uid"])
-    quality = pl.col("psi_preferred") * (1 - pl.col("psi_rejected"))
-    return sided.with_columns(quality=quality).sort(["quality", "pair_id"], descending=[True, False])
+    margins = {f"{s}_margin": pl.col(f"{s}_preferred") - pl.col(f"{s}_rejected") for s in SCORERS}
+    ordered = sided.with_columns(quality=pl.col("psi_preferred") * (1 - pl.col("psi_rejected")), **margins).sort(
+        ["quality", "pair_id"], descending=[True, False]
+    )
+    allowed = pl.int_range(pl.len()).over("prompt_id") < MOST
+    ranked = ordered.with_row_index("rank", offset=1).with_columns(allowed=allowed)
+    wanted = round(TOP * ranked.height)
+    ranked.with_columns(
+        percentile=1 - (pl.col("rank") - 1) / (pl.len() - 1),
+        selected=pl.col("allowed") & (pl.col("allowed").cast(pl.Int64).cum_sum() <= wanted),
+    ).drop("allowed", "psi_preferred", "psi_rejected").write_parquet(
+        root / "polars.parquet", compression="zstd", compression_level=1
+    )
+
+
+def pandas(root: Path) -> None:
+    import pandas as pd
+
+    pairs = pd.read_parquet(
+        root / "pairs.parquet", columns=["pair_id", "prompt_id", "image_0_uid", "image_1_uid", "preference"]
+    )
+    pairs = pairs[pairs["preference"].notna()]
+    zero = pairs["preference"] == 0
+    sided = pairs[["pair_id", "prompt_id"]].assign(
+        preferred_uid=pairs["image_0_uid"].where(zero, pairs["image_1_uid"]),
+        rejected_uid=pairs["image_1_uid"].where(zero, pairs["image_0_uid"]),
+    )
+    used = pd.concat(
+        [sided[["prompt_id", f"{side}_uid"]].set_axis(["prompt_id", "image_uid"], axis=1) for side in SIDES]
+    )
+    scores = pd.read_parquet(root / "scores").merge(used.drop_duplicates(), on=["prompt_id", "image_uid"])
+    ranks = [(scores[f"{s}_score"].rank(method="min") - 1) / (len(scores) - 1) for s in PSI_SCORERS]
+    scores["psi"] = sum(ranks) / len(ranks)
+    for side in SIDES:
+        names = {"image_uid": f"{side}_uid", "psi": f"psi_{side}"} | {f"{s}_score": f"{s}_{side}" for s in SCORERS}
+        sided = sided.merge(scores.rename(columns=names), on=["prompt_id", f"{side}_uid"])
+    for s in SCORERS:
+        sided[f"{s}_margin"] = sided[f"{s}_preferred"] - sided[f"{s}_rejected"]
+    sided["quality"] = sided["psi_preferred"] * (1 - sided["psi_rejected"])
+    ranked = sided.sort_values(["quality", "pair_id"], ascending=[False, True], ignore_index=True)
+    allowed = ranked.groupby("prompt_id").cumcount() < MOST
+    ranked["rank"] = np.arange(1, len(ranked) + 1)
+    ranked["percentile"] = 1 - (ranked["rank"] - 1) / (len(ranked) - 1)
+    ranked["selected"] = allowed & (allowed.cumsum() <= round(TOP * len(ranked)))
+    ranked.drop(columns=["psi_preferred", "psi_rejected"]).to_parquet(root / "pandas.parquet", compression="zstd")
+
+
+def diversity(root: Path) -> None:
+    from curate.diversity import choose_diverse
+
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(500, DIMENSION)).astype(np.float32)
+    rows = 0.7 * centres[random.integers(0, 500, PROMPTS)] + random.normal(size=(PROMPTS, DIMENSION)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    choose_diverse(random.integers(0, PROMPTS, PAIRS), rows, 0.3, round(TOP * PAIRS), lambda pair: True)
+
+
+def duplicates(root: Path) -> None:
+    from curate.diversity import near_duplicate_groups
+
+    rows = np.random.default_rng(0).normal(size=(PROMPTS, DIMENSION)).astype(np.float32)
+    near_duplicate_groups(rows / np.linalg.norm(rows, axis=1, keepdims=True), 0.95)
+
+
+def command(root: Path) -> None:
+    """The installed command, its start-up included."""
+    line = [sys.executable, "-m", "curate.cli", "rank", "--run", str(root), "--max-per-prompt", str(MOST)]
+    subprocess.run(line, check=True, capture_output=True)
+
+
+WORK: dict[str, Callable[..., None]] = {
+    "curate rank": ours,
+    "bare query": bare,
+    "polars": polars,
+    "pandas": pandas,
+    "curate rank, the command": command,
+    "calibrated": lambda root: ours(root, "calibrated", cap=None),
+    "pareto": lambda root: ours(root, "pareto", cap=None),
+    "diversity, 60,000 prompts": diversity,
+    "near-duplicates, 60,000 prompts": duplicates,
+}
+
+
+def measured(name: str, root: Path, memory: str | None = None) -> tuple[float, float]:
+    """(seconds, peak GiB) of one piece of work in a process of its own, imports left out of the time."""
+    line = [sys.executable, "-m", "benchmarks.rank", "--one", name, "--root", str(root)]
+    done = subprocess.run(
+        [*line, *(["--memory", memory] if memory else [])], check=True, capture_output=True, text=True
+    )
+    seconds, gib = json.loads(done.stdout.splitlines()[-1])
+    return seconds, gib
+
+
+def one(name: str, root: Path, memory: str | None) -> None:
+    import curate.stages.rank  # noqa: F401  - loaded before the clock starts, with what it needs
+
+    start = time.perf_counter()
+    if memory is not None:
+        ours(root, memory=memory)
+    else:
+        WORK[name](root)
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps([time.perf_counter() - start, peak / 2**20]))
+
+
+def same_selection(root: Path) -> dict[str, float]:
+    """Share of our selected pairs that each other version selects, too."""
+    import duckdb
+
+    return {
+        name: duckdb.sql(
+            f"select avg(other.selected::integer) from '{root}/rankings/default.parquet' as ours "
+            f"join '{root}/{name}.parquet' as other using (pair_id) where ours.selected"
+        ).fetchall()[0][0]
+        for name in ("bare", "polars", "pandas")
+    }
+
+
+def compare(rounds: int) -> None:
+    """Everything at the size of Pick-a-Pic v2, the rounds taken in turn so that noise falls on all alike."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_run(Path(folder), PAIRS).root
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in WORK}
+        for number in range(rounds):
+            for name in WORK:
+                if number == 0 or name in list(WORK)[:5]:
+                    found[name].append(measured(name, root))
+        measured("curate rank", root)  # the ranking that the others are held against
+        same = same_selection(root)
+    medians = {name: statistics.median(seconds for seconds, _ in values) for name, values in found.items()}
+    print(f"{PAIRS:,} pairs; selected by ours and by " + ", ".join(f"{k}: {100 * v:.3f} %" for k, v in same.items()))
+    for name, seconds in medians.items():
+        ratio, gib = seconds / medians["curate rank"], max(gib for _, gib in found[name])
+        print(f"{name:<34}{seconds:>8.2f} s{ratio:>8.2f}x{gib:>8.2f} GiB")
+    print(json.dumps({"benchmark": "rank", "pairs": PAIRS, "seconds": medians, "same": same}))
+
+
+def scale(millions: list[int], memory: str, folder: Path) -> None:
+    """Time by size, and whether it grows in proportion."""
+    rows = []
+    for million in millions:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            root = make_run(Path(name), million * PAIRS).root
+            seconds, gib = measured("curate rank", root, memory)
+        rows.append((million * PAIRS, seconds, gib))
+        growth = seconds / rows[0][1] / (rows[-1][0] / rows[0][0])
+        print(f"{rows[-1][0]:>12,} pairs{seconds:>9.1f} s{growth:>7.2f}x in proportion{gib:>7.2f} GiB", flush=True)
+    print(json.dumps({"benchmark": "rank scale", "memory": memory, "rows": rows}))
 
 
 def main() -> None:
     """Print a table, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", help="sizes in millions, with commas")
+    parser.add_argument("--memory", help="memory of the database, for --scale; 8GB is the reach")
+    parser.add_argument("--folder", type=Path, help="where --scale keeps its tables: 100 million pairs want 60 GB")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    times: dict[str, list[float]] = {"curate rank": [], "polars, in memory": []}
-    with tempfile.TemporaryDirectory() as folder:
-        run = make_run(Path(folder), options.pairs)
-        for _ in range(options.rounds):
-            start = time.perf_counter()
-            rank(run, RankOptions(PSI))
-            middle = time.perf_counter()
-            expected = polars_ranking(run)
-            times["curate rank"].append(middle - start)
-            times["polars, in memory"].append(time.perf_counter() - middle)
-        ours = pl.read_parquet(run.rankings / "default.parquet")
-        same = int((ours["pair_id"] == expected["pair_id"]).sum()) / ours.height
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    print(f"{options.pairs:,} pairs, {ours.height:,} ranked; same pair at the same rank: {100 * same:.3f} %")
-    for name, value in medians.items():
-        print(f"{name:<20}{value:>8.2f} s{value / medians['curate rank']:>8.2f}x")
-    print(json.dumps({"benchmark": "rank", "pairs": options.pairs, "seconds": medians, "same": same}))
+    if options.one:
+        one(options.one, options.root, options.memory)
+    elif options.scale:
+        scale(
+            [int(text) for text in options.scale.split(",")],
+            options.memory or "8GB",
+            options.folder or Path(tempfile.gettempdir()),
+        )
+    else:
+        compare(options.rounds)
 
 
 if __name__ == "__main__":

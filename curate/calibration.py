@@ -76,10 +76,12 @@ def fit_weights(margins: np.ndarray) -> np.ndarray:
     if not scale.any():
         return np.zeros(margins.shape[1])
     units = np.divide(margins, scale, out=np.zeros_like(margins), where=scale > 0)
-    # Each judgement stands once as won and once, mirrored, as lost: the likelihood without an intercept is the
-    # same twice, hence the 2, and two classes are there even for one pair.
-    model = LogisticRegression(C=1 / (2 * RIDGE), fit_intercept=False, solver="newton-cholesky", tol=1e-8)
-    model.fit(np.concatenate([units, -units]), np.repeat([1, 0], len(units)))
+    # Turning a judgement round, its margins negated and the other side preferred, changes nothing in a model without
+    # an intercept. Every other one is turned, so that the solver sees two classes; a single one is counted twice.
+    twice = 2 if len(units) == 1 else 1
+    turned = np.arange(len(units) * twice) % 2 == 1
+    model = LogisticRegression(C=1 / (RIDGE * twice), fit_intercept=False, solver="newton-cholesky", tol=1e-8)
+    model.fit(np.where(turned[:, None], -1, 1) * units, ~turned)
     return np.divide(model.coef_[0], scale, out=np.zeros(len(scale)), where=scale > 0)
 
 

@@ -80,5 +80,5 @@ def _evaluate_where(connection: duckdb.DuckDBPyConnection, condition: str) -> No
     """The user's condition as the table `where_result` (pair_id, kept)."""
     query = f"select pair_id, (\n{condition}\n)::boolean as kept from pair_facts"
     columns = materialise(connection, "where_result", query, {}, "--where")
-    if columns != ["pair_id", "kept"]:
+    if list(columns) != ["pair_id", "kept"]:
         raise QueryError(f'--where {condition}: give one condition over pair_facts, such as "clip_margin > 0"')

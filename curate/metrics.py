@@ -39,6 +39,7 @@ class Metric:
     purpose: str
     source: str
     needs: tuple[str, ...]
+    shipped: bool
     parameters: dict[str, Parameter]
 
     def sql(self, scorers: list[str]) -> str:
@@ -81,6 +82,7 @@ def load_metric(name_or_path: str) -> Metric:
         purpose=fields.get("Purpose", ""),
         source=fields.get("Source", ""),
         needs=tuple(re.findall(r"\w+", fields.get("Scorers", ""))),
+        shipped=path in shipped.values(),
         parameters={item.name: item for item in parameters},
     )
 

@@ -85,7 +85,7 @@ def select(
         return Selection(wanted, wanted, {})
     caps = _Caps(limits, prompts.group if prompts else {})
     if prompts is not None and limits.diversity is not None:
-        chosen = _choose_diverse(connection, caps, prompts, limits.diversity, wanted)
+        chosen = _choose_diverse(connection, caps, prompts, limits.diversity, wanted, base)
     else:
         chosen = _choose_by_rank(connection, caps, wanted, base)
     last = max(chosen, default=0)
@@ -138,7 +138,8 @@ class _Caps:
 def _choose_by_rank(connection: duckdb.DuckDBPyConnection, caps: _Caps, wanted: int, base: int) -> list[int]:
     """The best pair that the limits allow, again and again: ranks."""
     chosen: list[int] = []
-    for rank, *uses in _candidates(connection, max(READ_AHEAD, 2 * wanted), base):
+    by_annotator = caps.limits.per_annotator is not None
+    for rank, *uses in _candidates(connection, max(READ_AHEAD, wanted + wanted // 4), base, by_annotator):
         if caps.accept(rank, *uses):
             chosen.append(rank)
         if len(chosen) == wanted:
@@ -146,19 +147,25 @@ def _choose_by_rank(connection: duckdb.DuckDBPyConnection, caps: _Caps, wanted: 
     return chosen
 
 
-def _candidates(connection: duckdb.DuckDBPyConnection, together: int, base: int) -> Iterator[tuple[Any, ...]]:
-    """(rank, prompt_id, preferred_uid, rejected_uid, annotator_id) in rank order, read as far as is asked."""
-    query = query_text("candidates")
+def _candidates(
+    connection: duckdb.DuckDBPyConnection, together: int, base: int, by_annotator: bool
+) -> Iterator[tuple[Any, ...]]:
+    """(rank, prompt_id, preferred_uid, rejected_uid, annotator_id) in rank order, read as far as is asked.
+
+    by_annotator: False leaves annotator_id null, and the pairs' table unread.
+    """
+    query = query_text("candidates", annotator=["annotator_id"] if by_annotator else [])
     for first in range(1, base + 1, together):
         yield from fetch(connection, query, {"first": first, "last": first + together - 1})
 
 
 def _choose_diverse(
-    connection: duckdb.DuckDBPyConnection, caps: _Caps, prompts: Prompts, weight: float, wanted: int
+    connection: duckdb.DuckDBPyConnection, caps: _Caps, prompts: Prompts, weight: float, wanted: int, base: int
 ) -> list[int]:
     """By quality and distance to the prompts chosen so far: ranks."""
     row = {prompt_id: number for number, prompt_id in enumerate(prompts.ids)}
-    found = fetch(connection, query_text("candidates"), {"first": 1, "last": 2**62})
+    by_annotator = caps.limits.per_annotator is not None
+    found = list(_candidates(connection, base, base, by_annotator))
     strange = next((uses[1] for uses in found if uses[1] not in row), None)
     if strange is not None:
         raise RunError(f"prompt {strange} has no row in the run's prompts; run `curate embed` again")

@@ -1,7 +1,8 @@
 -- Purpose: what the limits of a selection count, for a stretch of the ranking.
 -- Grain:   one ranked pair, in rank order.
--- Inputs:  ranked, pair_scores, pairs.
+-- Inputs:  ranked, eligible, pairs.
 -- Parameters: $first and $last, the ranks of the stretch, both included.
+-- The lines between `each annotator` and `end` stand only where annotators are limited.
 with stretch as (
     select rank, pair_id
     from ranked
@@ -10,11 +11,16 @@ with stretch as (
 
 select
     stretch.rank,
-    pair_scores.prompt_id,
-    pair_scores.preferred_uid,
-    pair_scores.rejected_uid,
-    pairs.annotator_id
+    eligible.prompt_id,
+    eligible.preferred_uid,
+    eligible.rejected_uid,
+    -- each annotator
+    pairs.{annotator},
+    -- end
+    null::varchar as none
 from stretch
-inner join pair_scores using (pair_id)
+inner join eligible using (pair_id)
+-- each annotator
 inner join pairs using (pair_id)
+-- end
 order by stretch.rank

@@ -6,8 +6,8 @@
 with bounds as (
     select
         -- each scorer
-        min({scorer}_score) as {scorer}_least,
-        max({scorer}_score) as {scorer}_greatest,
+        min({scorer}_score::double) as {scorer}_least,
+        max({scorer}_score::double) as {scorer}_greatest,
         -- end
     from used_scores
 )
@@ -15,7 +15,7 @@ with bounds as (
 select
     score_id,
     -- each scorer
-    coalesce(({scorer}_score - {scorer}_least) / nullif({scorer}_greatest - {scorer}_least, 0), 0) as {scorer},
+    coalesce(({scorer}_score::double - {scorer}_least) / nullif({scorer}_greatest - {scorer}_least, 0), 0) as {scorer},
     -- end
 from used_scores
 cross join bounds

@@ -5,6 +5,6 @@
 select
     score_id,
     -- each scorer
-    {scorer}_score as {scorer},
+    {scorer}_score::double as {scorer},
     -- end
 from used_scores

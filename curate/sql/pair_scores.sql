@@ -1,6 +1,6 @@
 -- Purpose: what a metric sees of a pair: each scorer's two values and their signed margin, and psi.
 -- Grain:   one eligible pair.
--- Inputs:  eligible, scored, psi.
+-- Inputs:  eligible, psi.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
 select
     eligible.pair_id,
@@ -12,10 +12,8 @@ select
     rejected.{scorer}_score as {scorer}_rejected,
     preferred.{scorer}_score - rejected.{scorer}_score as {scorer}_margin,
     -- end
-    psi_of_preferred.psi as psi_preferred,
-    psi_of_rejected.psi as psi_rejected
+    preferred.psi as psi_preferred,
+    rejected.psi as psi_rejected
 from eligible
-inner join scored as preferred on eligible.preferred_id = preferred.score_id
-inner join scored as rejected on eligible.rejected_id = rejected.score_id
-inner join psi as psi_of_preferred on eligible.preferred_id = psi_of_preferred.score_id
-inner join psi as psi_of_rejected on eligible.rejected_id = psi_of_rejected.score_id
+inner join psi as preferred on eligible.preferred_id = preferred.score_id
+inner join psi as rejected on eligible.rejected_id = rejected.score_id

@@ -1,19 +1,24 @@
--- Purpose: psi, the weighted mean of the normalised scores.
+-- Purpose: psi, the weighted mean of the normalised scores, beside every score of the run.
 -- Grain:   one (prompt, image) that an eligible pair uses.
--- Inputs:  normalised, psi_weights (one row, `<scorer>_weight`).
--- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
+-- Inputs:  normalised, psi_weights (one row, `<scorer>_weight`), scored.
+-- The lines between `each weighed` and `end` are repeated for every scorer that psi weighs, those between
+-- `each scorer` and `end` for every scorer of the run.
 select
-    score_id,
+    normalised.score_id,
+    -- each scorer
+    scored.{scorer}_score,
+    -- end
     (
         0
-        -- each scorer
-        + {scorer}_weight * {scorer}
+        -- each weighed
+        + psi_weights.{weighed}_weight * normalised.{weighed}
         -- end
     ) / (
         0
-        -- each scorer
-        + {scorer}_weight
+        -- each weighed
+        + psi_weights.{weighed}_weight
         -- end
     ) as psi
 from normalised
+inner join scored using (score_id)
 cross join psi_weights

@@ -11,7 +11,7 @@ with used as (
 select
     score_id,
     -- each scorer
-    {scorer}_score::double as {scorer}_score,
+    {scorer}_score,
     -- end
 from scored
 semi join used using (score_id)

@@ -12,7 +12,7 @@ from curate.run import Run
 from curate.stages.rank import RankOptions, open_views, rank
 from schemas import tables
 from schemas.descriptions import COLUMNS, describe_column, describe_view
-from tests.curate.test_rank import BLEND, HAND_PAIRS, HAND_SCORES, make_run
+from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run
 
 # calibrated asks for the views calibration_weights, calibrated and annotators too
 METRIC = "calibrated"
