@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from curate.errors import CurateError, UsageError
-from curate.lines import check_lines, compare_lines, diff_lines, embed_lines, metrics_lines, rank_lines
+from curate.lines import check_lines, compare_lines, diff_lines, embed_lines, metrics_lines, rank_lines, search_lines
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
@@ -295,6 +295,29 @@ def sql(
         return interact(Run(Path(run)), sys.stdout)
     query = sys.stdin.read() if query is None else query
     run_query(Run(Path(run)), query, "csv" if csv else "json" if as_json else "table", sys.stdout, parquet)
+
+
+@app.command(short_help="Find the prompts, and their pairs, that are like a text.")
+def search(
+    text: Annotated[str, typer.Argument(help="What the prompts should be like.")],
+    run: RunOption = "run",
+    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    limit: Annotated[int, typer.Option(help="Most prompts, or pairs, that are shown.", min=1)] = 10,
+    pairs: Annotated[bool, typer.Option("--pairs", help="List the pairs instead of the prompts.")] = False,
+    tower: Annotated[str | None, typer.Option(help="Whose embeddings.  [default: clip, else the run's first]")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Set of models: a bundled name, or a TOML file.  [default: the run's]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the prompts, and their pairs, that are most like a text by the embeddings of one of the run's towers.
+
+    Example: curate search "a red fox" --limit 5
+    """
+    from curate.stages.search import search as run_search
+
+    found = run_search(Run(Path(run)), text, tower, _identifier(name), models, limit, pairs)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(search_lines(found)))
 
 
 def _identifier(name: str) -> str:

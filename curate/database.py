@@ -50,7 +50,7 @@ def connect_views(run: Run, database: str = ":memory:") -> duckdb.DuckDBPyConnec
     connection = duckdb.connect(database, config=CONFIG)
     for name in EMBEDDED:
         pattern = run.pairs if name == "pairs" else run.table(name) / "*.parquet"
-        create_parquet_view(connection, name, pattern.resolve())
+        create_parquet_view(connection, name, pattern.resolve(), _array_columns(pattern))
     for path in sorted(run.rankings.glob("*.parquet")):
         create_parquet_view(connection, f"ranking_{path.stem}", path.resolve())
     return connection
@@ -99,12 +99,29 @@ def create_calibration_views(connection: duckdb.DuckDBPyConnection, weights: dic
     create_view(connection, "annotators", query_text("annotators"))
 
 
-def create_parquet_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: Path) -> None:
-    """A view over one Parquet file or a glob of them. Raises RunError when it cannot be read."""
+def create_parquet_view(
+    connection: duckdb.DuckDBPyConnection, name: str, pattern: Path, arrays: dict[str, int] | None = None
+) -> None:
+    """A view over one Parquet file or a glob of them. Raises RunError when it cannot be read.
+
+    arrays: column -> length of the float arrays that DuckDB reads as lists, since Parquet keeps no length.
+    """
+    casts = ", ".join(f'"{column}"::float[{length}] as "{column}"' for column, length in (arrays or {}).items())
+    columns = f"* replace ({casts})" if casts else "*"
     try:
-        create_view(connection, name, f"select * from read_parquet({literal(str(pattern))})")
+        create_view(connection, name, f"select {columns} from read_parquet({literal(str(pattern))})")
     except duckdb.Error as error:
         raise RunError(f"{pattern} cannot be read ({first_line(error)}); run `curate embed` again") from error
+
+
+def _array_columns(pattern: Path) -> dict[str, int]:
+    """Column -> length of the fixed-size lists of a table, by its first file; the other parts are alike."""
+    first = next(iter(sorted(pattern.parent.glob(pattern.name))), None)
+    try:
+        schema = pa.schema([]) if first is None else pq.read_schema(first)
+    except (pa.ArrowInvalid, OSError):
+        return {}  # the view over it says what is wrong with the file
+    return {field.name: field.type.list_size for field in schema if pa.types.is_fixed_size_list(field.type)}
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
