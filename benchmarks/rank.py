@@ -182,7 +182,7 @@ def same_selection(root: Path) -> dict[str, float]:
     import duckdb
 
     return {
-        name: duckdb.sql(
+        name: duckdb.execute(
             f"select avg(other.selected::integer) from '{root}/rankings/default.parquet' as ours "
             f"join '{root}/{name}.parquet' as other using (pair_id) where ours.selected"
         ).fetchall()[0][0]

@@ -1,7 +1,8 @@
 """Which ranked pairs are selected: the best, unless limits or diversity pass some of them over."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,8 @@ def select(
     else:
         chosen = _choose_by_rank(connection, caps, wanted, base)
     last = max(chosen, default=0)
+    if limits.diversity is None:
+        return Selection(len(chosen), last, {rank: reason for rank, reason in caps.refused.items() if rank < last})
     above = set(range(1, last + 1)).difference(chosen)
     return Selection(len(chosen), last, {rank: caps.refused.get(rank, "diversity") for rank in sorted(above)})
 
@@ -116,7 +119,7 @@ class _Caps:
 
     def __init__(self, limits: Limits, groups: dict[str, int]) -> None:
         self.limits, self.groups = limits, groups
-        self.used: Counter[tuple[str, Any]] = Counter()
+        self.used: dict[str, Counter[Any]] = defaultdict(Counter)
         self.refused: dict[int, str] = {}
 
     def accept(self, rank: int, prompt: str, preferred: str, rejected: str, annotator: str | None) -> bool:
@@ -128,10 +131,12 @@ class _Caps:
             ("max_per_annotator", annotator, None if annotator is None else self.limits.per_annotator),
         ]
         for reason, key, most in uses:
-            if most is not None and self.used[reason, key] >= most:
+            if most is not None and self.used[reason][key] >= most:
                 self.refused[rank] = reason
                 return False
-        self.used.update((reason, key) for reason, key, most in uses if most is not None)
+        for reason, key, most in uses:
+            if most is not None:
+                self.used[reason][key] += 1
         return True
 
 
@@ -139,24 +144,32 @@ def _choose_by_rank(connection: duckdb.DuckDBPyConnection, caps: _Caps, wanted: 
     """The best pair that the limits allow, again and again: ranks."""
     chosen: list[int] = []
     by_annotator = caps.limits.per_annotator is not None
-    for rank, *uses in _candidates(connection, max(READ_AHEAD, wanted + wanted // 4), base, by_annotator):
-        if caps.accept(rank, *uses):
-            chosen.append(rank)
-        if len(chosen) == wanted:
-            break
+    together = max(READ_AHEAD, wanted + wanted // 4)
+    with closing(_candidates(connection, together, base, by_annotator)) as candidates:
+        for rank, *uses in candidates:
+            if caps.accept(rank, *uses):
+                chosen.append(rank)
+            if len(chosen) == wanted:
+                break
     return chosen
 
 
 def _candidates(
     connection: duckdb.DuckDBPyConnection, together: int, base: int, by_annotator: bool
-) -> Iterator[tuple[Any, ...]]:
+) -> Generator[tuple[Any, ...]]:
     """(rank, prompt_id, preferred_uid, rejected_uid, annotator_id) in rank order, read as far as is asked.
 
     by_annotator: False leaves annotator_id null, and the pairs' table unread.
     """
     query = query_text("candidates", annotator=["annotator_id"] if by_annotator else [])
     for first in range(1, base + 1, together):
-        yield from fetch(connection, query, {"first": first, "last": first + together - 1})
+        connection.execute(query, {"first": first, "last": first + together - 1})
+        try:
+            while rows := connection.fetchmany(READ_AHEAD):
+                for row in rows:
+                    yield row[:5]  # the query's last column is null, and the fifth where annotators are not read
+        finally:
+            connection.abort()  # what was not asked for; the connection is busy until then
 
 
 def _choose_diverse(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import tomli_w
 
 from curate.calibration import Calibration, calibrate
@@ -70,6 +71,8 @@ def rank(run: Run, options: RankOptions) -> dict[str, Any]:
     options.limits.check()
     metric = load_metric(options.metric)
     values = parameter_values(metric, options.params)
+    if (missing := metric.lacks(scorers)) is not None:
+        raise UsageError(f"metric {metric.name} needs the scorer '{missing}'; the run has {', '.join(scorers)}")
     connection = connect_views(run)
     _limit_memory(connection, options.memory)
     create_psi_views(connection, scorers, options.psi, "temp table")
@@ -255,10 +258,17 @@ def _limit_memory(connection: duckdb.DuckDBPyConnection, memory: str | None) -> 
 
 
 def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
-    if fetch_count(connection, "eligible") == 0:
+    eligible, judged = fetch_count(connection, "eligible"), _judged(connection)
+    if eligible == 0:
         raise RunError(
             f"no pair of {run.root} can be ranked: each is a tie, or lacks an image or a score; see the table `dropped`"
         )
+    if eligible > judged:
+        raise RunError(f"{run.table('scores')} holds some scores more than once; run `curate embed` again")
+
+
+def _judged(connection: duckdb.DuckDBPyConnection) -> int:
+    return int(fetch(connection, "select count(preference) from pairs")[0][0])
 
 
 def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:
@@ -283,12 +293,8 @@ def _check_base(base: int, metric: Metric, filters: Filters) -> None:
 
 
 def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: list[str], selection: Selection) -> None:
-    connection.execute("create temp table passed_over (rank bigint, reason varchar)")
-    if selection.passed_over:
-        ranks, reasons = list(selection.passed_over), list(selection.passed_over.values())
-        connection.execute(
-            "insert into passed_over select unnest($ranks), unnest($reasons)", {"ranks": ranks, "reasons": reasons}
-        )
+    passed = {"rank": pa.array(selection.passed_over, pa.int64()), "reason": list(selection.passed_over.values())}
+    connection.register("passed_over", pa.table(passed, pa.schema({"rank": pa.int64(), "reason": pa.string()})))
     schema = tables.with_margins(tables.RANKING, scorers)
     copy_query(connection, query_text("ranking", scorer=scorers), {"last_rank": selection.last_rank}, path, schema)
 

@@ -1,6 +1,7 @@
 """Metrics against rows worked by hand and against a slow polars version; the order; what is refused."""
 
 import random
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,13 @@ def test_ranking_does_not_depend_on_row_file_or_thread_order(tmp_path: Path) -> 
         ranked(run, "default", "qsd", BLEND, "0.1")
     left, right = (pq.read_table(run.rankings / "default.parquet") for run in (straight, shuffled))
     assert left.equals(right)
+
+
+def test_scores_that_stand_twice_are_an_error(run: Run) -> None:
+    """A part left behind by hand: a pair would count twice."""
+    shutil.copy(run.table("scores") / "p.parquet", run.table("scores") / "q.parquet")
+    with pytest.raises(RunError, match=r"scores holds some scores more than once; run `curate embed` again"):
+        ranked(run)
 
 
 def slow_ranking(run: Run, psi: Psi, metric: str) -> pl.DataFrame:
