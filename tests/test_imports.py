@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars")
+HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars", "prompt_toolkit")
 
 # A module may import modules of its own level or below. Levels of curate, top to bottom.
 LEVELS = [
@@ -82,7 +82,7 @@ def loaded_by(code: str) -> set[str]:
 HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
 
 
-@pytest.mark.parametrize("command", ["", "embed", "rank", "export-shards", "sql", "compare"])
+@pytest.mark.parametrize("command", ["", "embed", "rank", "export-shards", "sql", "search", "compare"])
 def test_curate_help_loads_nothing_heavy(command: str) -> None:
     arguments = [*command.split(), "--help"]
     assert not loaded_by(HELP.format(arguments=arguments, package="curate")) & set(HEAVY)
@@ -95,4 +95,6 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
 
 
 def test_ranking_needs_no_torch() -> None:
-    assert "torch" not in loaded_by("import curate.stages.rank, curate.stages.query, curate.stages.compare")
+    assert "torch" not in loaded_by(
+        "import curate.stages.rank, curate.stages.query, curate.stages.shell, curate.stages.compare"
+    )
