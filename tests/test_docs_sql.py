@@ -123,15 +123,15 @@ def scored_pairs(run: Path) -> pl.DataFrame:
 
 
 def test_annotators_agreement_beside_a_slow_version(run: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    decided = scored_pairs(run).filter(pl.col("preference").is_not_null())
-    expected: dict[str, list[float]] = {}
-    for annotator, own in decided.group_by("annotator_id"):
-        agreed = []
-        for scorer in SCORERS:
-            higher = (own[f"{scorer}_1"] > own[f"{scorer}_0"]).cast(pl.Int8)
-            equal = own[f"{scorer}_1"] == own[f"{scorer}_0"]
-            agreed.append(float(((higher == own["preference"]) & ~equal).mean() + 0.5 * equal.mean()))
-        expected[str(annotator[0])] = [own.height, *agreed]
+    agreed: dict[str, list[list[float]]] = {}
+    for row in scored_pairs(run).filter(pl.col("preference").is_not_null()).iter_rows(named=True):
+        sides = [(row[f"{scorer}_{row['preference']}"], row[f"{scorer}_{1 - row['preference']}"]) for scorer in SCORERS]
+        points = [float(preferred > rejected) + 0.5 * (preferred == rejected) for preferred, rejected in sides]
+        agreed.setdefault(row["annotator_id"], []).append(points)
+    expected = {
+        annotator: [len(points), *(sum(column) / len(points) for column in zip(*points, strict=True))]
+        for annotator, points in agreed.items()
+    }
     found = {row[0]: list(row[1:5]) for row in rows_of(connection, 4)}
     assert found.keys() == expected.keys()
     for annotator, values in found.items():

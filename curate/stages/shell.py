@@ -26,7 +26,8 @@ from curate.stages.query import ROWS_SHOWN, interruptible, statements_of, table_
 from curate.stages.rank import open_views
 
 GREETING = """\
-{run}: {views} views, read-only. End a query with ; and ask for .help, .tables or .schema NAME. Ctrl-D leaves.
+{run}: {views} views, read-only. A query ends with a ; and Ctrl-D leaves.
+.tables and .schema NAME say what is there, .help says the rest.
 The same views for other programs: duckdb {database}"""
 HELP = """\
 QUERY;         run a query, over as many lines as you like, until the ;

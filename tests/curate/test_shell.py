@@ -25,7 +25,7 @@ from tests.curate.test_query import root
 
 Curate = Callable[..., Outcome]
 CTRL_C, CTRL_D, UP, TAB = "\x03", "\x04", "\x1b[A", "\t"
-GREETING_LINES = 2
+GREETING_LINES = 3
 
 __all__ = ["root"]  # the fixture: a ranked run of four pairs
 
