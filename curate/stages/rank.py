@@ -12,6 +12,7 @@ import pyarrow as pa
 import tomli_w
 
 from curate.calibration import Calibration, calibrate
+from curate.comments import describe
 from curate.coverage import prompt_coverage, topic_coverage
 from curate.database import (
     PSI_NORMS,
@@ -237,6 +238,7 @@ def open_views(run: Run, database: str = ":memory:", ranking: str | None = None)
         create_parquet_view(connection, "ranking", (run.rankings / f"{stated['name']}.parquet").resolve())
         if "calibration" in stated:
             create_calibration_views(connection, stated["calibration"]["weights"])
+    describe(connection)
     return connection
 
 

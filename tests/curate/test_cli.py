@@ -57,7 +57,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_commands() -> None:
-    assert list(COMMANDS) == ["embed", "rank", "export-shards", "sql", "compare"]
+    assert list(COMMANDS) == ["embed", "rank", "diff", "export-shards", "sql", "search", "compare", "metrics"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -116,7 +116,7 @@ def test_overview_lists_each_command_with_a_whole_sentence(curate: Curate) -> No
     [
         (["embed", "--bogus"], "Error: No such option: --bogus"),
         (["rnk"], "Error: No such command 'rnk'."),
-        (["sql"], "Error: Missing argument 'query'."),
+        (["sql", "select 1", "extra"], "Error: Got unexpected extra argument(s) (extra)"),
         (["embed", "--batch"], "Error: Option '--batch' requires an argument."),
         (["embed", "--batch", "0"], "Error: Invalid value for '--batch': "),
         (["embed", "--part-images", "1.5"], "Error: Invalid value for '--part-images': "),
@@ -273,14 +273,14 @@ def test_rank_refuses(curate: Curate, run: Path, arguments: list[str], code: int
     expect(curate("rank", "--run", run, *arguments), code, message)
 
 
-@pytest.mark.parametrize("command", [["rank"], ["export-shards"], ["sql", "select 1"], ["compare"]])
+@pytest.mark.parametrize("command", [["rank"], ["export-shards"], ["sql", "select 1"], ["search", "fox"], ["compare"]])
 def test_before_embed(curate: Curate, tmp_path: Path, command: list[str]) -> None:
     run = tmp_path / "none"
     expect(curate(*command, "--run", run), 1, f"no run in {run}; run `curate embed --run {run}` first")
     assert not run.exists()
 
 
-@pytest.mark.parametrize("command", [["rank"], ["sql", "select 1"], ["compare"]])
+@pytest.mark.parametrize("command", [["rank"], ["sql", "select 1"], ["search", "fox"], ["compare"]])
 def test_after_a_killed_embed(curate: Curate, run: Path, command: list[str]) -> None:
     (run / "embed.json").unlink()
     expect(
