@@ -162,7 +162,7 @@ def rank(
 ) -> None:
     """Rank the pairs by a quality metric in SQL and select the top.
 
-    Example: curate rank --top 0.0533 --metric qsd --psi hpsv2 --max-per-prompt 10
+    Example: curate rank --top 0.0533 --metric qsd --psi hpsv2
     """
     from curate.filters import Filters
     from curate.selection import Limits
