@@ -1,0 +1,264 @@
+"""Each query of the ranking by itself, against rows written by hand; the report's and search's have their own files."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from curate.database import query_text
+
+SQL = Path(__file__).parents[2] / "curate" / "sql"
+BOTH = ["clip", "pick"]
+
+# Views and tables that the cases pick from, as `name (columns): rows`.
+TABLES = {
+    "scores": (
+        "prompt_id varchar, image_uid varchar, clip_score float, pick_score float",
+        "('p', 'a', 1, 10), ('p', 'b', 'nan', 20), ('p', 'c', 3, null), ('q', 'a', 'inf', 40)",
+    ),
+    "scored": (
+        "score_id bigint, prompt_id varchar, image_uid varchar, clip_score float, pick_score float",
+        "(1, 'p', 'a', 1, 10), (2, 'p', 'b', null, 20), (3, 'p', 'c', 3, null), "
+        "(4, 'q', 'a', 4, 40), (5, 'q', 'b', 4, 5)",
+    ),
+    "pairs": (
+        "pair_id varchar, prompt_id varchar, image_0_uid varchar, image_1_uid varchar, preference tinyint, "
+        "split varchar, annotator_id varchar, image_0_model varchar, image_1_model varchar, source_file varchar",
+        "('1', 'p', 'a', 'c', 0, 's', 'ann', 'm', 'n', 'f'), ('2', 'p', 'c', 'a', 1, 's', 'ann', 'm', 'n', 'f'), "
+        "('3', 'p', 'a', 'b', 0, 's', 'bob', 'm', 'n', 'f'), ('4', 'p', 'a', 'x', 1, 't', null, null, 'n', 'f'), "
+        "('5', 'q', 'b', 'a', 1, 't', 'bob', 'm', 'n', 'g'), ('6', 'p', 'a', 'c', null, 't', 'bob', 'm', 'n', 'g')",
+    ),
+    "prompts": (
+        "prompt_id varchar, prompt varchar, clip_embedding float[2]",
+        "('p', 'a prompt', [1, 0]), ('q', 'another', [0, 1]), ('r', 'unused', [1, 1])",
+    ),
+    "eligible": (
+        "pair_id varchar, prompt_id varchar, preferred_uid varchar, rejected_uid varchar, "
+        "preferred_id bigint, rejected_id bigint",
+        "('1', 'p', 'a', 'c', 1, 3), ('2', 'p', 'a', 'c', 1, 3), ('5', 'q', 'a', 'b', 4, 5)",
+    ),
+    "used_scores": (
+        "score_id bigint, clip_score float, pick_score float",
+        "(1, 1, 10), (3, 3, 10), (4, 4, 10), (5, 4, 10)",
+    ),
+    "normalised": ("score_id bigint, clip double, pick double", "(1, 0, 0.5), (3, 1, 0.25)"),
+    "psi_weights": ("clip_weight double, pick_weight double", "(3, 1)"),
+    "psi": (
+        "score_id bigint, clip_score float, pick_score float, psi double",
+        "(1, 1, 10, 0.5), (3, 3, null, 0.25), (4, 4, 40, 1), (5, 4, 5, 0)",
+    ),
+    "pair_scores": (
+        "pair_id varchar, prompt_id varchar, preferred_uid varchar, rejected_uid varchar, clip_preferred float, "
+        "clip_rejected float, clip_margin float, pick_preferred float, pick_rejected float, pick_margin float, "
+        "psi_preferred double, psi_rejected double",
+        "('1', 'p', 'a', 'c', 1, 3, -2, 10, null, null, 0.5, 0.25), ('5', 'q', 'a', 'b', 4, 4, 0, 40, 5, 35, 1, 0)",
+    ),
+    "calibration_weights": ("clip_weight double, pick_weight double", "(-0.5, 0.1)"),
+    "calibrated": ("pair_id varchar, log_odds double", "('1', 2), ('2', 0), ('3', -1), ('5', null)"),
+    "metric_result": (
+        "pair_id varchar, quality double",
+        "('1', 0.5), ('2', 0.5), ('5', 0.9), ('3', null)",
+    ),
+    "other_result": ("pair_id varchar, quality double", "('1', 3), ('2', 2), ('5', 1)"),
+    "left_out": ("pair_id varchar, reason varchar", "('2', 'where')"),
+    "ranked": ("pair_id varchar, quality double, rank bigint", "('5', 0.9, 1), ('1', 0.5, 2)"),
+    "passed_over": ("rank bigint, reason varchar", "(1, 'diversity')"),
+    "not_ranked": ("pair_id varchar, reason varchar", "('6', 'tie'), ('2', 'where')"),
+    "reasons": ("reason varchar, detail varchar", "('tie', 'neither'), ('where', 'no')"),
+    "kept": ("prompt_id varchar, selected boolean", "('p', true), ('p', false), ('q', false)"),
+    "ranking_one": (
+        "pair_id varchar, prompt_id varchar, rank bigint, percentile double, selected boolean",
+        "('1', 'p', 1, 1, true), ('2', 'p', 2, 0.5, true), ('5', 'q', 3, 0, false)",
+    ),
+    "ranking_two": (
+        "pair_id varchar, prompt_id varchar, rank bigint, percentile double, selected boolean",
+        "('5', 'q', 1, 1, true), ('1', 'p', 2, 0, false)",
+    ),
+}
+
+Case = tuple[list[str], dict[str, list[str]], dict[str, Any], list[tuple[Any, ...]]]
+CASES: dict[str, Case] = {
+    # What is not finite is null; the numbers count the rows.
+    "scored": (
+        ["scores"],
+        {"scorer": BOTH},
+        {},
+        [(1, "p", "a", 1, 10), (2, "p", "b", None, 20), (3, "p", "c", 3, None), (4, "q", "a", None, 40)],
+    ),
+    # 3: b has no clip; 4: x has no row; 6: a tie. With pick too, c's missing value would take 1 and 2 away.
+    "eligible": (
+        ["pairs", "scored"],
+        {"scorer": ["clip"]},
+        {},
+        [("1", "p", "a", "c", 1, 3), ("2", "p", "a", "c", 1, 3), ("5", "q", "a", "b", 4, 5)],
+    ),
+    "used_scores": (
+        ["eligible", "scored"],
+        {"scorer": BOTH},
+        {},
+        [(1, 1, 10), (3, 3, None), (4, 4, 40), (5, 4, 5)],
+    ),
+    "normalised_percentile": (
+        ["used_scores"],
+        {"scorer": BOTH},
+        {},
+        [(1, 0, 0), (3, pytest.approx(1 / 3), 0), (4, pytest.approx(2 / 3), 0), (5, pytest.approx(2 / 3), 0)],
+    ),
+    "normalised_minmax": (
+        ["used_scores"],
+        {"scorer": BOTH},
+        {},
+        [(1, 0, 0), (3, pytest.approx(2 / 3), 0), (4, 1, 0), (5, 1, 0)],
+    ),
+    "normalised_raw": (["used_scores"], {"scorer": BOTH}, {}, [(1, 1, 10), (3, 3, 10), (4, 4, 10), (5, 4, 10)]),
+    # (3 * 0 + 0.5) / 4 and (3 * 1 + 0.25) / 4
+    "psi": (
+        ["normalised", "psi_weights", "scored"],
+        {"scorer": BOTH, "weighed": BOTH},
+        {},
+        [(1, 1, 10, 0.125), (3, 3, None, 0.8125)],
+    ),
+    "pair_scores": (
+        ["eligible", "psi"],
+        {"scorer": BOTH},
+        {},
+        [
+            ("1", "p", "a", "c", 1, 3, -2, 10, None, None, 0.5, 0.25),
+            ("2", "p", "a", "c", 1, 3, -2, 10, None, None, 0.5, 0.25),
+            ("5", "q", "a", "b", 4, 4, 0, 40, 5, 35, 1, 0),
+        ],
+    ),
+    "pair_facts": (
+        ["pair_scores", "pairs", "prompts"],
+        {},
+        {},
+        [
+            ("1", "p", "a", "c", 1, 3, -2, 10, None, None, 0.5, 0.25, "a prompt", "s", "ann", "m", "n", "f"),
+            ("5", "q", "a", "b", 4, 4, 0, 40, 5, 35, 1, 0, "another", "t", "bob", "n", "m", "g"),
+        ],
+    ),
+    "score_ranges": (["used_scores"], {"scorer": BOTH}, {}, [("clip", 1, 4), ("pick", 10, 10)]),
+    "calibrated": (["pair_scores", "calibration_weights"], {"scorer": BOTH}, {}, [("1", None), ("5", 3.5)]),
+    # All: (1 + 1/2 + 0) / 3 = 1/2. Ann: (1.5 + 5) / 12; Bob, whose pair 5 has no odds: (0 + 5) / 11.
+    "annotators": (
+        ["calibrated", "pairs"],
+        {},
+        {},
+        [("ann", 2, pytest.approx(6.5 / 12)), ("bob", 1, pytest.approx(5 / 11))],
+    ),
+    "complete_margins": (["pair_scores"], {"scorer": BOTH}, {}, [(0, 35, "5")]),
+    "ranked": (["metric_result", "left_out"], {}, {"sign": 1}, [("1", 0.5, 2), ("5", 0.9, 1)]),
+    "ranked_prompts": (
+        ["ranked", "pair_scores", "prompts"],
+        {"embedding": ["clip_embedding"]},
+        {},
+        [("p", (1.0, 0.0)), ("q", (0.0, 1.0))],
+    ),
+    "candidates": (
+        ["ranked", "eligible", "pairs"],
+        {"annotator": ["annotator_id"]},
+        {"first": 1, "last": 2},
+        [(1, "q", "a", "b", "bob", None), (2, "p", "a", "c", "ann", None)],
+    ),
+    "ranking": (
+        ["ranked", "pair_scores", "passed_over"],
+        {"scorer": ["clip"]},
+        {"last_rank": 2},
+        [
+            ("1", "p", "a", "c", 0.5, 2, 0.0, True, None, 1, 3, -2),
+            ("5", "q", "a", "b", 0.9, 1, 1.0, False, "diversity", 4, 4, 0),
+        ],
+    ),
+    "metric_faults": (["metric_result", "eligible"], {}, {}, [("3", "though it is no eligible pair")]),
+    "metric_summary": (["metric_result", "eligible"], {}, {}, [(3, 3, 2, 2, 0.5, 0.9, 0.5)]),
+    # Ranks 1.5, 1.5, 3 against 3, 2, 1: -0.866; our top pair, 5, is the other's last.
+    "metric_agreement": (
+        ["metric_result", "other_result"],
+        {},
+        {"share": 0.33},
+        [(pytest.approx(-(0.75**0.5)), 0.0)],
+    ),
+    "dropped_ties": (["pairs"], {}, {}, [("6", "tie")]),
+    "dropped_unscored": (
+        ["pairs", "eligible", "scored"],
+        {},
+        {},
+        [("3", "score_missing"), ("4", "image_dropped")],
+    ),
+    "dropped_unmeasured": (["eligible", "left_out", "ranked"], {}, {}, []),
+    "dropped_by_rank": (
+        ["not_ranked", "reasons"],
+        {},
+        {"stage": "rank x"},
+        [("rank x", "2", None, "where", "no"), ("rank x", "6", None, "tie", "neither")],
+    ),
+    "coverage": (["kept"], {"ranking": ["kept"]}, {}, [(2, 1)]),
+    "ranking_overlap": (["ranking_one", "ranking_two"], {}, {}, [(3, 2, 2, 2, 1, 0, pytest.approx(-1))]),
+    "ranking_moved": (
+        ["ranking_one", "ranking_two", "prompts"],
+        {},
+        {"limit": 5},
+        [("1", "a prompt", 1, 0, 1, 2, True, False), ("5", "another", 0, 1, 3, 1, False, True)],
+    ),
+}
+
+# Where the other queries have their hand-written rows.
+OF_THE_REPORT = (
+    *("gallery", "gallery_count", "ranked_psi", "report_agreement", "report_correlations"),
+    *("report_histograms", "report_prompts", "report_scorers"),
+)
+ELSEWHERE = {
+    "margins": "test_calibration.py",
+    "compared_pairs": "test_compare.py",
+    "shard_samples": "test_export_shards.py",
+    "search": "test_search.py",
+    "search_pairs": "test_search.py",
+    **dict.fromkeys(OF_THE_REPORT, "test_report_sql.py"),
+}
+
+
+def connect(names: list[str]) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    for name in names:
+        columns, rows = TABLES[name]
+        connection.execute(f"create table {name} ({columns})")
+        connection.execute(f"insert into {name} values {rows}")
+    return connection
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_query_gives_the_rows_worked_by_hand(name: str) -> None:
+    tables, blocks, parameters, expected = CASES[name]
+    found = connect(tables).execute(query_text(name, **blocks), parameters).fetchall()
+    assert sorted(found, key=lambda row: [str(value) for value in row]) == sorted(
+        expected, key=lambda row: [str(getattr(value, "expected", value)) for value in row]
+    )
+
+
+@pytest.mark.parametrize("name", ["ranking", "candidates", "dropped_by_rank", "ranking_moved"])
+def test_a_query_that_promises_an_order_keeps_it(name: str) -> None:
+    tables, blocks, parameters, _ = CASES[name]
+    found = connect(tables).execute(query_text(name, **blocks), parameters).fetchall()
+    order = {"ranking": ["5", "1"], "candidates": [1, 2], "dropped_by_rank": ["2", "6"], "ranking_moved": ["1", "5"]}
+    column = 1 if name == "dropped_by_rank" else 0
+    assert [row[column] for row in found] == order[name]
+
+
+def test_worst_first() -> None:
+    tables, blocks, _, _ = CASES["ranked"]
+    found = connect(tables).execute(query_text("ranked", **blocks), {"sign": -1}).fetchall()
+    assert sorted(found) == [("1", 0.5, 1), ("5", 0.9, 2)]
+
+
+def test_a_pair_that_no_metric_measured() -> None:
+    connection = connect(["eligible", "left_out", "ranked"])
+    connection.execute("delete from ranked where pair_id = '5'")
+    assert connection.execute(query_text("dropped_unmeasured")).fetchall() == [("5", "not_ranked")]
+
+
+def test_every_query_has_rows_worked_by_hand() -> None:
+    names = {path.stem for path in SQL.glob("*.sql")}
+    assert names == set(CASES) | set(ELSEWHERE)
+    for name, file in ELSEWHERE.items():
+        assert (Path(__file__).parent / file).exists(), name
