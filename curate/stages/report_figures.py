@@ -81,12 +81,12 @@ def quality_figure(histograms: Rows, settings: dict[str, Any]) -> Figure:
     groups = {"all ranked": _shares(rows, "pairs"), "selected": _shares(rows, "selected_pairs")}
     cut = settings["least_selected_quality"]
     summary = (
-        f"Quality runs from {rows[0]['low']:.4g} to {rows[-1]['high']:.4g}; the least selected quality is {cut:.4g}."
+        f"Quality runs from {rows[0]['low']:.4g} to {rows[-1]['high']:.4g}; the last selected pair has {cut:.4g}."
     )
     return Figure(
         "quality",
         "Quality",
-        "Share of pairs in each of 40 equal bins, each group by itself; the dashed line is the least selected quality.",
+        "Share of pairs in each of 40 equal bins, each group by itself; the dashed line is the quality of the last selected pair.",
         summary,
         charts.histogram_chart(_long(groups), "quality", list(groups), cut),
         _table(groups),

@@ -22,9 +22,9 @@ FOLDER = Path(__file__).parent
 MOST_BYTES = 28_000_000
 
 SECTIONS = {
-    "top": ("The top", "The pairs of highest quality."),
+    "top": ("The top", "The pairs that rank first."),
     "borderline": ("The borderline", "The pairs around the cut: the last that are selected, the first that are not."),
-    "bottom": ("The bottom", "The pairs of lowest quality."),
+    "bottom": ("The bottom", "The pairs that rank last."),
 }
 
 
