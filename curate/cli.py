@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from curate.errors import CurateError, UsageError
-from curate.lines import check_lines, compare_lines, diff_lines, embed_lines, metrics_lines, rank_lines, report_lines
+from curate.lines import (
+    check_lines,
+    compare_lines,
+    diff_lines,
+    embed_lines,
+    metrics_lines,
+    rank_lines,
+    report_lines,
+    search_lines,
+)
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
@@ -153,7 +162,7 @@ def rank(
 ) -> None:
     """Rank the pairs by a quality metric in SQL and select the top.
 
-    Example: curate rank --top 0.0533 --metric qsd --psi hpsv2 --max-per-prompt 10
+    Example: curate rank --top 0.0533 --metric qsd --psi hpsv2
     """
     from curate.filters import Filters
     from curate.selection import Limits
@@ -270,21 +279,54 @@ def export_shards(
 
 @app.command(short_help="Query the run's tables, read-only.")
 def sql(
-    query: Annotated[str, typer.Argument(help="One SQL query over the run's views.")],
+    query: Annotated[
+        str | None, typer.Argument(help="SQL over the run's views.  [default: a prompt, or what a pipe brings]")
+    ] = None,
     run: RunOption = "run",
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: JsonOption = False,
     parquet: Annotated[Path | None, typer.Option(help="Write the result to this Parquet file.")] = None,
 ) -> None:
-    """Query the run's tables (pairs, images, prompts, scores, dropped, pair_scores, ranking) read-only.
+    """Query the run's tables (pairs, images, prompts, scores, dropped, pair_scores, ranking) read-only, or at a prompt.
 
     Example: curate sql "select stage, count(*) from dropped group by stage"
     """
     from curate.stages.query import query as run_query
 
-    if csv + as_json + (parquet is not None) > 1:
+    forms = csv + as_json + (parquet is not None)
+    if forms > 1:
         raise UsageError("give one of --csv, --json and --parquet")
+    if query is None and sys.stdin.isatty():
+        from curate.stages.shell import interact
+
+        if forms:
+            raise UsageError("--csv, --json and --parquet need a query")
+        return interact(Run(Path(run)), sys.stdout)
+    query = sys.stdin.read() if query is None else query
     run_query(Run(Path(run)), query, "csv" if csv else "json" if as_json else "table", sys.stdout, parquet)
+
+
+@app.command(short_help="Find the prompts, and their pairs, that are like a text.")
+def search(
+    text: Annotated[str, typer.Argument(help="What the prompts should be like.")],
+    run: RunOption = "run",
+    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    limit: Annotated[int, typer.Option(help="Most prompts, or pairs, that are shown.", min=1)] = 10,
+    pairs: Annotated[bool, typer.Option("--pairs", help="List the pairs instead of the prompts.")] = False,
+    tower: Annotated[str | None, typer.Option(help="Whose embeddings.  [default: clip, else the run's first]")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Set of models: a bundled name, or a TOML file.  [default: the run's]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the prompts, and their pairs, that are most like a text by the embeddings of one of the run's towers.
+
+    Example: curate search "a red fox" --limit 5
+    """
+    from curate.stages.search import search as run_search
+
+    found = run_search(Run(Path(run)), text, tower, _identifier(name), models, limit, pairs)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(search_lines(found)))
 
 
 def _identifier(name: str) -> str:

@@ -25,7 +25,6 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": False,
 }
 _EACH = re.compile(r"^ *-- each (\w+)\n(.*?)^ *-- end\n", re.MULTILINE | re.DOTALL)
-_END_OF_STATEMENT = re.compile(r";(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def connect_views(run: Run, database: str = ":memory:") -> duckdb.DuckDBPyConnec
     connection = duckdb.connect(database, config=CONFIG)
     for name in EMBEDDED:
         pattern = run.pairs if name == "pairs" else run.table(name) / "*.parquet"
-        create_parquet_view(connection, name, pattern.resolve())
+        create_parquet_view(connection, name, pattern.resolve(), _array_columns(pattern))
     for path in sorted(run.rankings.glob("*.parquet")):
         create_parquet_view(connection, f"ranking_{path.stem}", path.resolve())
     return connection
@@ -100,12 +99,29 @@ def create_calibration_views(connection: duckdb.DuckDBPyConnection, weights: dic
     create_view(connection, "annotators", query_text("annotators"))
 
 
-def create_parquet_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: Path) -> None:
-    """A view over one Parquet file or a glob of them. Raises RunError when it cannot be read."""
+def create_parquet_view(
+    connection: duckdb.DuckDBPyConnection, name: str, pattern: Path, arrays: dict[str, int] | None = None
+) -> None:
+    """A view over one Parquet file or a glob of them. Raises RunError when it cannot be read.
+
+    arrays: column -> length of the float arrays that DuckDB reads as lists, since Parquet keeps no length.
+    """
+    casts = ", ".join(f'"{column}"::float[{length}] as "{column}"' for column, length in (arrays or {}).items())
+    columns = f"* replace ({casts})" if casts else "*"
     try:
-        create_view(connection, name, f"select * from read_parquet({literal(str(pattern))})")
+        create_view(connection, name, f"select {columns} from read_parquet({literal(str(pattern))})")
     except duckdb.Error as error:
         raise RunError(f"{pattern} cannot be read ({first_line(error)}); run `curate embed` again") from error
+
+
+def _array_columns(pattern: Path) -> dict[str, int]:
+    """Column -> length of the fixed-size lists of a table, by its first file; the other parts are alike."""
+    first = next(iter(sorted(pattern.parent.glob(pattern.name))), None)
+    try:
+        schema = pa.schema([]) if first is None else pq.read_schema(first)
+    except (pa.ArrowInvalid, OSError):
+        return {}  # the view over it says what is wrong with the file
+    return {field.name: field.type.list_size for field in schema if pa.types.is_fixed_size_list(field.type)}
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
@@ -116,8 +132,8 @@ def create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) ->
 def read_only_query(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> duckdb.DuckDBPyRelation:
     """Run one statement that only reads. Raises QueryError, with DuckDB's own words, naming `where`."""
     try:
-        _one_statement(sql, where, duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-        return connection.sql(sql)
+        statement = _one_statement(sql, where, duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+        return connection.sql(_without_end(statement.query))
     except duckdb.Error as error:
         raise QueryError(f"{where}: {error}") from error
 
@@ -134,7 +150,7 @@ def materialise(
         if statement.named_parameters != set(parameters):
             used, declared = (", ".join(sorted(names)) or "none" for names in (statement.named_parameters, parameters))
             raise QueryError(f"{where}: the parameters declared are {declared}; the query uses {used}")
-        body = _END_OF_STATEMENT.sub("", statement.query)
+        body = _without_end(statement.query)
         connection.execute(f'create or replace temp table "{table}" as\n{body}', parameters)
         return {name: kind for name, kind, *_ in connection.execute(f'describe "{table}"').fetchall()}
     except duckdb.Error as error:
@@ -186,11 +202,38 @@ def _one_statement(sql: str, where: str, *allowed: duckdb.StatementType) -> duck
     statements = duckdb.extract_statements(sql)
     if len(statements) != 1:
         raise QueryError(f"{where}: one SQL statement is needed, got {len(statements)}")
-    if statements[0].type not in allowed or _executes(sql):
-        raise QueryError(f"{where}: only queries are allowed here, got {statements[0].type.name}; the run is read-only")
+    found = statements[0].type
+    if found not in allowed or (found == duckdb.StatementType.EXPLAIN and _explains_other(sql)):
+        raise QueryError(f"{where}: only queries are allowed here, got {found.name}; the run is read-only")
     return statements[0]
 
 
-def _executes(sql: str) -> bool:
-    """`explain analyze copy ...` would run the copy."""
-    return re.match(r"\s*explain\s+analy[sz]e\b", sql, re.IGNORECASE) is not None
+def ends(sql: str) -> bool:
+    """Whether the text ends with a ; that no quote or comment holds; only comments may follow it."""
+    words = _words(sql)
+    return bool(words) and sql.encode()[words[-1] :].startswith(b";")
+
+
+def _without_end(statement: str) -> str:
+    """The statement without its ; and the comments after it, so that it can be part of another."""
+    while ends(statement):
+        statement = statement.encode()[: _words(statement)[-1]].decode()
+    return statement
+
+
+def _words(sql: str) -> list[int]:
+    """Where each word or sign of the text starts, in bytes of UTF-8 as DuckDB counts; comments left out."""
+    return [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
+
+
+def _explains_other(sql: str) -> bool:
+    """Whether an `explain` explains anything but a query: `explain (analyze) copy ...` would run the copy.
+
+    Its options are passed over word by word: what follows them is the first rest that is a statement by itself.
+    """
+    for start in _words(sql)[1:]:
+        try:
+            return duckdb.extract_statements(sql.encode()[start:].decode())[0].type != duckdb.StatementType.SELECT
+        except duckdb.ParserException:
+            continue
+    return True

@@ -50,6 +50,11 @@ class ModelSet:
     towers: dict[str, TowerSpec]
     scorers: dict[str, ScorerSpec]
 
+    @property
+    def location(self) -> str:
+        """What --models takes to load this set again from anywhere: its name when bundled, else its absolute path."""
+        return self.name if self.folder == (BUNDLED / "models").resolve() else str(self.folder / f"{self.name}.toml")
+
     def choose(self, names: list[str]) -> list[ScorerSpec]:
         """The named scorers in the given order. Raises UsageError for an unknown or repeated name."""
         if not names:

@@ -20,11 +20,12 @@ from schemas import tables
 
 @dataclass(frozen=True)
 class Scoring:
-    """`heads` maps a scorer's name to its head and the tower whose embeddings it reads."""
+    """`heads` maps a scorer's name to its head and the tower whose embeddings it reads; `models` names their set."""
 
     towers: dict[str, Tower]
     heads: dict[str, tuple[Head, str]]
     identity: dict[str, Any]
+    models: str
 
     @property
     def dimensions(self) -> dict[str, int]:
@@ -67,7 +68,7 @@ def load_scoring(model_set: ModelSet, scorers: list[ScorerSpec], device: str, pr
         identity["scorers"][spec.name] = {"tower": spec.tower, "head": spec.head} | (
             {"sha256": sha256} if sha256 else {}
         )
-    return Scoring(towers, heads, identity)
+    return Scoring(towers, heads, identity, model_set.location)
 
 
 def embedding_array(values: torch.Tensor, value_type: pa.DataType) -> pa.Array:

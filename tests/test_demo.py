@@ -3,9 +3,6 @@
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,30 +10,17 @@ from typing import Any
 import polars as pl
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.demo import ROOT, command
+
 PAIRS = ROOT / "data_manifests" / "demo" / "pairs"
 CONTROL_UID = "767c0473-32cf-4d8b-9d82-25412a5f7f6d"
 SCORERS = ("clip", "pickscore", "aesthetic")
 
 
-def command(half: str, *arguments: object, run: Path) -> str:
-    """Stdout of one command as the user runs it, with default options but the run directory."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"{half}.cli", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PAIRSIEVE_RUN": str(run)}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run(demo_run: Path) -> Path:
     """The three commands of the README."""
-    root = tmp_path_factory.mktemp("demo") / "run"
-    command("curate", "embed", run=root)
-    command("curate", "rank", "--top", "0.0533", run=root)
-    command("curate", "export-shards", run=root)
-    return root
+    return demo_run
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars")
+HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars", "prompt_toolkit")
 
 # A module may import modules of its own level or below. Levels of curate, top to bottom.
 LEVELS = [
@@ -16,7 +16,7 @@ LEVELS = [
     {"stages"},
     {"selection", "coverage"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
-    {"plan", "scoring", "database", "pictures", "run"},
+    {"plan", "scoring", "database", "pictures", "comments", "run"},
     {"towers", "heads", "engines", "source", "tables"},
     {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
     {"errors", "lines"},
@@ -82,7 +82,10 @@ def loaded_by(code: str) -> set[str]:
 HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
 
 
-@pytest.mark.parametrize("command", ["", "embed", "rank", "export-shards", "sql", "compare", "report", "browse"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "compare", "report", "browse"],
+)
 def test_curate_help_loads_nothing_heavy(command: str) -> None:
     arguments = [*command.split(), "--help"]
     assert not loaded_by(HELP.format(arguments=arguments, package="curate")) & set(HEAVY)
@@ -94,6 +97,6 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
     assert not loaded_by(HELP.format(arguments=arguments, package="train")) & set(HEAVY)
 
 
-@pytest.mark.parametrize("stage", ["rank", "query", "compare", "report", "browse"])
+@pytest.mark.parametrize("stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse"])
 def test_stages_after_embedding_need_no_torch(stage: str) -> None:
     assert "torch" not in loaded_by(f"import curate.stages.{stage}")

@@ -73,7 +73,8 @@ def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
 def _embed(run: Run, source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
     # Equal settings give equal tables: this is everything that decides a table's content.
     settings = source_settings(source, options) | {"models": scoring.identity}
-    continued = run.claim(settings, {"packages": {name: version(name) for name in PACKAGES}})
+    info = {"models": scoring.models, "packages": {name: version(name) for name in PACKAGES}}
+    continued = run.claim(settings, info)
     if continued:
         say(f"{run.root} holds parts of this run; the sound ones are kept")
     if source.expected_rows not in (None, plan.source_rows):

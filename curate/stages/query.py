@@ -1,32 +1,74 @@
 """`curate sql`: any query over the run's views, as a table, CSV, JSON or a Parquet file."""
 
+import contextlib
 import csv
+import io
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import duckdb
 
-from curate.database import first_line, read_only_query
+from curate.database import first_line, literal, read_only_query, seal
 from curate.errors import QueryError
 from curate.run import Run
 from curate.stages.rank import open_views
 from curate.tables import atomic_path
 
 FORMS = ("table", "csv", "json")
+WIDTH_CHARS, ROWS_SHOWN = 120, 40  # of a table, where no window says otherwise
+
+Result = TypeVar("Result")
 
 
 def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = None) -> None:
     """Write one query's result to `out` as "table", "csv" or "json", or to the file `parquet`.
 
+    As tables the results of several queries may follow one another; the other forms take one.
     Raises: QueryError with DuckDB's message; RunError; WriteError.
     """
-    relation = read_only_query(open_views(run), sql, "sql")
+    connection = open_views(run)
+    if parquet is not None:
+        interruptible(connection, partial(_write_parquet, connection, run, sql, parquet))
+        out.write(f"{parquet}\n")
+        return
+    seal(connection, run)
+    for statement in statements_of(sql) if form == "table" else [sql]:
+        interruptible(connection, partial(write_result, connection, statement, form, out))
+
+
+def statements_of(sql: str) -> list[str]:
+    """The statements of a text, or the text itself where there is none. Raises: QueryError."""
     try:
-        if parquet is not None:
-            _write_parquet(relation, parquet)
-            out.write(f"{parquet}\n")
-        elif form == "table":
-            out.write(f"{relation}\n")
+        return [statement.query for statement in duckdb.extract_statements(sql)] or [sql]
+    except duckdb.Error as error:
+        raise QueryError(f"sql: {error}") from error
+
+
+def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], Result]) -> Result:
+    """The result of `work`, which uses the connection; Ctrl-C stops its query and raises KeyboardInterrupt.
+
+    DuckDB does not look for signals while it computes, so the work has a thread of its own.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        done: Future[Result] = pool.submit(work)
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            while not done.done():  # again and again: the first call may come before the query has started
+                connection.interrupt()
+                wait([done], timeout=0.05)
+            raise
+
+
+def write_result(connection: duckdb.DuckDBPyConnection, sql: str, form: str, out: IO[str]) -> None:
+    """Run one statement that only reads and write its result to `out`. Raises: QueryError."""
+    relation = read_only_query(connection, sql, "sql")
+    try:
+        if form == "table":
+            out.write(f"{table_text(relation, WIDTH_CHARS, ROWS_SHOWN)}\n")
         elif form == "csv":
             _write_csv(relation, out)
         else:
@@ -35,12 +77,25 @@ def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = No
         raise QueryError(f"sql: {error}") from error
 
 
-def _write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
-    with atomic_path(path) as temporary:
+def table_text(relation: duckdb.DuckDBPyRelation, width_chars: int, rows: int) -> str:
+    """A result as DuckDB draws it, shortened to a width and a number of rows; a plan as it stands."""
+    if relation.columns == ["explain_key", "explain_value"]:
+        return "\n".join(str(plan) for _, plan in relation.fetchall()).rstrip()
+    with contextlib.redirect_stdout(io.StringIO()) as drawn:
+        relation.show(max_width=width_chars, max_rows=rows)
+    return drawn.getvalue().rstrip()
+
+
+def _write_parquet(connection: duckdb.DuckDBPyConnection, run: Run, sql: str, path: Path) -> None:
+    with atomic_path(path.resolve()) as temporary:
+        connection.execute(f"set allowed_paths = [{literal(str(temporary))}]")
+        seal(connection, run)
         try:
-            relation.write_parquet(str(temporary), compression="zstd")
+            read_only_query(connection, sql, "sql").write_parquet(str(temporary), compression="zstd")
         except duckdb.IOException as error:  # a full disk, a folder that cannot be written
             raise OSError(first_line(error)) from error
+        except duckdb.Error as error:
+            raise QueryError(f"sql: {error}") from error
 
 
 def _write_csv(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:

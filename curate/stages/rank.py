@@ -12,6 +12,7 @@ import pyarrow as pa
 import tomli_w
 
 from curate.calibration import Calibration, calibrate
+from curate.comments import describe
 from curate.coverage import prompt_coverage, topic_coverage
 from curate.database import (
     PSI_NORMS,
@@ -90,11 +91,11 @@ def rank(run: Run, options: RankOptions) -> dict[str, Any]:
     prompts = read_prompts(connection, limits.near_duplicates) if limits.needs_embeddings else None
     selection = select(connection, limits, prompts, selected_count(share, base), base)
 
-    ranking = run.rankings / f"{options.name}.parquet"
-    _write_ranking(connection, ranking, scorers, selection)
     dropped = _write_dropped(connection, run, options.name, pairs, base)
     if base + sum(dropped.values()) != pairs:
         raise RunError(f"the counts of {run.root} do not add up: {base} ranked + {dropped} != {pairs} pairs")
+    ranking = run.rankings / f"{options.name}.parquet"
+    _write_ranking(connection, ranking, scorers, selection)
     report = {
         "name": options.name,
         "metric": options.metric,
@@ -237,6 +238,7 @@ def open_views(run: Run, database: str = ":memory:", ranking: str | None = None)
         create_parquet_view(connection, "ranking", (run.rankings / f"{stated['name']}.parquet").resolve())
         if "calibration" in stated:
             create_calibration_views(connection, stated["calibration"]["weights"])
+    describe(connection)
     return connection
 
 
@@ -293,6 +295,8 @@ def _check_base(base: int, metric: Metric, filters: Filters) -> None:
 def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: list[str], selection: Selection) -> None:
     passed = {"rank": pa.array(selection.passed_over, pa.int64()), "reason": list(selection.passed_over.values())}
     connection.register("passed_over", pa.table(passed, pa.schema({"rank": pa.int64(), "reason": pa.string()})))
+    for done in ("metric_result", "left_out", "not_ranked", "scored"):
+        connection.execute(f"drop table {done}")  # the widest sort is to come: it needs their memory
     schema = tables.with_margins(tables.RANKING, scorers)
     copy_query(connection, query_text("ranking", scorer=scorers), {"last_rank": selection.last_rank}, path, schema)
 

@@ -80,13 +80,11 @@ def quality_figure(histograms: Rows, settings: dict[str, Any]) -> Figure:
     rows = [row for row in histograms if row["quantity"] == "quality"]
     groups = {"all ranked": _shares(rows, "pairs"), "selected": _shares(rows, "selected_pairs")}
     cut = settings["least_selected_quality"]
-    summary = (
-        f"Quality runs from {rows[0]['low']:.4g} to {rows[-1]['high']:.4g}; the last selected pair has {cut:.4g}."
-    )
+    summary = f"Quality runs from {rows[0]['low']:.4g} to {rows[-1]['high']:.4g}; the last selected pair has {cut:.4g}."
     return Figure(
         "quality",
         "Quality",
-        "Share of pairs in each of 40 equal bins, each group by itself; the dashed line is the quality of the last selected pair.",
+        "Share of pairs in each of 40 equal bins, each group by itself. The dashed line: the last selected pair's quality.",
         summary,
         charts.histogram_chart(_long(groups), "quality", list(groups), cut),
         _table(groups),

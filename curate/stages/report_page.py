@@ -123,7 +123,11 @@ def chart_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, from the package that also draws the PNG."""
     import vl_convert  # takes seconds to load
 
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("\r\n", "\n").replace("</script", "<\\/script")
+    return (
+        str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+        .replace("\r\n", "\n")
+        .replace("</script", "<\\/script")
+    )
 
 
 def data_block(value: Any) -> Markup:

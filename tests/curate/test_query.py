@@ -45,6 +45,9 @@ def test_empty_results_are_valid_documents(curate: Curate, root: Path) -> None:
     [
         "copy (select 1) to 'out.csv'",
         "explain analyze copy (select 1) to 'out.csv'",
+        "explain (analyze) copy (select 1) to 'out.csv'",
+        "/* é */ explain analyze copy (select 1) to 'out.csv'",
+        "explain (analyze, format json) copy (select 1) to 'out.csv'",
         "create table t as select 1",
         "attach 'other.duckdb'",
         "insert into pairs values (1)",
@@ -61,6 +64,36 @@ def test_nothing_that_writes_is_allowed(
     assert (stopped.code, stopped.out) == (1, "")
     assert "only queries are allowed here" in stopped.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize(
+    "query", ["select 1 as n; -- é", "select 1 as n;;", "select 1 as n /* ; */", "select 1 as n\n;\n"]
+)
+def test_how_a_query_may_end(curate: Curate, root: Path, query: str) -> None:
+    assert curate("sql", query, "--run", root, "--csv").out == "n\n1\n"
+
+
+def test_a_text_that_looks_like_an_end(curate: Curate, root: Path) -> None:
+    assert curate("sql", "select ';--' as text", "--run", root, "--csv").out == "text\n;--\n"
+
+
+def test_a_plan_may_be_asked_for(curate: Curate, root: Path) -> None:
+    assert "Total Time" in curate("sql", "explain (analyze) select 1", "--run", root).out
+
+
+@pytest.mark.parametrize("form", ["--csv", "--parquet"])
+def test_no_setting_and_no_other_file_is_touched(curate: Curate, root: Path, tmp_path: Path, form: str) -> None:
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    arguments = [form, *([tmp_path / "out.parquet"] if form == "--parquet" else [])]
+    for query, words in {
+        f"from enable_logging(storage = 'file', storage_path = '{tmp_path}/logs')": "has been locked",
+        f"from '{tmp_path}/secret.csv'": "disabled by configuration",
+        f"from read_csv('{tmp_path}/secret.csv')": "disabled by configuration",
+    }.items():
+        stopped = curate("sql", query, "--run", root, *arguments)
+        assert (stopped.code, stopped.out) == (1, "")
+        assert words in stopped.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "secret.csv"]
 
 
 def test_errors_are_duckdbs_own_words(curate: Curate, root: Path) -> None:
