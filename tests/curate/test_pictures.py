@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from curate.database import connect_views
-from curate.images import Decoded, Rejected
-from curate.pictures import data_uri, read_pictures, thumbnail
+from curate.images import Rejected
+from curate.pictures import data_uri, thumbnail, thumbnails
 from curate.run import Run
 from tests.curate.builders import picture_bytes
 
@@ -23,15 +23,16 @@ def picture(side: tuple[int, int]) -> Image.Image:
 def test_pictures_come_in_the_order_asked_for(ranked_run: Path) -> None:
     run = Run(ranked_run)
     uids = ["image-9", "image-0", "nothing", "image-40"]
-    found = list(read_pictures(run, connect_views(run), uids))
+    found = list(thumbnails(run, connect_views(run), uids))
     assert [uid for uid, _ in found] == uids
     for uid, one in found:
         if uid == "nothing":
             assert one == Rejected("image_missing", "the run has no such image")
         else:
-            assert isinstance(one, Decoded)
-            with Image.open(io.BytesIO(picture_bytes(int(uid.removeprefix("image-"))))) as expected:
-                np.testing.assert_array_equal(np.asarray(one.image), np.asarray(expected.convert("RGB")))
+            assert isinstance(one, bytes)
+            given = picture_bytes(int(uid.removeprefix("image-")))
+            with Image.open(io.BytesIO(given)) as expected, Image.open(io.BytesIO(one)) as found_picture:
+                np.testing.assert_array_equal(np.asarray(found_picture), np.asarray(expected.convert("RGB")))
 
 
 def test_a_file_that_is_gone_costs_its_own_pictures_only(ranked_run: Path, tmp_path: Path) -> None:
@@ -44,9 +45,9 @@ def test_a_file_that_is_gone_costs_its_own_pictures_only(ranked_run: Path, tmp_p
     (run.root / "run.toml").write_text(
         text.replace("[settings.files]", f'[settings.files]\n"{tmp_path}/gone.parquet" = 1')
     )
-    found = dict(read_pictures(run, connection, ["image-1", "image-2", "image-3"]))
-    assert isinstance(found["image-1"], Decoded)
-    assert isinstance(found["image-3"], Decoded)
+    found = dict(thumbnails(run, connection, ["image-1", "image-2", "image-3"]))
+    assert isinstance(found["image-1"], bytes)
+    assert isinstance(found["image-3"], bytes)
     lost = found["image-2"]
     assert isinstance(lost, Rejected)
     assert lost.detail.startswith(f"{tmp_path}/gone.parquet is not there")
