@@ -216,7 +216,8 @@ def calibration_chart(rows: list[dict[str, Any]]) -> alt.LayerChart:
 
 def correlation_chart(rows: list[dict[str, Any]], scorers: list[str]) -> alt.LayerChart:
     """A square of correlations with its numbers; rows: scorer, other, correlation."""
-    base = chart_of(rows).encode(
+    known = [row for row in rows if row["correlation"] is not None]
+    base = chart_of(known).encode(
         x=alt.X("other:N").sort(scorers).title(None).axis(labelAngle=0, domain=False, ticks=False, labelOverlap=False),
         y=alt.Y("scorer:N").sort(scorers).title(None).axis(ticks=False, grid=False),
         tooltip=["scorer:N", "other:N", alt.Tooltip("correlation:Q", format=".3f")],

@@ -3,6 +3,8 @@
 import base64
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import duckdb
 from PIL import Image
@@ -16,6 +18,7 @@ from curate.source import Location, Source, check_unchanged, recorded_source
 READ_TOGETHER = 64
 THUMBNAIL_PX = 256
 WEBP_QUALITY = 75
+UNKNOWN = Rejected("image_missing", "the run has no such image")
 
 PLACES = """
 select image_uid, source_file, source_row_group, source_row, source_side
@@ -24,21 +27,26 @@ where image_uid in (select unnest($uids))
 """
 
 
-def read_pictures(
-    run: Run, connection: duckdb.DuckDBPyConnection, uids: list[str]
-) -> Iterator[tuple[str, Decoded | Rejected]]:
-    """Each image by its uid, in order; bytes that can no longer be read come as Rejected, with the reason.
+def thumbnails(
+    run: Run, connection: duckdb.DuckDBPyConnection, uids: list[str], side_px: int = THUMBNAIL_PX
+) -> Iterator[tuple[str, bytes | Rejected]]:
+    """Each image by its uid, in order, as WebP; one that can no longer be read comes as Rejected, with the reason.
 
     connection: has the view `images`.
     """
     settings = run.settings()["settings"]
     source = recorded_source(settings)
-    for chunk in batched(uids, READ_TOGETHER):
-        places = picture_places(connection, chunk)
-        encoded = _read_places(source, settings["files"], list(places.values()))
-        for uid in chunk:
-            found = encoded[places[uid]] if uid in places else Rejected("image_missing", "the run has no such image")
-            yield uid, found if isinstance(found, Rejected) else decode(found)
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while it decodes, resizes and encodes
+        for chunk in batched(uids, READ_TOGETHER):
+            places = picture_places(connection, chunk)
+            encoded = _read_places(source, settings["files"], list(places.values()))
+            found = [encoded[places[uid]] if uid in places else UNKNOWN for uid in chunk]
+            yield from zip(chunk, pool.map(_thumbnail_of, found, repeat(side_px)), strict=True)
+
+
+def _thumbnail_of(found: bytes | Rejected | None, side_px: int) -> bytes | Rejected:
+    picture = found if isinstance(found, Rejected) else decode(found)
+    return thumbnail(picture.image, side_px) if isinstance(picture, Decoded) else picture
 
 
 def picture_places(connection: duckdb.DuckDBPyConnection, uids: list[str]) -> dict[str, Location]:
@@ -68,7 +76,7 @@ def thumbnail(picture: Image.Image, side_px: int = THUMBNAIL_PX) -> bytes:
         picture.save(buffer, "WEBP", lossless=True)
     else:
         small = picture.copy()
-        small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+        small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS, reducing_gap=3.0)
         small.save(buffer, "WEBP", quality=WEBP_QUALITY)
     return buffer.getvalue()
 

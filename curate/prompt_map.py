@@ -8,6 +8,8 @@ SEED = 0
 FEWEST_FOR_TSNE = 30
 PRINCIPAL_COMPONENTS = 50
 PERPLEXITY = 30
+LEAST_DIFFERENCE = 1e-6
+"""Coordinates of normalised embeddings that differ by less differ by rounding."""
 
 
 def project(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
@@ -19,9 +21,10 @@ def project(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
     from sklearn.decomposition import PCA  # loads in a second, and few commands need it
     from sklearn.manifold import TSNE
 
-    centred = embeddings.astype(np.float64) - embeddings.mean(axis=0)
+    centred = embeddings.astype(np.float64)
+    centred -= centred.mean(axis=0)
     most = min(PRINCIPAL_COMPONENTS, *centred.shape)
-    if not centred.any() or most < 2:
+    if np.abs(centred).max() < LEAST_DIFFERENCE or most < 2:
         return np.zeros((len(centred), 2)), "all prompts alike"
     components = PCA(most, svd_solver="full").fit_transform(centred)
     if len(components) < FEWEST_FOR_TSNE:

@@ -19,8 +19,8 @@ import duckdb
 
 from curate.database import first_line, query_text
 from curate.errors import CurateError, UsageError
-from curate.images import Decoded, Rejected
-from curate.pictures import picture_places, read_pictures, thumbnail
+from curate.images import Rejected
+from curate.pictures import picture_places, thumbnails
 from curate.progress import say
 from curate.run import Run
 from curate.stages.gallery import SIDES, Ranking, card, count_steps, open_ranking, orders, pair_rows
@@ -79,9 +79,7 @@ class Pictures:
             if uid not in self.kept:
                 place, page = self.page.get(uid), self.page
                 near = [other for other, there in page.items() if place is not None and there[:2] == place[:2]]
-                for found, picture in read_pictures(self.run, connection, near or [uid]):
-                    kept = thumbnail(picture.image, PICTURE_PX) if isinstance(picture, Decoded) else picture
-                    self.kept[found] = kept
+                self.kept.update(thumbnails(self.run, connection, near or [uid], PICTURE_PX))
             self.kept.move_to_end(uid)
             answer = self.kept[uid]
             while len(self.kept) > PICTURES_KEPT:

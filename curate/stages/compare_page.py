@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from curate.database import connect_views
 from curate.errors import SourceError
-from curate.images import Decoded
-from curate.pictures import data_uri, read_pictures, thumbnail
+from curate.images import Rejected
+from curate.pictures import data_uri, thumbnails
 from curate.run import Run
 from curate.tables import write_text
 
@@ -53,8 +53,8 @@ def _thumbnails(run: Run, rows: list[dict[str, Any]]) -> dict[str, str]:
     """image_uid -> data URI of its thumbnail. Raises SourceError for a picture that can no longer be read."""
     uids = sorted({row[side] for row in rows for side in ("model_uid", "against_uid")})
     found: dict[str, str] = {}
-    for uid, picture in read_pictures(run, connect_views(run), uids):
-        if not isinstance(picture, Decoded):
-            raise SourceError(f"image {uid} was scored but can no longer be read ({picture.detail}); embed again")
-        found[uid] = data_uri(thumbnail(picture.image))
+    for uid, small in thumbnails(run, connect_views(run), uids):
+        if isinstance(small, Rejected):
+            raise SourceError(f"image {uid} was scored but can no longer be read ({small.detail}); embed again")
+        found[uid] = data_uri(small)
     return found

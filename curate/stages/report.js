@@ -3,24 +3,22 @@ const byId = id => document.getElementById(id), block = id => JSON.parse(byId(id
 const specs = block("specs"), palettes = block("palettes"), missing = block("missing");
 const live = document.body.hasAttribute("data-live"), root = document.documentElement;
 
-/* Light and dark: as the system says until the button says otherwise. */
+/* Light and dark: as the system says until the button says otherwise; the style sheet does the same. */
 const system = matchMedia("(prefers-color-scheme: dark)");
-let chosen = null;
-function setMode() {
-  const mode = chosen ?? (system.matches ? "dark" : "light");
-  if (root.dataset.mode === mode) return;
-  root.dataset.mode = mode;
-  byId("mode").textContent = mode === "dark" ? "Light" : "Dark";
-  byId("mode").setAttribute("aria-label", `Switch to ${mode === "dark" ? "light" : "dark"} colours`);
+const mode = () => root.dataset.mode ?? (system.matches ? "dark" : "light");
+function showMode() {
+  const other = mode() === "dark" ? "Light" : "Dark";
+  byId("mode").textContent = other;
+  byId("mode").setAttribute("aria-label", `Switch to ${other.toLowerCase()} colours`);
   for (const plot of document.querySelectorAll(".plot[data-drawn]")) draw(plot);
 }
-byId("mode").addEventListener("click", () => { chosen = root.dataset.mode === "dark" ? "light" : "dark"; setMode(); });
-system.addEventListener("change", setMode);
+byId("mode").addEventListener("click", () => { root.dataset.mode = mode() === "dark" ? "light" : "dark"; showMode(); });
+system.addEventListener("change", showMode);
 
 /* Charts: a spec names its colours by role; each is drawn when it comes near, and again in other colours. */
 async function draw(plot) {
   plot.dataset.drawn = "";
-  const palette = palettes[root.dataset.mode];
+  const palette = palettes[mode()];
   const spec = JSON.parse(JSON.stringify(specs[plot.dataset.figure]).replace(/"@(\w+)"/g, (_, role) => JSON.stringify(palette[role])));
   const options = { ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true, theme: "custom" } };
   plot.view?.finalize();
@@ -33,7 +31,7 @@ function whenNear(items, act, margin) {
   }, { rootMargin: margin });
   for (const item of items) watcher.observe(item);
 }
-setMode();
+showMode();
 whenNear(document.querySelectorAll(".plot"), draw, "400px");
 addEventListener("beforeprint", () => { for (const plot of document.querySelectorAll(".plot:not([data-drawn])")) draw(plot); });
 

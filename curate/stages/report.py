@@ -6,6 +6,7 @@ from typing import Any
 import altair as alt
 
 from curate.charts import CONFIG, PALETTES, Figure, themed
+from curate.engines.local import batched
 from curate.lines import coverage_words
 from curate.run import Run
 from curate.stages.gallery import Ranking, count_steps, metric_purpose, open_ranking
@@ -13,8 +14,10 @@ from curate.stages.report_figures import figures
 from curate.stages.report_page import MOST_BYTES, Gallery, make_gallery, render_page
 from curate.tables import atomic_path, write_text
 
-PNG_COLUMN_PX = 430
 PNG_COLUMNS = 3
+PNG_COLUMN_PX = 430
+PNG_PLOT_PX = 340  # a column less its axis
+PNG_ORDER = ("counts", "quality", "agreement", "score-", "margin-", "calibration", "correlation", "prompts")
 PNG_SCALE = 2
 
 
@@ -95,15 +98,17 @@ def write_png(drawn: list[Figure], title: str, path: Path) -> None:
 
 
 def _sheet(drawn: list[Figure], title: str) -> dict[str, Any]:
-    """The figures in rows of three, each with its title; colours by role."""
-    cells = [
-        figure.chart.properties(
-            width=PNG_COLUMN_PX - 90, height=min(figure.height, 260), title=alt.TitleParams(figure.title)
-        )
-        for figure in drawn
-    ]
-    rows = [alt.hconcat(*cells[start : start + PNG_COLUMNS]).resolve_scale(color="independent", shape="independent")
-            for start in range(0, len(cells), PNG_COLUMNS)]  # fmt: skip
+    """The figures in rows of three, each with its title; a row that is short is filled by its last one."""
+    ordered = sorted(drawn, key=lambda figure: next(i for i, word in enumerate(PNG_ORDER) if word in figure.key))
+    rows = []
+    for group in batched(ordered, PNG_COLUMNS):
+        room = PNG_COLUMN_PX * (PNG_COLUMNS - len(group))
+        widths = [PNG_PLOT_PX] * (len(group) - 1) + [PNG_PLOT_PX + room]
+        cells = [
+            figure.chart.properties(width=width, height=PNG_PLOT_PX * 2 // 3, title=figure.title)
+            for figure, width in zip(group, widths, strict=True)
+        ]
+        rows.append(alt.hconcat(*cells, spacing=30).resolve_scale(color="independent", shape="independent"))
     sheet = alt.vconcat(*rows, title=alt.TitleParams(title, fontSize=20, offset=24), spacing=40)
     sheet = sheet.resolve_scale(color="independent", shape="independent")
     return {**sheet.to_dict(), "config": {**CONFIG, "background": "@paper"}, "padding": 28}

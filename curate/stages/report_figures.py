@@ -80,13 +80,11 @@ def quality_figure(histograms: Rows, settings: dict[str, Any]) -> Figure:
     rows = [row for row in histograms if row["quantity"] == "quality"]
     groups = {"all ranked": _shares(rows, "pairs"), "selected": _shares(rows, "selected_pairs")}
     cut = settings["least_selected_quality"]
-    summary = (
-        f"Quality runs from {rows[0]['low']:.4g} to {rows[-1]['high']:.4g}; the least selected quality is {cut:.4g}."
-    )
+    summary = f"Quality runs from {rows[0]['low']:.4g} to {rows[-1]['high']:.4g}; the last selected pair has {cut:.4g}."
     return Figure(
         "quality",
         "Quality",
-        "Share of pairs in each of 40 equal bins, each group by itself; the dashed line is the least selected quality.",
+        "Share of pairs in each of 40 equal bins, each group by itself. Dashed: the quality of the last selected pair.",
         summary,
         charts.histogram_chart(_long(groups), "quality", list(groups), cut),
         _table(groups),
@@ -110,10 +108,13 @@ def _score_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
         "selected, preferred": _shares(preferred, "selected_pairs"),
         "selected, rejected": _shares(rejected, "selected_pairs"),
     }
+    over_all, over_selected = (
+        f"{_said(means[f'{over}mean_preferred'], '.4g')} and {_said(means[f'{over}mean_rejected'], '.4g')}"
+        for over in ("", "selected_")
+    )
     summary = (
-        f"Mean {scorer} of preferred and rejected pictures: {means['mean_preferred']:.4g} and "
-        f"{means['mean_rejected']:.4g} over all pairs, {means['selected_mean_preferred']:.4g} and "
-        f"{means['selected_mean_rejected']:.4g} over selected ones."
+        f"Mean {scorer} of preferred and rejected pictures: {over_all} over all pairs, {over_selected} over "
+        "selected ones."
     )
     caption = "All pictures of ranked pairs (area) against both sides of the selected pairs (lines)."
     chart = charts.histogram_chart(_long(groups), f"{scorer} score", list(groups), None)
@@ -123,12 +124,17 @@ def _score_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
 def _margin_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
     groups = {"all ranked": _shares(rows, "pairs"), "selected": _shares(rows, "selected_pairs")}
     summary = (
-        f"{scorer} agrees with the human in {means['agreement']:.1%} of all ranked pairs and in "
-        f"{means['selected_agreement']:.1%} of the selected ones."
+        f"{scorer} agrees with the human in {_said(means['agreement'], '.1%')} of all ranked pairs and in "
+        f"{_said(means['selected_agreement'], '.1%')} of the selected ones."
     )
     caption = "Preferred minus rejected. Right of 0 the scorer agrees with the human, left of it it disagrees."
     chart = charts.histogram_chart(_long(groups), f"{scorer} margin", list(groups), 0.0)
     return Figure(f"margin-{scorer}", f"{scorer}: margin", caption, summary, chart, _table(groups))
+
+
+def _said(value: float | None, form: str) -> str:
+    """A number in a sentence; a scorer may have no score at all."""
+    return "unknown" if value is None else format(value, form)
 
 
 def _shares(rows: Rows, count: str) -> Rows:
@@ -164,7 +170,7 @@ def agreement_figure(
     for row in rows:
         row["percentile"] = (row["low"] + row["high"]) / 2
     ends = [
-        f"{scorer} from {own[0]['agreement']:.0%} to {own[-1]['agreement']:.0%}"
+        f"{scorer} from {_said(own[0]['agreement'], '.0%')} to {_said(own[-1]['agreement'], '.0%')}"
         for scorer in scorers
         if (own := [row for row in rows if row["scorer"] == scorer])
     ]

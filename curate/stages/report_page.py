@@ -13,8 +13,8 @@ import jinja2
 from markupsafe import Markup
 
 from curate.charts import PALETTES, Figure
-from curate.images import Decoded
-from curate.pictures import data_uri, read_pictures, thumbnail
+from curate.images import Rejected
+from curate.pictures import data_uri, thumbnails
 from curate.run import Run
 from curate.stages.gallery import Ranking, card, pair_rows, section_ranks
 
@@ -22,9 +22,9 @@ FOLDER = Path(__file__).parent
 MOST_BYTES = 28_000_000
 
 SECTIONS = {
-    "top": ("The top", "The pairs of highest quality."),
+    "top": ("The top", "The pairs that rank first."),
     "borderline": ("The borderline", "The pairs around the cut: the last that are selected, the first that are not."),
-    "bottom": ("The bottom", "The pairs of lowest quality."),
+    "bottom": ("The bottom", "The pairs that rank last."),
 }
 
 
@@ -54,7 +54,7 @@ def make_gallery(run: Run, ranking: Ranking, wanted: int, room_bytes: int) -> Ga
     gallery = Gallery({name: [] for name in cards}, wanted=sum(map(len, cards.values())))
     queue = list(_by_importance(cards, ranking.cut))
     uids = list(dict.fromkeys(uid for _, item in queue for uid in item["uids"]))
-    pictures = read_pictures(run, ranking.connection, uids)
+    pictures = thumbnails(run, ranking.connection, uids)
     for section, item in queue:
         for uid in item["uids"]:
             while uid not in gallery.pictures and uid not in gallery.missing:
@@ -80,11 +80,11 @@ def _by_importance(cards: dict[str, list[dict[str, Any]]], cut: int) -> Iterator
                 yield name, items[place]
 
 
-def _keep(gallery: Gallery, uid: str, picture: Any) -> None:
-    if isinstance(picture, Decoded):
-        gallery.pictures[uid] = data_uri(thumbnail(picture.image))
+def _keep(gallery: Gallery, uid: str, small: bytes | Rejected) -> None:
+    if isinstance(small, Rejected):
+        gallery.missing[uid] = small.detail
     else:
-        gallery.missing[uid] = picture.detail
+        gallery.pictures[uid] = data_uri(small)
 
 
 def _size(uids: list[str], gallery: Gallery) -> int:

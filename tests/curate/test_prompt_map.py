@@ -26,7 +26,9 @@ def test_it_is_the_same_each_time() -> None:
     np.testing.assert_array_equal(project(clusters(30))[0], project(clusters(30))[0])
 
 
-@pytest.mark.parametrize("embeddings", [np.ones((1, 4)), np.ones((50, 4)), np.arange(3.0).reshape(3, 1)])
+@pytest.mark.parametrize(
+    "embeddings", [np.ones((1, 4)), np.full((50, 4), 0.1), 1 + 1e-7 * np.eye(50), np.arange(3.0).reshape(3, 1)]
+)
 def test_degenerate_prompts_lie_on_one_point(embeddings: np.ndarray) -> None:
     points, words = project(embeddings.astype(np.float32))
     np.testing.assert_array_equal(points, np.zeros((len(embeddings), 2)))

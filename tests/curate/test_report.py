@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.database import SQL
+from curate.database import SQL, Psi
 from curate.run import Run
 from curate.stages import report as report_stage
 from curate.stages.gallery import count_steps, metric_purpose, open_ranking, section_ranks, standing, workings
 from curate.stages.report_figures import figures, wilson_interval
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
+from tests.curate.runs import make_run, ranked
 
 Curate = Callable[..., Outcome]
 PSI = {"psi_preferred": 0.9, "psi_rejected": 0.25}
@@ -262,6 +263,26 @@ def noise(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_a_poor_run(curate: Curate, tmp_path: Path) -> None:
+    """One prompt, no embedding, no picture, a scorer without a single score: each is said, nothing breaks."""
+    scores = {"a": (0.1, None), "b": (0.2, None), "c": (0.3, None)}
+    run = make_run(tmp_path / "run", [("a", "b", 0), ("c", "b", 0), ("a", "c", None)], scores)
+    summary = json.loads((run.root / "embed.json").read_text())
+    (run.root / "embed.json").write_text(json.dumps(summary | {"source_rows": 4, "dropped_pairs": {"unlabelled": 1}}))
+    (run.root / "run.toml").write_text(
+        '[settings]\nsplit = "train"\n[settings.files]\n[settings.manifest]\nname = "hand"\ncolumns = {}\n'
+    )
+    ranked(run, psi=Psi({"clip": 1.0}, "percentile"), top="1")
+    written, page = page_of(curate, run.root, "--png")
+    assert written["sums"][0] == "rows    4 = 3 pairs + 1 unlabelled"
+    assert (written["gallery_pairs"], written["pictures_missing"]) == (2, 3)
+    assert "pickscore has no score for any ranked pair." in page
+    assert "pickscore from unknown to unknown" in page
+    assert "All pairs share one prompt, so none could be held out" in page
+    assert page.count('class="no-score"') == 2
+    assert "Map of the prompts" not in page
 
 
 def test_an_unknown_ranking_names_those_there_are(curate: Curate, ranked_run: Path) -> None:
