@@ -24,7 +24,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
-_EACH = re.compile(r"^ *-- each (\w+)\n(.*?)^ *-- end\n", re.MULTILINE | re.DOTALL)
+_EACH = re.compile(r"^[ \t]*-- each (\w+)[ \t]*\n(.*?)^[ \t]*-- end[ \t]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -41,29 +41,41 @@ def query_text(name: str, **each: list[str]) -> str:
 
 
 def fill_blocks(text: str, **each: list[str]) -> str:
-    """Repeat the lines between `-- each WORD` and `-- end` for every item of each[WORD], {WORD} standing for it."""
-    return _EACH.sub(lambda block: "".join(block[2].replace(f"{{{block[1]}}}", item) for item in each[block[1]]), text)
+    """Repeat the lines between `-- each WORD` and `-- end` for every item of each[WORD], {WORD} standing for it.
+
+    A WORD that `each` lacks is a comment like another.
+    """
+
+    def repeated(block: re.Match[str]) -> str:
+        word, lines = block[1], block[2]
+        return "".join(lines.replace(f"{{{word}}}", item) for item in each[word]) if word in each else block[0]
+
+    return _EACH.sub(repeated, text)
 
 
-def connect_views(run: Run, database: str = ":memory:") -> duckdb.DuckDBPyConnection:
-    """A connection with one view per table of the run, and one per ranking. Raises RunError."""
+def connect_views(run: Run, database: str = ":memory:", *, rankings: bool = True) -> duckdb.DuckDBPyConnection:
+    """A connection with one view per table of the run and, with `rankings`, one per ranking. Raises RunError."""
     connection = duckdb.connect(database, config=CONFIG)
+    connection.execute(f"set temp_directory = {literal(str((run.root / '.spill').resolve()))}")
     for name in EMBEDDED:
         pattern = run.pairs if name == "pairs" else run.table(name) / "*.parquet"
         create_parquet_view(connection, name, pattern.resolve(), _array_columns(pattern))
-    for path in sorted(run.rankings.glob("*.parquet")):
+    for path in sorted(run.rankings.glob("*.parquet")) if rankings else ():
         create_parquet_view(connection, f"ranking_{path.stem}", path.resolve())
     return connection
 
 
 def seal(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
-    """From here on the connection reads and spills inside the run directory only, whatever a user's SQL says.
+    """From here on the connection reads inside the run directory only, whatever a user's SQL says.
 
     Nothing else of the disk, no network, no extension, no attached database, no changed setting.
     """
-    folders = {run.root, run.pairs.parent, run.rankings, *map(run.table, EMBEDDED)}
+    folders = {run.root, run.rankings, *map(run.table, EMBEDDED)}
+    # Where links lead is allowed too: a run's tables may lie on another disk.
     allowed = ", ".join(literal(str(folder.resolve())) for folder in sorted(folders))
-    connection.execute(f"set temp_directory = {literal(str((run.root / '.spill').resolve()))}")
+    connection.execute(
+        f"set allowed_paths = list_append(current_setting('allowed_paths'), {literal(str(run.pairs.resolve()))})"
+    )
     connection.execute(f"set allowed_directories = [{allowed}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
@@ -88,7 +100,7 @@ def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], 
         "pair_facts": ("view", query_text("pair_facts")),
     }
     for name, (made_as, query) in queries.items():
-        connection.execute(f"create {made_as} {name} as\n{query}")
+        connection.execute(f"create or replace {made_as} {name} as\n{query}")
 
 
 def create_calibration_views(connection: duckdb.DuckDBPyConnection, weights: dict[str, float]) -> None:
@@ -111,7 +123,8 @@ def create_parquet_view(
     try:
         create_view(connection, name, f"select {columns} from read_parquet({literal(str(pattern))})")
     except duckdb.Error as error:
-        raise RunError(f"{pattern} cannot be read ({first_line(error)}); run `curate embed` again") from error
+        again = f"curate rank --name {pattern.stem}" if name.startswith("ranking") else "curate embed"
+        raise RunError(f"{pattern} cannot be read ({first_line(error)}); run `{again}` again") from error
 
 
 def _array_columns(pattern: Path) -> dict[str, int]:
@@ -133,7 +146,11 @@ def read_only_query(connection: duckdb.DuckDBPyConnection, sql: str, where: str)
     """Run one statement that only reads. Raises QueryError, with DuckDB's own words, naming `where`."""
     try:
         statement = _one_statement(sql, where, duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-        return connection.sql(_without_end(statement.query))
+        text = _without_end(statement.query)
+        if statement.type == duckdb.StatementType.SELECT:
+            return connection.sql(_as_subquery(text))
+        explain, query = _explained(text)
+        return connection.sql(explain + _as_subquery(query))
     except duckdb.Error as error:
         raise QueryError(f"{where}: {error}") from error
 
@@ -150,8 +167,8 @@ def materialise(
         if statement.named_parameters != set(parameters):
             used, declared = (", ".join(sorted(names)) or "none" for names in (statement.named_parameters, parameters))
             raise QueryError(f"{where}: the parameters declared are {declared}; the query uses {used}")
-        body = _without_end(statement.query)
-        connection.execute(f'create or replace temp table "{table}" as\n{body}', parameters)
+        body = _as_subquery(_without_end(statement.query))
+        connection.execute(f'create or replace temp table "{table}" as {body}', parameters)
         return {name: kind for name, kind, *_ in connection.execute(f'describe "{table}"').fetchall()}
     except duckdb.Error as error:
         raise QueryError(f"{where}: {error}") from error
@@ -203,7 +220,7 @@ def _one_statement(sql: str, where: str, *allowed: duckdb.StatementType) -> duck
     if len(statements) != 1:
         raise QueryError(f"{where}: one SQL statement is needed, got {len(statements)}")
     found = statements[0].type
-    if found not in allowed or (found == duckdb.StatementType.EXPLAIN and _explains_other(sql)):
+    if found not in allowed or (found == duckdb.StatementType.EXPLAIN and not _explained(sql)[1]):
         raise QueryError(f"{where}: only queries are allowed here, got {found.name}; the run is read-only")
     return statements[0]
 
@@ -226,14 +243,21 @@ def _words(sql: str) -> list[int]:
     return [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
 
 
-def _explains_other(sql: str) -> bool:
-    """Whether an `explain` explains anything but a query: `explain (analyze) copy ...` would run the copy.
+def _as_subquery(query: str) -> str:
+    """The same rows in the same order. A `with` at top level may hold a copy, insert or update; here it may not."""
+    return f"from (\n{query}\n)"
+
+
+def _explained(sql: str) -> tuple[str, str]:
+    """The words of an `explain` and the query that it explains; empty where that is no query: `explain copy ...`.
 
     Its options are passed over word by word: what follows them is the first rest that is a statement by itself.
     """
+    text = sql.encode()
     for start in _words(sql)[1:]:
         try:
-            return duckdb.extract_statements(sql.encode()[start:].decode())[0].type != duckdb.StatementType.SELECT
+            found = duckdb.extract_statements(text[start:].decode())[0].type
         except duckdb.ParserException:
             continue
-    return True
+        return text[:start].decode(), text[start:].decode() if found == duckdb.StatementType.SELECT else ""
+    return sql, ""

@@ -47,12 +47,18 @@ class Metric:
         return fill_blocks(self.text, scorer=scorers)
 
     def mentions(self, view: str) -> bool:
-        """Whether the SQL names a view that is made only on demand."""
-        return re.search(rf"\b{view}\b", self.text, re.IGNORECASE) is not None
+        """Whether the query, its comments left out, names a view that is made only on demand."""
+        query = re.sub(r"--[^\n]*", "", self.text)
+        return re.search(rf"\b{view}\b", query, re.IGNORECASE) is not None
 
     def lacks(self, scorers: list[str]) -> str | None:
         """The first scorer that the header says the metric needs and that is not among `scorers`."""
         return next((name for name in self.needs if name not in scorers), None)
+
+    def check(self, scorers: list[str]) -> None:
+        """Raises UsageError naming a scorer that the metric needs and the run lacks."""
+        if (missing := self.lacks(scorers)) is not None:
+            raise UsageError(f"metric {self.name} needs the scorer '{missing}'; the run has {', '.join(scorers)}")
 
 
 def shipped_metrics() -> dict[str, Path]:

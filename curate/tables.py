@@ -15,12 +15,13 @@ from curate.errors import WriteError
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when the block ends well, and is removed otherwise.
 
-    The name is the same each time, so that what a killed process left is overwritten, not gathered.
+    The name is the same each time, so that what a killed process left is replaced, not gathered.
     Raises: WriteError when the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # some programs would go on with what a killed one left
         try:
             yield temporary
             with temporary.open("rb") as stream:

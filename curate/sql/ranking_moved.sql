@@ -1,6 +1,6 @@
 -- Purpose: the pairs whose place differs most between two rankings.
 -- Grain:   one pair that both rank, the farthest moved first.
--- Inputs:  the views ranking_one and ranking_two stand for; prompts.
+-- Inputs:  first_ranking, second_ranking; prompts.
 -- Parameters: $limit, how many.
 select
     one.pair_id,
@@ -11,8 +11,8 @@ select
     two.rank as rank_two,
     one.selected as selected_one,
     two.selected as selected_two
-from ranking_one as one
-inner join ranking_two as two using (pair_id)
+from first_ranking as one
+inner join second_ranking as two using (pair_id)
 left join prompts on one.prompt_id = prompts.prompt_id
 order by abs(one.percentile - two.percentile) desc, one.pair_id
 limit $limit

@@ -1,22 +1,22 @@
 -- Purpose: how two rankings agree: what both select, and Spearman's rank correlation over the pairs that both rank.
 -- Grain:   one row.
--- Inputs:  the views ranking_one and ranking_two stand for.
+-- Inputs:  first_ranking, second_ranking.
 with both_ranked as (
     select
         one.selected as selected_one,
         two.selected as selected_two,
         rank() over (order by one.rank) as rank_one,
         rank() over (order by two.rank) as rank_two
-    from ranking_one as one
-    inner join ranking_two as two using (pair_id)
+    from first_ranking as one
+    inner join second_ranking as two using (pair_id)
 )
 
 select
-    (select count(*) from ranking_one) as ranked_one,
-    (select count(*) from ranking_two) as ranked_two,
+    (select count(*) from first_ranking) as ranked_one,
+    (select count(*) from second_ranking) as ranked_two,
     count(*) as ranked_both,
-    (select count(*) from ranking_one where selected) as selected_one,
-    (select count(*) from ranking_two where selected) as selected_two,
+    (select count(*) from first_ranking where selected) as selected_one,
+    (select count(*) from second_ranking where selected) as selected_two,
     count(*) filter (where selected_one and selected_two) as selected_both,
     corr(rank_one, rank_two) as rank_correlation
 from both_ranked

@@ -17,13 +17,11 @@ def diff(run: Run, one: str, two: str, moved: int) -> dict[str, Any]:
     for name in (one, two):
         ranking_settings(run, name)
     connection = connect_views(run)
-    sides = {"ranking_one": f'"ranking_{one}"', "ranking_two": f'"ranking_{two}"'}
+    connection.execute(f'create temp view first_ranking as from "ranking_{one}"')
+    connection.execute(f'create temp view second_ranking as from "ranking_{two}"')
 
     def rows(query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-        text = query_text(query)
-        for stands, view in sides.items():
-            text = text.replace(f"{stands} ", f"{view} ").replace(f"{stands})", f"{view})")
-        found = fetch(connection, text, parameters)
+        found = fetch(connection, query_text(query), parameters)
         return [dict(zip([str(c[0]) for c in connection.description or ()], row, strict=True)) for row in found]
 
     counts = rows("ranking_overlap", {})[0]

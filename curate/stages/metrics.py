@@ -4,10 +4,11 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from curate.database import Psi, connect_views, create_psi_views, fetch, query_text, seal
+from curate.database import Psi, connect_views, fetch, query_text, seal
+from curate.errors import QueryError
 from curate.metrics import load_metric, parameter_values, shipped_metrics
 from curate.run import Run
-from curate.stages.rank import check_psi, measure, prepare_inputs
+from curate.stages.rank import check_psi, measure, prepare_inputs, prepare_pairs
 
 TOP = 0.0533
 
@@ -35,8 +36,9 @@ def check_metric(run: Run, name_or_path: str, params: tuple[str, ...], psi: Psi)
     metric = load_metric(name_or_path)
     others = [load_metric(name) for name in shipped_metrics()]
     others = [other for other in others if other.path != metric.path and other.lacks(scorers) is None]
-    connection = connect_views(run)
-    create_psi_views(connection, scorers, psi, "temp table")
+    metric.check(scorers)
+    connection = connect_views(run, rankings=False)
+    prepare_pairs(connection, run, scorers, psi)
     prepare_inputs(connection, scorers, [metric, *others])
     seal(connection, run)
     against = []
@@ -45,9 +47,11 @@ def check_metric(run: Run, name_or_path: str, params: tuple[str, ...], psi: Psi)
         connection.execute(f"create temp table result_{other.name} as from metric_result")
     measure(connection, metric, scorers, parameter_values(metric, params))
     pairs, ranked, distinct, tied, least, greatest, median = fetch(connection, query_text("metric_summary"))[0]
+    if ranked == 0:
+        raise QueryError(f"{metric.path}: it returned no pair with a quality")
     for other in others:
-        query = query_text("metric_agreement").replace("from other_result\n", f"from result_{other.name}\n")
-        correlation, shared = fetch(connection, query, {"share": TOP})[0]
+        connection.execute(f"create or replace temp view other_result as from result_{other.name}")
+        correlation, shared = fetch(connection, query_text("metric_agreement"), {"share": TOP})[0]
         against.append({"metric": other.name, "rank_correlation": finite(correlation), "shared": shared or 0.0})
     return {
         "metric": metric.name,

@@ -24,6 +24,7 @@ from curate.database import (
     create_psi_views,
     fetch,
     fetch_count,
+    first_line,
     literal,
     materialise,
     query_text,
@@ -65,19 +66,26 @@ def rank(run: Run, options: RankOptions) -> dict[str, Any]:
 
     Raises: UsageError, QueryError, RunError.
     """
+    with run.locked():
+        try:
+            return _rank(run, options)
+        except duckdb.OutOfMemoryException as error:
+            limit = f"--memory {options.memory}" if options.memory else "this machine's memory"
+            raise RunError(f"{limit} is too little to rank {run.root}: {first_line(error)}; give more") from error
+
+
+def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     share = parse_top(options.top)
     scorers = check_psi(run, options.psi)
     options.filters.check(scorers)
     options.limits.check()
+    _check_name(run, options.name)
     metric = load_metric(options.metric)
     values = parameter_values(metric, options.params)
-    if (missing := metric.lacks(scorers)) is not None:
-        raise UsageError(f"metric {metric.name} needs the scorer '{missing}'; the run has {', '.join(scorers)}")
-    connection = connect_views(run)
+    metric.check(scorers)
+    connection = connect_views(run, rankings=False)  # one of them may be what is made anew
     _limit_memory(connection, options.memory)
-    create_psi_views(connection, scorers, options.psi, "temp table")
-    _check_eligible(connection, run)
-    _check_raw(connection, options.psi)
+    prepare_pairs(connection, run, scorers, options.psi)
     calibration = prepare_inputs(connection, scorers, [metric], options.filters)
 
     seal(connection, run)
@@ -178,6 +186,13 @@ def selected_count(share: int | float, base: int) -> int:
     return share
 
 
+def prepare_pairs(connection: duckdb.DuckDBPyConnection, run: Run, scorers: list[str], psi: Psi) -> None:
+    """`pair_scores` and what it is made of, computed once. Raises RunError, UsageError where nothing can be ranked."""
+    create_psi_views(connection, scorers, psi, "temp table")
+    _check_eligible(connection, run)
+    _check_raw(connection, psi)
+
+
 def prepare_inputs(
     connection: duckdb.DuckDBPyConnection, scorers: list[str], metrics: list[Metric], filters: Filters | None = None
 ) -> Calibration | None:
@@ -197,6 +212,8 @@ def measure(connection: duckdb.DuckDBPyConnection, metric: Metric, scorers: list
     columns = materialise(connection, "metric_result", metric.sql(scorers), values, str(metric.path))
     if sorted(columns) != ["pair_id", "quality"]:
         raise QueryError(f"{metric.path}: a metric returns the columns pair_id, quality; got {', '.join(columns)}")
+    if columns["pair_id"] != "VARCHAR":
+        raise QueryError(f"{metric.path}: pair_id must be the pair's own, text; got {columns['pair_id']}")
     if columns["quality"] != "DOUBLE":
         query = "select pair_id, quality::double as quality from metric_result"
         materialise(connection, "metric_result", query, {}, str(metric.path))
@@ -248,10 +265,21 @@ def write_database(run: Run) -> None:
         open_views(run, str(temporary)).close()
 
 
+def _check_name(run: Run, name: str) -> None:
+    """Views do not tell upper from lower case. Raises UsageError."""
+    for path in run.rankings.glob("*.toml"):
+        if path.stem != name and path.stem.casefold() == name.casefold():
+            raise UsageError(
+                f"--name {name}: there is a ranking '{path.stem}' already, and SQL does not tell them apart"
+            )
+
+
 def _limit_memory(connection: duckdb.DuckDBPyConnection, memory: str | None) -> None:
     if memory is None:
         return
     try:
+        if memory.strip().startswith("-"):
+            raise duckdb.ParserException(memory)  # to DuckDB it means no limit
         connection.execute(f"set memory_limit = {literal(memory)}")
     except duckdb.Error as error:
         raise UsageError(f"--memory {memory}: give a size such as 8GB") from error

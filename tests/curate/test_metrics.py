@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from curate.calibration import fit_weights
 from curate.database import Psi
-from curate.errors import QueryError, UsageError
+from curate.errors import QueryError, RunError, UsageError
 from curate.metrics import load_metric, parameter_values, shipped_metrics
 from curate.run import Run
 from curate.stages.metrics import check_metric
@@ -79,7 +79,8 @@ def slow(metric: str, judgements: Judgements, scores: dict[str, Any]) -> dict[st
             beaten = {p for p in left for q in left if (margin[q] >= margin[p]).all() and (margin[q] > margin[p]).any()}
             front.update(dict.fromkeys(left - beaten, number))
             left, number = beaten, number + 1
-        return {pair: 1 / (1 + math.exp(-odds[pair])) - front[pair] for pair in margin}
+        order = {pair: (front[pair], -odds[pair]) for pair in margin}
+        return {pair: -1 - sum(other < order[pair] for other in order.values()) for pair in margin}
     formulas: dict[str, Callable[[str], float | None]] = {
         "qsd": lambda p: w[p] * (1 - lost[p]),
         "margin": lambda p: w[p] - lost[p],
@@ -121,11 +122,8 @@ def test_a_metric_equals_hand_worked_rows(run: Run, metric: str) -> None:
 def test_fronts_by_hand(run: Run) -> None:
     """pair-0 and pair-3 do not dominate each other; both dominate pair-1 (pair-0 by pickscore alone)."""
     ranked(run, metric="pareto")
-    assert {pair: math.ceil(-quality) for pair, quality in qualities(run).items()} == {
-        "pair-0": 1,
-        "pair-1": 2,
-        "pair-3": 1,
-    }
+    assert sorted(qualities(run).values()) == [-3, -2, -1]
+    assert qualities(run)["pair-1"] == -3
 
 
 def test_ratio_of_two_zeros_is_a_half(tmp_path: Path) -> None:
@@ -341,6 +339,11 @@ from pair_scores join calibrated using (pair_id); -- the end
         "set allowed_directories = ['/']",
         "create table pairs as select 1",
         "explain analyze copy (select 1) to '{folder}/out.csv'",
+        "with x as (copy (select 1 as a) to '{run}/pairs.parquet') select pair_id, 1 as quality from pair_scores",
+        "with x as (update psi set clip_score = 9 returning 1) select pair_id, 1 as quality from pair_scores",
+        "with x as (delete from eligible returning 1) select pair_id, 1 as quality from pair_scores",
+        "with x as (insert into left_out values (null, null) returning 1) select pair_id, 1 as quality from eligible",
+        "select pair_id, 1 as quality from pair_scores, enable_logging(storage = 'file', storage_path = '{folder}')",
     ],
 )
 def test_a_metric_reads_the_run_and_nothing_else(run: Run, tmp_path: Path, sql: str) -> None:
@@ -348,11 +351,13 @@ def test_a_metric_reads_the_run_and_nothing_else(run: Run, tmp_path: Path, sql: 
     folder.mkdir()
     (folder / "secret.csv").write_text("a\n1\n")
     path = tmp_path / "mine.sql"
-    path.write_text(sql.format(secret=folder / "secret.csv", folder=folder))
+    path.write_text(sql.format(secret=folder / "secret.csv", folder=folder, run=run.root))
+    before = run.pairs.read_bytes()
     with pytest.raises(QueryError) as raised:
         ranked(run, metric=str(path))
     assert str(raised.value).startswith(f"{path}: ")
     assert [item.name for item in folder.iterdir()] == ["secret.csv"]
+    assert run.pairs.read_bytes() == before
     assert not run.rankings.exists()
 
 
@@ -370,6 +375,25 @@ def test_a_variable_of_the_program_is_no_table(run: Run, tmp_path: Path) -> None
     path.write_text("select pair_id, 1 as quality from pair_scores, scorers")
     with pytest.raises(QueryError, match="scorers does not exist"):
         ranked(run, metric=str(path))
+
+
+@pytest.mark.parametrize("value", ["1", "[pair_id]", "{'id': pair_id}"])
+def test_a_pair_id_is_text(run: Run, tmp_path: Path, value: str) -> None:
+    path = tmp_path / "mine.sql"
+    path.write_text(f"select {value} as pair_id, 1.0 as quality from pair_scores")
+    with pytest.raises(QueryError, match="pair_id must be the pair's own, text; got"):
+        ranked(run, metric=str(path))
+
+
+def test_each_blocks_are_read_kindly(run: Run, tmp_path: Path) -> None:
+    """Tabs, trailing blanks, no last newline; and a word that stands for nothing is a comment."""
+    path = tmp_path / "mine.sql"
+    path.write_text(
+        "-- each pair is measured\nselect pair_id, quality from (select pair_id, 0\n"
+        "\t-- each scorer \n+ {scorer}_margin\n\t-- end\nas quality from pair_scores)\n-- end"
+    )
+    ranked(run, metric=str(path))
+    assert qualities(run) == pytest.approx({"pair-0": 1.9, "pair-1": -4.1, "pair-3": 1.3}, abs=1e-5)
 
 
 # curate metrics
@@ -419,6 +443,17 @@ def test_check_leaves_out_metrics_whose_scorer_the_run_lacks(run: Run, tmp_path:
     done = curate("metrics", "check", path, "--run", run.root, "--psi", "clip,pickscore")
     assert (done.code, done.err) == (0, "")
     assert "3 eligible = 3 with a quality + 0 without" in done.out
+
+
+def test_check_refuses_what_rank_refuses(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine.sql"
+    path.write_text("select pair_id, null::double as quality from pair_scores")
+    with pytest.raises(QueryError, match="it returned no pair with a quality"):
+        check_metric(run, str(path), (), BLEND)
+    with pytest.raises(UsageError, match="--psi-norm raw: pickscore runs from"):
+        check_metric(run, "qsd", (), Psi({"pickscore": 1.0}, "raw"))
+    with pytest.raises(RunError, match="can be ranked"):
+        check_metric(make_run(tmp_path / "ties", [("a", "b", None)], HAND_SCORES), "qsd", (), BLEND)
 
 
 def test_the_documents_metric_works(tmp_path: Path) -> None:

@@ -67,11 +67,11 @@ TABLES = {
     "not_ranked": ("pair_id varchar, reason varchar", "('6', 'tie'), ('2', 'where')"),
     "reasons": ("reason varchar, detail varchar", "('tie', 'neither'), ('where', 'no')"),
     "kept": ("prompt_id varchar, selected boolean", "('p', true), ('p', false), ('q', false)"),
-    "ranking_one": (
+    "first_ranking": (
         "pair_id varchar, prompt_id varchar, rank bigint, percentile double, selected boolean",
         "('1', 'p', 1, 1, true), ('2', 'p', 2, 0.5, true), ('5', 'q', 3, 0, false)",
     ),
-    "ranking_two": (
+    "second_ranking": (
         "pair_id varchar, prompt_id varchar, rank bigint, percentile double, selected boolean",
         "('5', 'q', 1, 1, true), ('1', 'p', 2, 0, false)",
     ),
@@ -194,9 +194,9 @@ CASES: dict[str, Case] = {
         [("rank x", "2", None, "where", "no"), ("rank x", "6", None, "tie", "neither")],
     ),
     "coverage": (["kept"], {"ranking": ["kept"]}, {}, [(2, 1)]),
-    "ranking_overlap": (["ranking_one", "ranking_two"], {}, {}, [(3, 2, 2, 2, 1, 0, pytest.approx(-1))]),
+    "ranking_overlap": (["first_ranking", "second_ranking"], {}, {}, [(3, 2, 2, 2, 1, 0, pytest.approx(-1))]),
     "ranking_moved": (
-        ["ranking_one", "ranking_two", "prompts"],
+        ["first_ranking", "second_ranking", "prompts"],
         {},
         {"limit": 5},
         [("1", "a prompt", 1, 0, 1, 2, True, False), ("5", "another", 0, 1, 3, 1, False, True)],

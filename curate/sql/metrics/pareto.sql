@@ -2,9 +2,9 @@
 -- Grain:   one eligible pair.
 -- Inputs:  fronts, calibrated.
 -- Source:  the Pareto fronts of CaPO (arXiv 2502.02588), here over margins.
--- The probability that the judgement is right lies in (0, 1), so it never moves a pair to another front.
+-- The quality is minus the place in that order, 1 for the best; equal pairs share a place.
 select
     fronts.pair_id,
-    1 / (1 + exp(-calibrated.log_odds)) - fronts.front as quality
+    -rank() over (order by fronts.front, calibrated.log_odds desc) as quality
 from fronts
 inner join calibrated using (pair_id)
