@@ -24,7 +24,7 @@ from benchmarks.synthetic import SCORERS, make_run
 PSI_SCORERS = ["clip", "pickscore", "aesthetic"]
 TOP, MOST = 0.0533, 10
 PROMPTS, DIMENSION = 60_000, 768
-PAIRS = 960_000
+PAIRS = 1_000_000
 SIDES = ("preferred", "rejected")
 
 
@@ -178,13 +178,14 @@ def one(name: str, root: Path, memory: str | None) -> None:
 
 
 def same_selection(root: Path) -> dict[str, float]:
-    """Share of our selected pairs that each other version selects, too."""
+    """Pairs that we and each other version select, of those that either selects."""
     import duckdb
 
     return {
         name: duckdb.execute(
-            f"select avg(other.selected::integer) from '{root}/rankings/default.parquet' as ours "
-            f"join '{root}/{name}.parquet' as other using (pair_id) where ours.selected"
+            "select count(*) filter (where ours.selected and other.selected) / count(*) "
+            f"from '{root}/rankings/default.parquet' as ours full join '{root}/{name}.parquet' as other "
+            "using (pair_id) where ours.selected or other.selected"
         ).fetchall()[0][0]
         for name in ("bare", "polars", "pandas")
     }

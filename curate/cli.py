@@ -1,6 +1,7 @@
 """The `curate` command line: parse, call a stage, report. Heavy packages load inside the commands."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -113,9 +114,18 @@ def _manifest(name: str) -> Manifest:
 
 def _print(report: dict[str, Any], as_json: bool, lines: list[str] | None = None) -> None:
     if as_json or lines is None:
-        typer.echo(json.dumps(report, indent=2))
+        typer.echo(json.dumps(_without_infinity(report), indent=2, allow_nan=False))
     else:
         typer.echo("\n".join(lines))
+
+
+def _without_infinity(value: Any) -> Any:
+    """JSON knows no infinity: a bound that is none becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_infinity(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_infinity(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @app.command(short_help="Rank the pairs by a SQL metric and select the top.")
@@ -188,6 +198,8 @@ def _minimum_scores(terms: list[str]) -> dict[str, float]:
     found = {}
     for term in terms:
         scorer, _, value = term.partition("=")
+        if scorer in found:
+            raise UsageError(f"--min-score {term}: '{scorer}' is given twice")
         try:
             found[scorer] = float(value)
         except ValueError as error:
@@ -332,7 +344,7 @@ def search(
 def _identifier(name: str) -> str:
     """A ranking's name becomes a view's, so it is a word."""
     if not name.isidentifier():
-        raise UsageError(f"{name}: the name of a ranking has letters, digits and _ only")
+        raise UsageError(f"{name}: the name of a ranking has letters, digits and _ only, and no digit first")
     return name
 
 

@@ -1,5 +1,6 @@
 """DuckDB over a run's tables: views by name, queries from curate/sql, errors that say what to do."""
 
+import glob
 import re
 from dataclasses import dataclass
 from importlib.resources import files
@@ -70,12 +71,14 @@ def seal(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
 
     Nothing else of the disk, no network, no extension, no attached database, no changed setting.
     """
-    folders = {run.root, run.rankings, *map(run.table, EMBEDDED)}
-    # Where links lead is allowed too: a run's tables may lie on another disk.
-    allowed = ", ".join(literal(str(folder.resolve())) for folder in sorted(folders))
-    connection.execute(
-        f"set allowed_paths = list_append(current_setting('allowed_paths'), {literal(str(run.pairs.resolve()))})"
-    )
+    tables = (run.root, run.rankings, *map(run.table, EMBEDDED))
+    # Where links lead, too: a run's tables may lie on another disk. A folder with a bracket is also met as a pattern.
+    folders = [folder.resolve() for folder in tables]
+    folders += [Path(glob.escape(str(folder))) for folder in folders]
+    allowed = ", ".join(literal(str(folder)) for folder in dict.fromkeys(folders))
+    paths = fetch(connection, "select current_setting('allowed_paths')")[0][0]
+    pairs = literal(str(run.pairs.resolve()))
+    connection.execute(f"set allowed_paths = [{', '.join([*map(literal, paths), pairs])}]")
     connection.execute(f"set allowed_directories = [{allowed}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
@@ -121,7 +124,9 @@ def create_parquet_view(
     casts = ", ".join(f'"{column}"::float[{length}] as "{column}"' for column, length in (arrays or {}).items())
     columns = f"* replace ({casts})" if casts else "*"
     try:
-        create_view(connection, name, f"select {columns} from read_parquet({literal(str(pattern))})")
+        # Only the name is a pattern, and a folder may have brackets.
+        found = literal(str(Path(glob.escape(str(pattern.parent))) / pattern.name))
+        create_view(connection, name, f"select {columns} from read_parquet({found})")
     except duckdb.Error as error:
         again = f"curate rank --name {pattern.stem}" if name.startswith("ranking") else "curate embed"
         raise RunError(f"{pattern} cannot be read ({first_line(error)}); run `{again}` again") from error

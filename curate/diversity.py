@@ -27,14 +27,17 @@ def near_duplicate_groups(embeddings: np.ndarray, least_cosine: float) -> np.nda
     from scipy.sparse.csgraph import connected_components
 
     count = len(embeddings)
-    links: list[np.ndarray] = []
-    for start in range(0, count, 4 * BLOCK):
-        rows = embeddings[start : start + 4 * BLOCK]
-        found = np.argwhere(rows @ embeddings[start:].T >= least_cosine - TOLERANCE)
-        links.append(found[found[:, 0] < found[:, 1]] + start)
-    ends = np.concatenate(links) if links else np.empty((0, 2), np.int64)
-    graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
+    group = np.arange(count)
+    for start in range(0, count, BLOCK):
+        rows = embeddings[start : start + BLOCK]
+        links = np.argwhere(rows @ embeddings[start:].T >= least_cosine - TOLERANCE) + start
+        links = links[links[:, 0] < links[:, 1]]
+        if len(links):  # with one link to each prompt's group so far; all links at once could be n * n
+            left, right = np.append(links[:, 0], np.arange(count)), np.append(links[:, 1], group)
+            graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(count, count))
+            component = connected_components(graph, directed=False)[1]
+            group = np.unique(component, return_index=True)[1][component]
+    return np.unique(group, return_inverse=True)[1]
 
 
 def choose_diverse(

@@ -1,14 +1,14 @@
 """Filters before ranking: each says what must hold of a pair, and pairs of which it does not are set aside."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 
-from curate.database import literal, materialise
+from curate.database import fetch, literal, materialise
 from curate.errors import QueryError, UsageError, nearest
-
-NSFW = "nsfw"
+from curate.metrics import NSFW
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,12 @@ class Filters:
     max_nsfw: float | None = None
 
     def check(self, scorers: list[str]) -> None:
-        """Raises UsageError for a scorer that the run lacks, or a share outside [0, 1]."""
+        """Raises UsageError for a scorer that the run lacks, a bound that is no number, or a share outside [0, 1]."""
+        for option, value in [("min-score", value) for value in self.min_scores.values()] + [
+            ("max-nsfw", self.max_nsfw)
+        ]:
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"--{option}: {value} is not a finite number")
         for scorer in self.min_scores:
             if scorer not in scorers:
                 raise UsageError(f"--min-score: the run has no scorer '{scorer}'{nearest(scorer, scorers)}")
@@ -82,3 +87,9 @@ def _evaluate_where(connection: duckdb.DuckDBPyConnection, condition: str) -> No
     columns = materialise(connection, "where_result", query, {}, "--where")
     if list(columns) != ["pair_id", "kept"]:
         raise QueryError(f'--where {condition}: give one condition over pair_facts, such as "clip_margin > 0"')
+    rows, pairs, eligible = fetch(
+        connection,
+        "select count(*), count(distinct pair_id), (select count(*) from eligible) from where_result",
+    )[0]
+    if not rows == pairs == eligible:
+        raise QueryError(f"--where {condition}: it must hold or not, once for each pair; it gave {rows} answers")

@@ -10,6 +10,7 @@ from curate.database import SQL, fill_blocks
 from curate.errors import QueryError, UsageError, nearest
 
 SHIPPED = SQL / "metrics"
+NSFW = "nsfw"
 Value = int | float
 
 _FIELD = re.compile(r"^-- (Purpose|Source|Scorers): +(.+)$", re.MULTILINE)
@@ -46,11 +47,6 @@ class Metric:
         """The query, its `each scorer` blocks repeated for every scorer of the run."""
         return fill_blocks(self.text, scorer=scorers)
 
-    def mentions(self, view: str) -> bool:
-        """Whether the query, its comments left out, names a view that is made only on demand."""
-        query = re.sub(r"--[^\n]*", "", self.text)
-        return re.search(rf"\b{view}\b", query, re.IGNORECASE) is not None
-
     def lacks(self, scorers: list[str]) -> str | None:
         """The first scorer that the header says the metric needs and that is not among `scorers`."""
         return next((name for name in self.needs if name not in scorers), None)
@@ -59,6 +55,16 @@ class Metric:
         """Raises UsageError naming a scorer that the metric needs and the run lacks."""
         if (missing := self.lacks(scorers)) is not None:
             raise UsageError(f"metric {self.name} needs the scorer '{missing}'; the run has {', '.join(scorers)}")
+
+
+def mentions(sql: str, view: str) -> bool:
+    """Whether a query, its comments left out, names a view that is made only on demand."""
+    return re.search(rf"\b{view}\b", re.sub(r"--[^\n]*", "", sql), re.IGNORECASE) is not None
+
+
+def judging(scorers: list[str]) -> list[str]:
+    """The scorers that say how good a picture is: all but the one that says what must not be shown."""
+    return [name for name in scorers if name != NSFW]
 
 
 def shipped_metrics() -> dict[str, Path]:
@@ -96,6 +102,7 @@ def load_metric(name_or_path: str) -> Metric:
 def parameter_values(metric: Metric, given: Iterable[str]) -> dict[str, Value]:
     """Every parameter's value: as given by `name=value`, else its default. Raises UsageError."""
     values = {name: parameter.default for name, parameter in metric.parameters.items()}
+    seen: set[str] = set()
     for term in given:
         name, equals, text = term.partition("=")
         if not equals:
@@ -103,6 +110,9 @@ def parameter_values(metric: Metric, given: Iterable[str]) -> dict[str, Value]:
         if name not in metric.parameters:
             known = nearest(name, metric.parameters) or "; it has none"
             raise UsageError(f"--param {term}: metric {metric.name} has no parameter '{name}'{known}")
+        if name in seen:
+            raise UsageError(f"--param {term}: '{name}' is given twice")
+        seen.add(name)
         values[name] = _value(metric.parameters[name], text)
     return values
 

@@ -19,6 +19,7 @@ HEAD_KEYS: dict[str, tuple[str, ...]] = {
     "aesthetic": ("weights", "sha256"),
 }
 REQUIRED_KEYS = {"transformers_clip": ("model",), "hpsv2": ("checkpoint",), "aesthetic": ("weights",)}
+RESERVED = ("psi", "score_id")  # `<scorer>` and `<scorer>_preferred` are columns of a run's views
 DEFAULT_SCORERS = ("clip", "pickscore", "aesthetic")
 
 
@@ -82,6 +83,8 @@ def load_model_set(name_or_path: str) -> ModelSet:
     scorers = {name: _scorer(name, value, towers, path) for name, value in _tables(raw, "scorers", path).items()}
     if not scorers:
         raise ManifestError(f"{path}: no [scorers.NAME] table")
+    if len({name.casefold() for name in scorers}) < len(scorers):
+        raise ManifestError(f"{path}: two scorers differ by upper and lower case only, and columns do not")
     return ModelSet(path.stem, path.resolve().parent, towers, scorers)
 
 
@@ -152,6 +155,8 @@ def _tower(name: str, raw: dict[str, Any], path: Path) -> TowerSpec:
 def _scorer(name: str, raw: dict[str, Any], towers: dict[str, TowerSpec], path: Path) -> ScorerSpec:
     if not name.isidentifier():
         raise ManifestError(f"{path}: scorer '{name}' names columns, so use letters, digits and _ only")
+    if name.casefold() in RESERVED:
+        raise ManifestError(f"{path}: scorer '{name}' bears the name of a column that is there already")
     head, tower = raw.get("head"), raw.get("tower")
     if not isinstance(head, str) or head not in HEAD_KEYS:
         raise ManifestError(f"{path}: 'scorers.{name}.head' is {head!r}{nearest(str(head), HEAD_KEYS)}")

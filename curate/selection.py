@@ -40,8 +40,6 @@ class Limits:
         for name, value in (("near-duplicates", self.near_duplicates), ("diversity", self.diversity)):
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"--{name} {value}: give a number from 0 to 1")
-        if self.near_duplicates is not None and self.per_prompt is None:
-            raise UsageError("--near-duplicates says which prompts --max-per-prompt counts as one; give that too")
 
     @property
     def any_cap(self) -> bool:
@@ -65,7 +63,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts of the ranked pairs: ids, their embeddings (n, dimension), float32, L2-normalised, and groups.
+    """Prompts of the run: ids, their embeddings (n, dimension), float32, L2-normalised, and groups.
 
     group: prompt_id -> group of near-duplicates; empty where none was asked for.
     """
@@ -97,12 +95,14 @@ def select(
 
 
 def read_prompts(connection: duckdb.DuckDBPyConnection, near_duplicates: float | None) -> Prompts:
-    """The prompts of the table `ranked` with the first tower's embeddings. Raises RunError when there are none."""
+    """All prompts of the run with the first tower's embeddings. Raises RunError when some or all have none."""
     columns = [str(row[0]) for row in fetch(connection, "describe prompts")]
     column = next((name for name in columns if name.endswith("_embedding")), None)
     if column is None:
         raise RunError("the run's prompts have no embeddings to compare; embed again")
-    query = query_text("ranked_prompts", embedding=[column])
+    for (prompt_id,) in fetch(connection, query_text("prompts_missing")):
+        raise RunError(f"prompt {prompt_id} has no row in the run's prompts; run `curate embed` again")
+    query = query_text("prompt_embeddings", embedding=[column])
     table = connection.sql(query).to_arrow_table()
     flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     matrix = flat.reshape(table.num_rows, -1) if table.num_rows else np.empty((0, 1), np.float32)
@@ -179,9 +179,6 @@ def _choose_diverse(
     row = {prompt_id: number for number, prompt_id in enumerate(prompts.ids)}
     by_annotator = caps.limits.per_annotator is not None
     found = list(_candidates(connection, base, base, by_annotator))
-    strange = next((uses[1] for uses in found if uses[1] not in row), None)
-    if strange is not None:
-        raise RunError(f"prompt {strange} has no row in the run's prompts; run `curate embed` again")
     which = np.fromiter((row[uses[1]] for uses in found), np.int64, len(found))
     positions = choose_diverse(
         which, prompts.embeddings, weight, wanted, lambda position: caps.accept(*found[position])

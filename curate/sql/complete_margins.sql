@@ -11,6 +11,6 @@ from pair_scores
 where
     true
     -- each scorer
-    and {scorer}_margin is not null
+    and isfinite({scorer}_margin)
     -- end
 order by pair_id

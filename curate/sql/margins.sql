@@ -19,6 +19,6 @@ cross join share
 where
     (share.kept = 1 or md5_number_lower(pair_id) < share.kept * 18446744073709551615)
     -- each scorer
-    and {scorer}_margin is not null
+    and isfinite({scorer}_margin)
     -- end
 order by pair_id

@@ -33,7 +33,7 @@ from curate.database import (
 from curate.errors import QueryError, RunError, UsageError, nearest
 from curate.filters import Filters, set_aside
 from curate.fronts import create_fronts
-from curate.metrics import Metric, load_metric, parameter_values
+from curate.metrics import Metric, judging, load_metric, mentions, parameter_values
 from curate.run import Run
 from curate.selection import Limits, Prompts, Selection, read_prompts, select
 from curate.tables import atomic_path, write_text
@@ -66,6 +66,7 @@ def rank(run: Run, options: RankOptions) -> dict[str, Any]:
 
     Raises: UsageError, QueryError, RunError.
     """
+    run.summary()  # a lock makes the folder: not for a run that is not there
     with run.locked():
         try:
             return _rank(run, options)
@@ -198,18 +199,21 @@ def prepare_inputs(
 ) -> Calibration | None:
     """What metrics and filters read beyond `pair_scores`: views `calibrated` and `annotators`, table `fronts`."""
     calibration = None
+    queries = [metric.text for metric in metrics] + ([filters.where] if filters and filters.where else [])
     by_annotator = filters is not None and filters.min_annotator_agreement is not None
-    if by_annotator or any(metric.mentions("calibrated") or metric.mentions("annotators") for metric in metrics):
-        calibration = calibrate(connection, scorers)
+    if by_annotator or any(mentions(query, view) for query in queries for view in ("calibrated", "annotators")):
+        calibration = calibrate(connection, judging(scorers))
+        if calibration.pairs == 0:
+            raise RunError(f"no pair has a margin of every scorer ({', '.join(judging(scorers))}) to calibrate on")
         create_calibration_views(connection, calibration.weights)
-    if any(metric.mentions("fronts") for metric in metrics):
-        create_fronts(connection, scorers)
+    if any(mentions(query, "fronts") for query in queries):
+        create_fronts(connection, judging(scorers))
     return calibration
 
 
 def measure(connection: duckdb.DuckDBPyConnection, metric: Metric, scorers: list[str], values: dict[str, Any]) -> None:
     """The metric's result as the table `metric_result` (pair_id, quality), checked. Raises QueryError."""
-    columns = materialise(connection, "metric_result", metric.sql(scorers), values, str(metric.path))
+    columns = materialise(connection, "metric_result", metric.sql(judging(scorers)), values, str(metric.path))
     if sorted(columns) != ["pair_id", "quality"]:
         raise QueryError(f"{metric.path}: a metric returns the columns pair_id, quality; got {', '.join(columns)}")
     if columns["pair_id"] != "VARCHAR":

@@ -269,7 +269,7 @@ def test_more_than_there_are(curate: Curate, run: Path) -> None:
         ),
         (["--psi", "clip=x"], 2, "--psi clip=x: 'x' is not a number; write SCORER=WEIGHT"),
         (["--psi-norm", "rank"], 2, "--psi-norm rank: unknown; known: minmax, percentile, raw"),
-        (["--name", "a b"], 2, "a b: the name of a ranking has letters, digits and _ only"),
+        (["--name", "a b"], 2, "a b: the name of a ranking has letters, digits and _ only, and no digit first"),
     ],
 )
 def test_rank_refuses(curate: Curate, run: Path, arguments: list[str], code: int, message: str) -> None:

@@ -1,12 +1,14 @@
 """Each filter by hand: what it leaves out, under which reason, and that a condition cannot do more than ask."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from curate.errors import QueryError, UsageError
+from curate.database import Psi
+from curate.errors import QueryError, RunError, UsageError
 from curate.filters import Filters
 from curate.run import Run
 from tests.curate.builders import Outcome
@@ -74,8 +76,6 @@ def test_nsfw_of_either_image_counts_and_unknown_does_not_pass(tmp_path: Path) -
     scores = {"a": (0.1, 0.2), "b": (0.2, 0.7), "c": (0.3, 0.1), "d": (0.4, None)}
     judgements: list[tuple[str, str, int | None]] = [("a", "c", 0), ("a", "b", 0), ("b", "a", 0), ("d", "a", 0)]
     run = make_run(tmp_path / "run", judgements, scores, ("clip", "nsfw"))
-    from curate.database import Psi
-
     report = ranked(run, psi=Psi({"clip": 1.0}, "percentile"), filters=Filters(max_nsfw=0.5))
     assert set(qualities(run)) == {"pair-0"}
     assert report["dropped_pairs"] == {"nsfw": 3}
@@ -150,9 +150,46 @@ def test_a_condition_can_only_ask(run: Run, where: str) -> None:
     assert not run.rankings.exists()
 
 
+@pytest.mark.parametrize("where", ["unnest([]::boolean[])", "unnest([true, false])"])
+def test_a_condition_answers_once_for_each_pair(run: Run, where: str) -> None:
+    with pytest.raises(QueryError, match="it must hold or not, once for each pair"):
+        ranked(run, filters=Filters(where=where))
+
+
+def test_a_condition_may_ask_for_the_calibrated_odds(run: Run) -> None:
+    filters = Filters(where="pair_id in (select pair_id from calibrated where log_odds > 0)")
+    report = ranked(run, filters=filters)
+    assert 0 < report["base_pairs"] < 3
+    assert "calibration" in report
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bound_is_a_finite_number(run: Run, value: float) -> None:
+    with pytest.raises(UsageError, match=f"--min-score: {value} is not a finite number"):
+        ranked(run, filters=Filters(min_scores={"clip": value}))
+
+
+def test_nsfw_judges_nobody(tmp_path: Path) -> None:
+    """The preferred picture is the less decent one: no vote, no margin to calibrate on, no front."""
+    scores = {"a": (0.5, 0.9), "b": (0.1, 0.1)}
+    run = make_run(tmp_path / "run", [("a", "b", 0)], scores, ("clip", "nsfw"))
+    clip = Psi({"clip": 1.0}, "percentile")
+    ranked(run, metric="vote", psi=clip)
+    assert qualities(run) == {"pair-0": 1.5}
+    assert set(ranked(run, metric="pareto", psi=clip)["calibration"]["weights"]) == {"clip"}
+
+
+def test_a_scorer_without_values_cannot_be_calibrated(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [("a", "b", 0)], {"a": (0.5, None), "b": (0.1, None)})
+    with pytest.raises(RunError, match=r"no pair has a margin of every scorer \(clip, pickscore\) to calibrate on"):
+        ranked(run, psi=Psi({"clip": 1.0}, "percentile"), metric="calibrated")
+
+
 def test_filters_on_the_command_line(run: Run, curate: Curate) -> None:
     done = curate("rank", "--run", run.root, "--psi", "clip", "--min-score", "clip=0.2", "--split", "train")
     assert done.code == 0, done.err
     assert "4 = 1 ranked + 1 low_score + 1 other_split + 1 tie" in done.out
     done = curate("rank", "--run", run.root, "--psi", "clip", "--min-score", "clip")
     assert (done.code, done.err) == (2, "curate: --min-score clip: write SCORER=VALUE, such as clip=0.2\n")
+    done = curate("rank", "--run", run.root, "--min-score", "clip=1", "--min-score", "clip=2")
+    assert (done.code, done.err) == (2, "curate: --min-score clip=2: 'clip' is given twice\n")

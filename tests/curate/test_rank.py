@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.synthetic import make_run as synthetic
 from curate.database import Psi, query_text
 from curate.errors import QueryError, RunError, UsageError
 from curate.run import Run
@@ -151,6 +152,66 @@ def test_scores_that_stand_twice_are_an_error(run: Run) -> None:
     shutil.copy(run.table("scores") / "p.parquet", run.table("scores") / "q.parquet")
     with pytest.raises(RunError, match=r"scores holds some scores more than once; run `curate embed` again"):
         ranked(run)
+
+
+def test_a_run_whose_folder_reads_like_a_pattern(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a[1] 'b'", HAND_PAIRS, HAND_SCORES)
+    assert ranked(run)["base_pairs"] == 3
+    assert duckdb.connect(str(run.database), read_only=True).sql("select count(*) from ranking").fetchall() == [(3,)]
+
+
+def test_tables_behind_links(run: Run, tmp_path: Path) -> None:
+    for name in ("pairs.parquet", "scores"):
+        (run.root / name).rename(tmp_path / name)
+        (run.root / name).symlink_to(tmp_path / name)
+    assert ranked(run)["base_pairs"] == 3
+
+
+def test_a_damaged_ranking_is_made_again(run: Run) -> None:
+    ranked(run)
+    (run.rankings / "default.parquet").write_bytes(b"PAR1")
+    assert ranked(run)["base_pairs"] == 3
+    ranked(run, "other")
+    (run.rankings / "other.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunError, match="run `curate rank --name other` again"):
+        ranked(run)
+
+
+def test_what_a_killed_process_left_is_replaced(run: Run) -> None:
+    ranked(run)
+    shutil.copy(run.database, run.database.with_name(".curation.duckdb.tmp"))
+    ranked(run)
+    run.database.with_name(".curation.duckdb.tmp").write_text("garbage")
+    assert ranked(run)["base_pairs"] == 3
+
+
+def test_names_that_differ_in_case_only_are_refused(run: Run) -> None:
+    ranked(run, "best")
+    with pytest.raises(UsageError, match="there is a ranking 'best' already, and SQL does not tell them"):
+        ranked(run, "Best")
+
+
+def test_one_process_ranks_at_a_time(run: Run) -> None:
+    with run.locked(), pytest.raises(RunError, match="another process is writing to"):
+        ranked(run)
+
+
+def test_little_memory_spills_into_the_run_and_ends_the_same(tmp_path: Path) -> None:
+    run = synthetic(tmp_path / "run", 200_000)
+    psi = Psi({"clip": 1.0, "pickscore": 1.0}, "percentile")
+    ranked(run, "plenty", psi=psi)
+    ranked(run, "little", psi=psi, memory="120MB")
+    left, right = (pq.read_table(run.rankings / f"{name}.parquet") for name in ("plenty", "little"))
+    assert left.equals(right)
+    assert not (run.root / ".spill").exists() or not list((run.root / ".spill").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"), [("1MB", "--memory 1MB is too little"), ("-1", "give a size"), ("much", "give a size")]
+)
+def test_an_impossible_memory_is_an_error(tmp_path: Path, memory: str, message: str) -> None:
+    with pytest.raises((RunError, UsageError), match=message):
+        ranked(synthetic(tmp_path / "run", 16_000), memory=memory)
 
 
 def slow_ranking(run: Run, psi: Psi, metric: str) -> pl.DataFrame:

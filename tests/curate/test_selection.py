@@ -4,12 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.diversity import NEIGHBOURS, choose_diverse, near_duplicate_groups
 from curate.errors import RunError, UsageError
+from curate.filters import Filters
 from curate.run import Run
 from curate.selection import Limits
 from tests.curate.runs import make_run, ranked, ranking_rows, selected
@@ -36,8 +38,6 @@ def world(root: Path, seed: int, pairs: int = 60, prompts: int = 8, dimension: i
 
 
 def annotator_of(run: Run) -> dict[str, str | None]:
-    import pyarrow.parquet as pq
-
     return {row["pair_id"]: row["annotator_id"] for row in pq.read_table(run.pairs).to_pylist()}
 
 
@@ -133,6 +133,35 @@ def test_groups_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(set(whole.tolist())) > 10
 
 
+def test_groups_where_all_are_alike_are_one() -> None:
+    points = np.tile(np.array([0.6, 0.8], np.float32), (3000, 1))
+    assert near_duplicate_groups(points, 0.5).max() == 0
+
+
+def test_near_duplicates_alone_only_report(tmp_path: Path) -> None:
+    run = world(tmp_path / "run", 2, dimension=16)
+    plain = ranked(run, "plain", top="10")
+    counted = ranked(run, "counted", top="10", limits=Limits(near_duplicates=0.95))
+    assert selected(run, "plain") == selected(run, "counted")
+    assert set(counted["coverage"]) > set(plain["coverage"]) | {"groups", "topics"}
+
+
+def test_topics_are_of_the_source_not_of_what_a_filter_left(tmp_path: Path) -> None:
+    run = world(tmp_path / "run", 3, pairs=200, prompts=40)
+    report = ranked(run, top="1.0", limits=Limits(near_duplicates=1.0), filters=Filters(where="prompt_id < 'p2'"))
+    assert report["coverage"]["groups"] == 40
+    assert report["coverage"]["selected_groups"] == report["coverage"]["prompts"] < 40
+
+
+@pytest.mark.parametrize("limits", [Limits(diversity=0.5), Limits(per_prompt=1, near_duplicates=0.9)])
+def test_a_prompt_without_a_row_is_an_error(tmp_path: Path, limits: Limits) -> None:
+    run = world(tmp_path / "run", 4)
+    path = run.table("prompts") / "p.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(RunError, match="prompt p0 has no row in the run's prompts"):
+        ranked(run, limits=limits)
+
+
 def slow_diverse(prompt: np.ndarray, embeddings: np.ndarray, weight: float, count: int) -> list[int]:
     """Every remaining pair's value, anew for each choice."""
     quality = 1 - np.arange(len(prompt)) / max(len(prompt) - 1, 1)
@@ -203,7 +232,7 @@ def test_diversity_keeps_the_caps(tmp_path: Path) -> None:
         (Limits(per_prompt=0), "--max-per-prompt 0: give 1 or more"),
         (Limits(per_annotator=-3), "--max-per-annotator -3: give 1 or more"),
         (Limits(diversity=1.5), "--diversity 1.5: give a number from 0 to 1"),
-        (Limits(near_duplicates=0.9), "--near-duplicates says which prompts --max-per-prompt counts as one; give that"),
+        (Limits(near_duplicates=1.1), "--near-duplicates 1.1: give a number from 0 to 1"),
     ],
 )
 def test_impossible_limits_are_refused(tmp_path: Path, limits: Limits, message: str) -> None:

@@ -149,12 +149,13 @@ CASES: dict[str, Case] = {
     ),
     "complete_margins": (["pair_scores"], {"scorer": BOTH}, {}, [(0, 35, "5")]),
     "ranked": (["metric_result", "left_out"], {}, {"sign": 1}, [("1", 0.5, 2), ("5", 0.9, 1)]),
-    "ranked_prompts": (
-        ["ranked", "pair_scores", "prompts"],
+    "prompt_embeddings": (
+        ["prompts"],
         {"embedding": ["clip_embedding"]},
         {},
-        [("p", (1.0, 0.0)), ("q", (0.0, 1.0))],
+        [("p", (1.0, 0.0)), ("q", (0.0, 1.0)), ("r", (1.0, 1.0))],
     ),
+    "prompts_missing": (["ranked", "eligible", "prompts"], {}, {}, []),
     "candidates": (
         ["ranked", "eligible", "pairs"],
         {"annotator": ["annotator_id"]},
@@ -255,6 +256,12 @@ def test_a_pair_that_no_metric_measured() -> None:
     connection = connect(["eligible", "left_out", "ranked"])
     connection.execute("delete from ranked where pair_id = '5'")
     assert connection.execute(query_text("dropped_unmeasured")).fetchall() == [("5", "not_ranked")]
+
+
+def test_a_prompt_without_a_row() -> None:
+    connection = connect(["ranked", "eligible", "prompts"])
+    connection.execute("delete from prompts")
+    assert connection.execute(query_text("prompts_missing")).fetchall() == [("p",)]
 
 
 def test_every_query_has_rows_worked_by_hand() -> None:
