@@ -17,7 +17,7 @@ def refused(*, preset: str = "demo", toml: str | None = None, path: Path | None 
 
 
 def test_every_preset_loads() -> None:
-    assert preset_names() == ["demo", "sd15", "sdxl"]
+    assert preset_names() == ["demo", "sd15", "sd15-lora", "sd3", "sdxl", "sdxl-lora"]
     for name in preset_names():
         assert load_recipe(name).model
 
@@ -45,7 +45,8 @@ def test_a_rank_makes_it_a_lora() -> None:
 
 def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    assert refused(preset="sd14") == "There is no preset `sd14`; the presets are demo, sd15, sdxl."
+    presets = "demo, sd15, sd15-lora, sd3, sdxl, sdxl-lora"
+    assert refused(preset="sd14") == f"There is no preset `sd14`; the presets are {presets}."
     assert refused(toml="[run]\nstep = 3\n", path=path) == (
         f"{path}: there is no setting `run.step`; the nearest is `run.steps`."
     )
@@ -69,7 +70,10 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ({"run": 3}, "`run` is a section with keys, not 3."),
         ({"run": {"seed": -1}}, "`run.seed` is -1; it must be at least 0."),
         ({"objective": {"beta": float("nan")}}, "`objective.beta` is nan; it must be at least 0."),
-        ({"objective": {"name": "ppo"}}, "`objective.name` is 'ppo'; it must be one of dpo."),
+        (
+            {"objective": {"name": "ppo"}},
+            "`objective.name` is 'ppo'; it must be one of dpo, cdpo, ipo, slic-hf, orpo, sft.",
+        ),
         ({"run": {"mixed_precision": "fp8"}}, "`run.mixed_precision` is 'fp8'; it must be one of no, fp16, bf16."),
         ({"optimizer": {"betas": [0.9]}}, "`optimizer.betas` holds 1 values; it must hold 2."),
         ({"optimizer": {"betas": 0.9}}, "`optimizer.betas` is 0.9; it must be a list."),

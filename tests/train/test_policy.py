@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tests.train import tiny
+from tests.train.caches import build
 from train.config import Recipe, load_recipe
 from train.draws import draw
-from train.latents import Batch, LatentCache, assemble, build_cache
+from train.latents import Batch, assemble
+from train.lora import trainable
 from train.loss import pair_loss
-from train.models import Conditioning, load, trainable
+from train.models import Conditioning, load
 from train.pairs import read_pairs
 from train.policy import make_policy, pair_errors
 
@@ -22,20 +24,11 @@ LORA = load_recipe("demo", None, {"lora": {"rank": 4}, "objective": {"beta": 100
 @pytest.fixture(scope="module")
 def batch(sd: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Batch:
     folder, pairs = tmp_path_factory.mktemp("cache"), read_pairs(shards)
-    build_cache(
-        folder,
-        load(str(sd)),
-        pairs,
-        resolution_px=tiny.RESOLUTION_PX,
-        flips=False,
-        rank=0,
-        parts=1,
-        progress=lambda done, total: None,
-    )
+    cache = build(folder, load(str(sd)), pairs, flips=False)
     draws = [
         draw(0, 0, place, pair=place, timesteps=1000, latent_shape=(4, 16, 16), data=FULL.data) for place in range(6)
     ]
-    return assemble(LatentCache(folder, 1), pairs, draws, CPU)
+    return assemble(cache, pairs, draws)
 
 
 def swapped(batch: Batch) -> Batch:

@@ -100,9 +100,13 @@ def test_the_log_holds_every_metric_of_every_step(run_tiny: RunTiny, tmp_path: P
             "policy_margin",
             "reference_margin",
             "implicit_accuracy",
+            "drift",
             "learning_rate",
             "grad_norm",
             "pairs_per_sec",
+            "data_wait_share",
+            "peak_memory_bytes",
+            "skipped_steps",
         ],
     )
     assert [list(record) for record in records] == [names] * 3

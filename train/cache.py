@@ -1,0 +1,269 @@
+"""The latent cache: each unique image and each unique prompt is encoded once, and mapped into memory after.
+
+<cache>/cache.json          the key: model, resolution, cut, shards; `complete` once every row is there
+        moments.npy         (image, view, 2, channel, height, width): mean and standard deviation of the scaled
+                            posterior; view 1 is the mirror image
+        prompt_embeds.npy   (prompt + 1, token, width); the last is the empty prompt
+        pooled_embeds.npy, time_ids.npy   where the model's family has them
+        done.npy            a byte for each chunk of rows: what a killed run has finished is kept
+
+Every process fills its share of the chunks of one set of files. A chunk holds the same rows whoever encodes
+it, so the cache does not depend on how many processes there were.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from train.ahead import ahead
+from train.errors import CacheError
+from train.files import whole_file, write_json
+from train.images import Square
+from train.latents import encode_posterior, read_square
+from train.models import Conditioning, DiffusionModel, encode_prompts, prompts_cut
+from train.pairs import PairSet
+from train.record import Reporter
+
+CHUNK = 16  # rows encoded at once
+SAFE_EVERY_CHUNKS = 16  # what is flushed together, and lost at most when the machine fails
+DECODERS = 4  # threads that read pictures ahead of the VAE
+STORED = np.float16  # posterior and embeddings; half of float32's disk, error 2^-11 of the value
+INDEX, DONE = "cache.json", "done.npy"
+CUT = "centre"  # how `images.square` cuts; another cut is another cache
+Key = dict[str, Any]
+Rows = tuple[str, range]  # "images" or "prompts", and which
+
+
+class Shape(NamedTuple):
+    """What one array of the cache looks like."""
+
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+
+
+def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flips: bool) -> Key:
+    """All that decides what the cache holds."""
+    return {
+        "family": model.family,
+        "encoders": model.encoders_digest(),
+        "precision": [str(part.dtype).removeprefix("torch.") for part in (model.vae, model.text_encoders[0])],
+        "resolution_px": resolution_px,
+        "cut": CUT,
+        "mirrored": flips,
+        "shards_sha256": pairs.shard_hashes,
+    }
+
+
+def default_folder(pairs: PairSet, key: Key) -> Path:
+    """Beside the shards, one folder for each key."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return pairs.folder.parent / "latents" / digest[:16]
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """Random access to what `fill` wrote; rows are read from disk when they are asked for."""
+
+    arrays: dict[str, NDArray[Any]]
+    prompts_cut: int
+
+    @staticmethod
+    def open(folder: Path) -> "LatentCache":
+        arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy") if path.name != DONE}
+        return LatentCache(arrays, _stored(folder)["prompts_cut"])
+
+    def encoded(
+        self,
+        images: list[int],
+        noise: Float[Tensor, "image channel height width"],
+        flipped: list[bool],
+        prompts: list[int],
+    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        """See `latents.Encoded`."""
+        moments = self._rows("moments", (images, [int(one) for one in flipped]))
+        conditioning = Conditioning(
+            self._rows("prompt_embeds", prompts),
+            self._rows("pooled_embeds", prompts) if "pooled_embeds" in self.arrays else None,
+            self._rows("time_ids", images) if "time_ids" in self.arrays else None,
+        )
+        return moments[:, 0] + moments[:, 1] * noise, conditioning
+
+    def _rows(self, name: str, rows: Any) -> Tensor:
+        return torch.from_numpy(np.asarray(self.arrays[name][rows])).float()
+
+
+def open_cache(
+    given: Path | None,
+    model: DiffusionModel,
+    pairs: PairSet,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    *,
+    resolution_px: int,
+    flips: bool,
+) -> LatentCache:
+    """Open the cache, filling what is missing of it. The model's encoders must be on their device.
+
+    Raises: CacheError when `given` holds the latents of something else; ShardError naming an image that
+    cannot be decoded; StorageError.
+    """
+    key = cache_key(model, pairs, resolution_px=resolution_px, flips=flips)
+    folder = default_folder(pairs, key) if given is None else given
+    with _locked(folder, reporter) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            prepare(folder, key, model, pairs, resolution_px, views=1 + flips)
+        accelerator.wait_for_everyone()
+        if not _stored(folder)["complete"]:
+            share = (accelerator.process_index, accelerator.num_processes)
+            fill(folder, model, pairs, reporter, resolution_px=resolution_px, share=share)
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                write_json(folder / INDEX, _stored(folder) | {"complete": True})
+        accelerator.wait_for_everyone()
+    return LatentCache.open(folder)
+
+
+def fill(
+    folder: Path,
+    model: DiffusionModel,
+    pairs: PairSet,
+    reporter: Reporter,
+    *,
+    resolution_px: int,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Encode the chunks that are not done yet, process `share[0]` of `share[1]` those that are its own."""
+    arrays = {path.stem: np.load(path, mmap_mode="r+") for path in folder.glob("*.npy")}
+    done = arrays[Path(DONE).stem]
+    chunks = list(enumerate(_chunks(pairs)))[share[0] :: share[1]]
+    missing = [(number, rows) for number, rows in chunks if not done[number]]
+
+    def read(chunk: tuple[int, Rows]) -> list[Square]:
+        kind, rows = chunk[1]
+        return [read_square(pairs.images[row], resolution_px) for row in rows] if kind == "images" else []
+
+    unsafe: list[int] = []
+    squares = ahead(read, missing, depth=DECODERS, threads=DECODERS)
+    for count, ((number, (kind, rows)), pictures) in enumerate(zip(missing, squares, strict=True), start=1):
+        here = slice(rows.start, rows.stop)
+        if kind == "images":
+            _write_images(arrays, here, model, pictures)
+        else:
+            _write_prompts(arrays, here, encode_prompts(model, [*pairs.prompts, ""][here]))
+        unsafe.append(number)
+        if len(unsafe) == SAFE_EVERY_CHUNKS or count == len(missing):
+            _flush(arrays)
+            done[unsafe] = 1
+            unsafe.clear()
+        reporter.advance("encode chunks", count, len(missing))
+    _flush(arrays)
+
+
+def _chunks(pairs: PairSet) -> Iterator[Rows]:
+    for kind, count in (("images", len(pairs.images)), ("prompts", len(pairs.prompts) + 1)):
+        yield from ((kind, range(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK))
+
+
+def _write_images(arrays: dict[str, Any], here: slice, model: DiffusionModel, squares: list[Square]) -> None:
+    pixels = torch.stack([one.pixels for one in squares])
+    views = arrays["moments"].shape[1]
+    for view, seen in enumerate([pixels, pixels.flip(-1)][:views]):
+        for part, moment in enumerate(encode_posterior(model, seen)):
+            arrays["moments"][here, view, part] = moment.to("cpu", torch.float16).numpy()
+    if "time_ids" in arrays:
+        arrays["time_ids"][here] = [one.time_ids for one in squares]
+
+
+def _write_prompts(arrays: dict[str, Any], here: slice, encoded: Conditioning) -> None:
+    for name, value in vars(encoded).items():
+        if value is not None:
+            arrays[name][here] = value.to("cpu", torch.float16).numpy()
+
+
+def _flush(arrays: dict[str, Any]) -> None:
+    for array in arrays.values():
+        array.flush()
+
+
+def prepare(folder: Path, key: Key, model: DiffusionModel, pairs: PairSet, resolution_px: int, *, views: int) -> None:
+    """Make the files, at their full size and empty, unless they are there. Raises: CacheError, StorageError."""
+    stored = _stored(folder) if (folder / INDEX).is_file() else None
+    if stored is not None:
+        for name, wanted in key.items():
+            held = stored["key"].get(name)
+            if held != wanted:
+                raise CacheError(
+                    f"{folder} holds the latents of another model or other shards (its {name} is {_short(held)},"
+                    f" this run's {_short(wanted)}); name another --cache, or remove it."
+                )
+        return
+    empty = encode_prompts(model, [""])
+    shapes = {"moments": Shape((len(pairs.images), views, 2, *model.latent_shape(resolution_px)), STORED)}
+    for name, value in vars(empty).items():
+        if value is not None:
+            shapes[name] = Shape((len(pairs.prompts) + 1, *value.shape[1:]), STORED)
+    if model.spec.has_time_ids:
+        shapes["time_ids"] = Shape((len(pairs.images), 6), np.float32)
+    shapes["done"] = Shape((sum(1 for _ in _chunks(pairs)),), np.uint8)
+    for name, shape in shapes.items():
+        _allocate(folder / f"{name}.npy", shape)
+    write_json(folder / INDEX, {"key": key, "complete": False, "prompts_cut": prompts_cut(model, pairs.prompts)})
+
+
+def _allocate(path: Path, shape: Shape) -> None:
+    """A file of zeros that has its room on disk: writing to a mapped file must not find the disk full."""
+    dtype = np.dtype(shape.dtype)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape.shape}
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, header)
+        file.flush()
+        os.posix_fallocate(file.fileno(), 0, file.tell() + dtype.itemsize * int(np.prod(shape.shape)))
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((folder / INDEX).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{folder / INDEX} cannot be read; remove {folder}, and it is made again.") from error
+    return document
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+@contextmanager
+def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
+    """Of several runs on one cache, one fills it and the others wait; the lock goes with the process."""
+    with _lock_file(folder / ".lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            reporter.say(f"Another run is filling {folder}: waiting for it.")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lock_file(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w")
+    except OSError as error:
+        raise CacheError(
+            f"{path.parent} cannot hold the latent cache ({error.strerror});"
+            " name a folder by --cache, or add --no-cache."
+        ) from error
