@@ -242,7 +242,7 @@ def announce(
     )
     if prompts_cut:
         reporter.say(
-            f"{prompts_cut} of {len(pairs.prompts)} prompts are longer than the text encoder takes: cut there."
+            f"{prompts_cut} of {len(pairs.prompts)} prompts are longer than the text encoder takes; cut there."
         )
     if pairs.unequal_sides:
         reporter.say(

@@ -141,12 +141,23 @@ def picture(colour: str, seed: int, size: tuple[int, int] = (RESOLUTION_PX, RESO
     return buffer.getvalue()
 
 
+def size_of(data: bytes) -> dict[str, int]:
+    """Width and height of an image, nothing of what is none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return {"width": image.width, "height": image.height}
+    except OSError:
+        return {}
+
+
 def sample(rank: int, prompt: str, preferred: bytes, rejected: bytes) -> ShardSample:
     sides = {
         side: {"image_uid": f"{side}-{rank}", "sha256": hashlib.sha256(data).hexdigest(), "format": "PNG"}
+        | size_of(data)
         for side, data in ((names.PREFERRED, preferred), (names.REJECTED, rejected))
     }
-    meta = {"pair_id": f"pair-{rank}", "prompt_id": prompt, "quality": 1 / rank, "rank": rank, "scores": {}} | sides
+    scores = {"clip": {names.PREFERRED: 0.5 / rank, names.REJECTED: 0.0}}
+    meta = {"pair_id": f"pair-{rank}", "prompt_id": prompt, "quality": 1 / rank, "rank": rank, "scores": scores} | sides
     return ShardSample(
         key=f"{rank:0{names.KEY_DIGITS}d}",
         members={
