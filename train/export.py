@@ -110,7 +110,8 @@ def open_pipeline(source: str, dtype: torch.dtype) -> Any:
 
 
 def _pipeline(source: str, dtype: torch.dtype, **components: Any) -> Any:
+    absent = {name: None for name, kind in pipeline_index(source).items() if kind == [None, None]}  # SD3 without T5
     try:
-        return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **components)
+        return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **(absent | components))
     except OSError as error:
         raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error
