@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from train import checkpoint, export, rundir
@@ -200,11 +200,21 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
             'run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.'
         )
     accelerator = Accelerator(mixed_precision=precision)
+    _check_distribution(accelerator.distributed_type)
     if wanted < accelerator.num_processes:
         raise SettingsError(
             f"run.batch_pairs is {wanted}, but {accelerator.num_processes} processes are to share them."
         )
     return accelerator
+
+
+def _check_distribution(kind: DistributedType) -> None:
+    """Checkpoints take weights and optimizer state as a process holds them, so no process may hold a part only."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise SettingsError(
+            f"Weights spread over processes ({kind.value}) are not supported; launch without it, and set"
+            ' optimizer.name = "adafactor" or train a LoRA where memory is short.'
+        )
 
 
 def open_encoded(

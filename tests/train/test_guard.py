@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import DistributedType
 
 from tests.train.conftest import Outcome
 from train import loop
 from train.config import load_recipe
-from train.errors import DivergenceError, MemoryFullError
+from train.errors import DivergenceError, MemoryFullError, SettingsError
 from train.guard import Guard, enough_memory
 
 RunTiny = Callable[..., Outcome]
@@ -99,6 +100,16 @@ def test_a_limit_on_the_gradient(run_tiny: RunTiny, tmp_path: Path, recipe_file:
     result = run_tiny(tmp_path / "out", "--config", config, "--steps", 2)
     assert result.json()["skipped_steps"] == 2
     assert "over optimizer.skip_grad_norm_over 1e-09." in result.err
+
+
+def test_weights_spread_over_processes_are_refused() -> None:
+    loop._check_distribution(DistributedType.MULTI_GPU)
+    with pytest.raises(SettingsError) as caught:
+        loop._check_distribution(DistributedType.FSDP)
+    assert str(caught.value) == (
+        "Weights spread over processes (FSDP) are not supported; launch without it, and set"
+        ' optimizer.name = "adafactor" or train a LoRA where memory is short.'
+    )
 
 
 def test_too_little_memory_says_what_to_change() -> None:

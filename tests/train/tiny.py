@@ -267,7 +267,7 @@ def save_sd3(folder: Path, *, t5: bool = True) -> Path:
         tokenizer=tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(text_config(24)).eval(),
         tokenizer_2=tokenizer(),
-        text_encoder_3=T5EncoderModel(config).eval() if t5 else None,
+        text_encoder_3=T5EncoderModel(config).eval() if t5 else None,  # type: ignore[arg-type]
         tokenizer_3=t5_tokenizer() if t5 else None,
     ).save_pretrained(folder)
     return folder
