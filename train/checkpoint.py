@@ -106,7 +106,7 @@ def restore(
     for name, value in load_file(checkpoint.folder / OPTIMIZER).items():
         parameter_name, _, moment = name.rpartition("/")
         parameter = parameters[parameter_name]
-        on_host = moment == "step" and not optimizer.defaults.get("fused")  # where torch keeps its step counts
+        on_host = moment == "step" and not optimizer.defaults.get("fused")  # where AdamW keeps its step counts
         state[parameter][moment] = value if on_host else value.to(parameter.device)
     for name, number in checkpoint.state["optimizer"].items():
         parameter_name, _, moment = name.rpartition("/")

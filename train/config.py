@@ -82,6 +82,7 @@ class Optimizer:
     epsilon: float
     max_grad_norm: float
     name: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    fused: bool | None = None  # adamw in one kernel; absent: on a GPU only
     skip_grad_norm_over: float | None = None  # a step whose gradient is larger is not taken
     ema_decay: float | None = None  # the model saved is a moving average of the weights with this decay
 

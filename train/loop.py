@@ -229,7 +229,7 @@ def open_encoded(
 ) -> tuple[Encoded, int]:
     """Where batches come from, and how many prompts were cut at the text encoder's length."""
     dtype = DTYPES[recipe.run.mixed_precision]
-    upcast = bool(model.vae.config.get("force_upcast", True))  # SDXL's VAE overflows in half precision
+    upcast = model.spec.vae_may_overflow and model.vae.config.get("force_upcast", True)
     model.vae.to(accelerator.device, torch.float32 if upcast else dtype)
     for encoder in model.text_encoders:
         encoder.to(accelerator.device, dtype)

@@ -9,6 +9,7 @@ transformer. A further family is one more row of FAMILIES, and what `encode_prom
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -55,6 +56,7 @@ class Spec(NamedTuple):
     text: list[tuple[Any, Any]]
     scheduler: Any
     has_time_ids: bool = False
+    vae_may_overflow: bool = False  # in half precision, where its config says force_upcast
 
 
 FAMILIES: dict[Family, Spec] = {
@@ -69,6 +71,7 @@ FAMILIES: dict[Family, Spec] = {
         [(CLIPTextModel, CLIPTokenizer), (CLIPTextModelWithProjection, CLIPTokenizer)],
         DDPMScheduler,
         has_time_ids=True,
+        vae_may_overflow=True,
     ),
     "sd3": Spec(
         "sd3",
@@ -274,6 +277,12 @@ def denoise(
     return prediction
 
 
+@lru_cache(maxsize=2)
+def _flow_levels(scheduler: FlowMatchEulerDiscreteScheduler, device: torch.device) -> Tensor:
+    """Sigma of each training timestep, rising; copied to the device once, not at every step."""
+    return scheduler.sigmas.flip(0).to(device)
+
+
 class Noised(NamedTuple):
     """What a denoiser is given, what it should predict from that, and the timestep that it is told."""
 
@@ -294,8 +303,7 @@ def add_noise(
     noisy = (1 - sigma) * latents + sigma * noise, target = noise - latents, sigma by the scheduler's shift.
     """
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        sigmas = scheduler.sigmas.flip(0)[: scheduler.config["num_train_timesteps"]].to(latents.device)
-        sigma = sigmas[timesteps]
+        sigma = _flow_levels(scheduler, latents.device)[timesteps]
         level = sigma[:, None, None, None].to(latents.dtype)
         told = sigma * scheduler.config["num_train_timesteps"]
         return Noised((1 - level) * latents + level * noise, noise - latents, told)

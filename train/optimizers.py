@@ -33,8 +33,9 @@ def make_optimizer(optimizer: Optimizer, parameters: Parameters, device: torch.d
             scale_parameter=False,
             relative_step=False,
         )
-    # One kernel for all parameters on a GPU. On the CPU the plain form: a run there stays what it was, bit for bit.
-    return torch.optim.AdamW(parameters.values(), **adam, fused=device.type == "cuda" or None)
+    # On the CPU the plain form unless asked: the other rounds otherwise, and runs there stay what they were.
+    fused = device.type == "cuda" if optimizer.fused is None else optimizer.fused
+    return torch.optim.AdamW(parameters.values(), **adam, fused=fused or None)
 
 
 def _bitsandbytes(device: torch.device) -> Any:

@@ -27,11 +27,12 @@ def config(tmp_path: Path, recipe_file: Path, optimizer: str = "", lora: str = "
     ("optimizer", "lora"),
     [
         ('name = "adafactor"', ""),
+        ("fused = true", ""),
         ("ema_decay = 0.5", ""),
         ("ema_decay = 0.5", "[lora]\nrank = 2\n"),
         ("", "[lora]\nrank = 2\nalpha = 4\ndora = true\n"),
     ],
-    ids=["adafactor", "average", "average of a lora", "dora"],
+    ids=["adafactor", "fused", "average", "average of a lora", "dora"],
 )
 def test_resumed_equals_uninterrupted(
     run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, optimizer: str, lora: str
