@@ -48,9 +48,9 @@ class Batch:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cpu" or tensor.device == device:
-        return tensor
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # a copy from other memory would hold the host up
+    return tensor.to(device, non_blocking=True)
 
 
 @runtime_checkable

@@ -175,9 +175,10 @@ def train(
             "pairs": len(pairs.pairs),
             "pairs_drawn": run.steps * run.batch_pairs,
             "prompts_cut": cut,
-            "skipped_steps": guard.skipped,
             "seconds": round(time.perf_counter() - began, 2),
-            **{name: value for name, value in mean_of_last(output / "log.jsonl").items() if name != "skipped_steps"},
+            **mean_of_last(output / "log.jsonl"),
+            "skipped_steps": guard.skipped,
+            "peak_memory_bytes": peak_memory_bytes(device),
         }
         facts = {**pairs.counts(), **summary, "source": pairs.source}
         export.save_model(

@@ -46,6 +46,19 @@ def test_a_model_alone_chooses_the_preset_of_its_family(train: Train, shards: Pa
         assert result.json()["recipe"]["run"]["batch_pairs"] == 2048
 
 
+def test_accumulation_follows_from_the_number_of_gpus(
+    train: Train, shards: Path, sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is stated in pairs: 2048 of them, 8 to a forward; nothing else of the recipe changes."""
+    plans = {}
+    for processes, micro_steps in ((1, 256), (8, 32), (16, 16), (3, 86)):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        plan = train("run", "--shards", shards, "--model", sd, "--preset", "sd15", "--dry-run", "--json").json()
+        assert (plan["processes"], plan["micro_steps_per_step"]) == (processes, micro_steps)
+        plans[processes] = plan["recipe"]
+    assert all(recipe == plans[1] for recipe in plans.values())
+
+
 def test_usage_errors_exit_with_two(train: Train, shards: Path, tmp_path: Path) -> None:
     unknown = train("run", "--shards", shards, "--preset", "sd16")
     assert (unknown.code, unknown.out) == (2, "")

@@ -266,31 +266,24 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [(), LORA], ids=["full", "lora"])
 def test_two_processes_train_as_one(
-    run_tiny: RunTiny, tmp_path: Path, sd: Path, shards: Path, recipe_file: Path
+    run_tiny: RunTiny, tmp_path: Path, sd: Path, shards: Path, recipe_file: Path, kind: tuple[Any, ...]
 ) -> None:
-    run_tiny(tmp_path / "one", "--steps", 3)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "train.cli", "run", "--json"]
+    run_tiny(tmp_path / "one", "--steps", 3, *kind)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["-m", "train.cli", "run", "--json"]
     options = {"--shards": shards, "--model": sd, "--preset": "demo", "--config": recipe_file}
     options |= {"--output": tmp_path / "two", "--steps": 3}
     done = subprocess.run(
-        [*launch, *(str(part) for option in options.items() for part in option)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*launch, *(str(part) for option in options.items() for part in option), *map(str, kind)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "Training on cpu:0, 2 process(es)" in done.stderr
     assert json.loads(done.stdout)["steps"] == 3
     losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
