@@ -1,4 +1,4 @@
-"""`train run` beside the peers' Diffusion-DPO scripts: pairs a second, peak memory, and the same losses.
+"""`train run` beside the peers' Diffusion-DPO scripts: pairs a second, and the same losses.
 
     python -m benchmarks.train [--diffusers train_diffusion_dpo.py] [--salesforce train.py] [--steps 12] [--batch 2]
 
