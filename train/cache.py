@@ -7,7 +7,7 @@
         pooled_embeds.npy, time_ids.npy   where the model's family has them
         done.npy            a byte for each chunk of rows: what a killed run has finished is kept
 
-Every process fills its share of the chunks of one set of files. A chunk holds the same rows whoever encodes
+Every process of the first machine fills its share of the chunks of one set of files. A chunk holds the same rows whoever encodes
 it, so the cache does not depend on how many processes there were.
 """
 
@@ -127,13 +127,19 @@ def open_cache(
             prepare(folder, key, model, pairs, resolution_px, views=1 + flips)
         accelerator.wait_for_everyone()
         if not _stored(folder)["complete"]:
-            share = (accelerator.process_index, accelerator.num_processes)
-            fill(folder, model, pairs, reporter, resolution_px=resolution_px, share=share)
+            share = (accelerator.process_index, _processes_of_this_machine(accelerator))
+            if share[0] < share[1]:
+                fill(folder, model, pairs, reporter, resolution_px=resolution_px, share=share)
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 write_json(folder / INDEX, _stored(folder) | {"complete": True})
         accelerator.wait_for_everyone()
     return LatentCache.open(folder)
+
+
+def _processes_of_this_machine(accelerator: Accelerator) -> int:
+    """Of several machines the first fills the cache: two that map one file over a network would undo each other."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
 
 
 def fill(
