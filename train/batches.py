@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,17 @@ from train.config import Recipe
 from train.draws import HELD_OUT, Draw, LatentShape, PairOrder, draw, positions
 from train.errors import ShardError
 from train.latents import Batch, Encoded, assemble
-from train.pairs import PairSet
+from train.pairs import PairSet, ShapePx
 
 AHEAD = 3  # micro-batches that wait for their turn
 VALIDATION_DRAWS = 4  # timesteps and noises for each held-out pair
+
+
+class Place(NamedTuple):
+    """A position in a step's batch, and the pair that has it."""
+
+    position: int
+    pair: int
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class BatchPlan:
     encoded: Encoded
     device: torch.device
     timesteps: int  # of the noise schedule
-    latent_shape: LatentShape
+    latent_shape: LatentShape  # of the square of data.resolution_px
     rank: int
     processes: int
 
@@ -63,30 +71,44 @@ class BatchPlan:
         """Look at everything that may be refused, before the first step. Raises: ShardError."""
         _ = self.split, self._order, self._worth
 
-    def batch(self, step: int, places: list[int]) -> Batch:
-        """The micro-batch at `places` of the batch of `step`, counted from 0."""
+    def micro_batches(self, step: int) -> list[list[Place]]:
+        """What this process works through in `step`, counted from 0: one shape of picture to a micro-batch."""
         first, training = step * self.recipe.run.batch_pairs, self.split[0]
-        return self._assembled(
-            [self._draw(step, place, int(training[self._order.pair_at(first + place)])) for place in places]
-        )
+        places = (place for micro_step in self.micro_steps for place in micro_step)
+        return self._grouped([Place(place, int(training[self._order.pair_at(first + place)])) for place in places])
+
+    def batch(self, step: int, places: list[Place]) -> Batch:
+        """One micro-batch of `step`."""
+        return self._assembled([self._draw(step, *place) for place in places])
 
     def validation(self) -> Iterator[Batch]:
         """This process's micro-batches of the held-out pairs: the same at every call."""
         held_out = self.split[1]
-        count, size = len(held_out) * VALIDATION_DRAWS, self.recipe.run.micro_batch_pairs
-        for places in positions(count, size, self.rank, self.processes):
-            yield self._assembled(
-                [self._draw(0, place, int(held_out[place % len(held_out)]), validation=True) for place in places]
-            )
+        own = range(self.rank, len(held_out) * VALIDATION_DRAWS, self.processes)
+        for places in self._grouped([Place(place, int(held_out[place % len(held_out)])) for place in own]):
+            yield self._assembled([self._draw(0, *place, validation=True) for place in places])
+
+    def _grouped(self, places: list[Place]) -> list[list[Place]]:
+        groups: dict[ShapePx, list[Place]] = {}
+        for place in places:
+            groups.setdefault(self._shape_px(place.pair), []).append(place)
+        size = self.recipe.run.micro_batch_pairs
+        return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+
+    def _shape_px(self, pair: int) -> ShapePx:
+        return self.pairs.shape_px(self.pairs.pairs[pair].preferred, self.recipe.data.resolution_px)
 
     def _draw(self, step: int, place: int, pair: int, *, validation: bool = False) -> Draw:
+        channels, side, _ = self.latent_shape
+        factor = self.recipe.data.resolution_px // side
+        height_px, width_px = self._shape_px(pair)
         return draw(
             self.recipe.run.seed,
             step,
             place,
             pair=pair,
             timesteps=self.timesteps,
-            latent_shape=self.latent_shape,
+            latent_shape=(channels, height_px // factor, width_px // factor),
             data=self.recipe.data,
             validation=validation,
         )
@@ -103,11 +125,17 @@ class BatchStream:
     def __init__(self, plan: BatchPlan, first_step: int) -> None:
         plan.check()
         steps = range(first_step, plan.recipe.run.steps)
-        todo = ((step, places) for step in steps for places in plan.micro_steps)
-        self._batches = ahead(lambda one: plan.batch(*one), todo, depth=AHEAD, threads=1)
+        todo = (
+            (step, places, number == len(micro_batches))
+            for step in steps
+            for micro_batches in [plan.micro_batches(step)]
+            for number, places in enumerate(micro_batches, start=1)
+        )
+        self._batches = ahead(lambda one: (plan.batch(*one[:2]), one[2]), todo, depth=AHEAD, threads=1)
         self._waited_sec = 0.0
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> tuple[Batch, bool]:
+        """The next micro-batch, and whether it is the last of its step."""
         began = time.perf_counter()
         batch = next(self._batches)
         self._waited_sec += time.perf_counter() - began

@@ -1,14 +1,14 @@
 """The latent cache: each unique image and each unique prompt is encoded once, and mapped into memory after.
 
 <cache>/cache.json          the key: model, resolution, cut, shards; `complete` once every row is there
-        moments.npy         (image, view, 2, channel, height, width): mean and standard deviation of the scaled
-                            posterior; view 1 is the mirror image
+        moments-HxW.npy     (image, view, 2, channel, height, width): mean and standard deviation of the scaled
+                            posterior of the images cut to H x W px; view 1 is the mirror image
         prompt_embeds.npy   (prompt + 1, token, width); the last is the empty prompt
         pooled_embeds.npy, time_ids.npy   where the model's family has them
         done.npy            a byte for each chunk of rows: what a killed run has finished is kept
 
-Every process of the first machine fills its share of the chunks of one set of files. A chunk holds the same rows whoever encodes
-it, so the cache does not depend on how many processes there were.
+Every process of the first machine fills its share of the chunks of one set of files. A chunk holds the same
+rows whoever encodes it, so the cache does not depend on how many processes there were.
 """
 
 import fcntl
@@ -31,8 +31,8 @@ from torch import Tensor
 from train.ahead import ahead
 from train.errors import CacheError
 from train.files import whole_file, write_json
-from train.images import Square
-from train.latents import encode_posterior, read_square
+from train.images import Cut
+from train.latents import encode_posterior, read_cut
 from train.models import Conditioning, DiffusionModel, encode_prompts, prompts_cut
 from train.pairs import PairSet
 from train.record import Reporter
@@ -44,7 +44,18 @@ STORED = np.float16  # posterior and embeddings; half of float32's disk, error 2
 INDEX, DONE = "cache.json", "done.npy"
 CUT = "centre"  # how `images.square` cuts; another cut is another cache
 Key = dict[str, Any]
-Rows = tuple[str, range]  # "images" or "prompts", and which
+
+
+class Chunk(NamedTuple):
+    """Rows that are encoded at once. `array`: where images go; None for prompts. `items`: which ones they are."""
+
+    array: str | None
+    items: list[int]
+    first_row: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.first_row, self.first_row + len(self.items))
 
 
 class Shape(NamedTuple):
@@ -56,12 +67,13 @@ class Shape(NamedTuple):
 
 def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flips: bool) -> Key:
     """All that decides what the cache holds."""
+    shapes = sorted(set(pairs.shapes_px)) or None
     return {
         "family": model.family,
         "encoders": model.encoders_digest(),
         "precision": [str(part.dtype).removeprefix("torch.") for part in (model.vae, model.text_encoders[0])],
         "resolution_px": resolution_px,
-        "cut": CUT,
+        "cut": CUT if shapes is None else [CUT, *(f"{height}x{width}" for height, width in shapes)],
         "mirrored": flips,
         "shards_sha256": pairs.shard_hashes,
     }
@@ -79,11 +91,17 @@ class LatentCache:
 
     arrays: dict[str, NDArray[Any]]
     prompts_cut: int
+    places: list[tuple[str, int]]  # of each image: its array and its row there
 
     @staticmethod
-    def open(folder: Path) -> "LatentCache":
+    def open(folder: Path, pairs: PairSet, resolution_px: int) -> "LatentCache":
         arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy") if path.name != DONE}
-        return LatentCache(arrays, _stored(folder)["prompts_cut"])
+        places = {
+            image: (name, row)
+            for name, images in _images_by_array(pairs, resolution_px).items()
+            for row, image in enumerate(images)
+        }
+        return LatentCache(arrays, _stored(folder)["prompts_cut"], [places[image] for image in range(len(places))])
 
     def encoded(
         self,
@@ -92,8 +110,10 @@ class LatentCache:
         flipped: list[bool],
         prompts: list[int],
     ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
-        """See `latents.Encoded`."""
-        moments = self._rows("moments", (images, [int(one) for one in flipped]))
+        """See `latents.Encoded`; all images of a call are of one shape."""
+        name = self.places[images[0]][0]
+        rows = [self.places[image][1] for image in images]
+        moments = self._rows(name, (rows, [int(one) for one in flipped]))
         conditioning = Conditioning(
             self._rows("prompt_embeds", prompts),
             self._rows("pooled_embeds", prompts) if "pooled_embeds" in self.arrays else None,
@@ -103,6 +123,15 @@ class LatentCache:
 
     def _rows(self, name: str, rows: Any) -> Tensor:
         return torch.from_numpy(np.asarray(self.arrays[name][rows])).float()
+
+
+def _images_by_array(pairs: PairSet, resolution_px: int) -> dict[str, list[int]]:
+    """The images that each array holds, row by row: one array for each shape."""
+    found: dict[str, list[int]] = {}
+    for image in range(len(pairs.images)):
+        height, width = pairs.shape_px(image, resolution_px)
+        found.setdefault(f"moments-{height}x{width}", []).append(image)
+    return found
 
 
 def open_cache(
@@ -134,7 +163,7 @@ def open_cache(
             if accelerator.is_main_process:
                 write_json(folder / INDEX, _stored(folder) | {"complete": True})
         accelerator.wait_for_everyone()
-    return LatentCache.open(folder)
+    return LatentCache.open(folder, pairs, resolution_px)
 
 
 def _processes_of_this_machine(accelerator: Accelerator) -> int:
@@ -154,21 +183,20 @@ def fill(
     """Encode the chunks that are not done yet, process `share[0]` of `share[1]` those that are its own."""
     arrays = {path.stem: np.load(path, mmap_mode="r+") for path in folder.glob("*.npy")}
     done = arrays[Path(DONE).stem]
-    chunks = list(enumerate(_chunks(pairs)))[share[0] :: share[1]]
-    missing = [(number, rows) for number, rows in chunks if not done[number]]
+    chunks = list(enumerate(_chunks(pairs, resolution_px)))[share[0] :: share[1]]
+    missing = [(number, chunk) for number, chunk in chunks if not done[number]]
 
-    def read(chunk: tuple[int, Rows]) -> list[Square]:
-        kind, rows = chunk[1]
-        return [read_square(pairs.images[row], resolution_px) for row in rows] if kind == "images" else []
+    def read(one: tuple[int, Chunk]) -> list[Cut]:
+        return [] if one[1].array is None else [read_cut(pairs, image, resolution_px) for image in one[1].items]
 
     unsafe: list[int] = []
-    squares = ahead(read, missing, depth=DECODERS, threads=DECODERS)
-    for count, ((number, (kind, rows)), pictures) in enumerate(zip(missing, squares, strict=True), start=1):
-        here = slice(rows.start, rows.stop)
-        if kind == "images":
-            _write_images(arrays, here, model, pictures)
+    texts = [*pairs.prompts, ""]
+    pictures = ahead(read, missing, depth=DECODERS, threads=DECODERS)
+    for count, ((number, chunk), cuts) in enumerate(zip(missing, pictures, strict=True), start=1):
+        if chunk.array is None:
+            _write_prompts(arrays, chunk.rows, encode_prompts(model, [texts[item] for item in chunk.items]))
         else:
-            _write_prompts(arrays, here, encode_prompts(model, [*pairs.prompts, ""][here]))
+            _write_images(arrays, chunk, model, cuts)
         unsafe.append(number)
         if len(unsafe) == SAFE_EVERY_CHUNKS or count == len(missing):
             _flush(arrays)
@@ -178,19 +206,20 @@ def fill(
     _flush(arrays)
 
 
-def _chunks(pairs: PairSet) -> Iterator[Rows]:
-    for kind, count in (("images", len(pairs.images)), ("prompts", len(pairs.prompts) + 1)):
-        yield from ((kind, range(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK))
+def _chunks(pairs: PairSet, resolution_px: int) -> Iterator[Chunk]:
+    lists: list[tuple[str | None, list[int]]] = [*_images_by_array(pairs, resolution_px).items()]
+    lists.append((None, list(range(len(pairs.prompts) + 1))))
+    for array, items in lists:
+        yield from (Chunk(array, items[start : start + CHUNK], start) for start in range(0, len(items), CHUNK))
 
 
-def _write_images(arrays: dict[str, Any], here: slice, model: DiffusionModel, squares: list[Square]) -> None:
-    pixels = torch.stack([one.pixels for one in squares])
-    views = arrays["moments"].shape[1]
-    for view, seen in enumerate([pixels, pixels.flip(-1)][:views]):
+def _write_images(arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, cuts: list[Cut]) -> None:
+    pixels, moments = torch.stack([one.pixels for one in cuts]), arrays[str(chunk.array)]
+    for view, seen in enumerate([pixels, pixels.flip(-1)][: moments.shape[1]]):
         for part, moment in enumerate(encode_posterior(model, seen)):
-            arrays["moments"][here, view, part] = moment.to("cpu", torch.float16).numpy()
+            moments[chunk.rows, view, part] = moment.to("cpu", torch.float16).numpy()
     if "time_ids" in arrays:
-        arrays["time_ids"][here] = [one.time_ids for one in squares]
+        arrays["time_ids"][chunk.items] = [one.time_ids for one in cuts]
 
 
 def _write_prompts(arrays: dict[str, Any], here: slice, encoded: Conditioning) -> None:
@@ -217,13 +246,16 @@ def prepare(folder: Path, key: Key, model: DiffusionModel, pairs: PairSet, resol
                 )
         return
     empty = encode_prompts(model, [""])
-    shapes = {"moments": Shape((len(pairs.images), views, 2, *model.latent_shape(resolution_px)), STORED)}
+    shapes: dict[str, Shape] = {}
+    for array, images in _images_by_array(pairs, resolution_px).items():
+        latent = model.latent_shape(*pairs.shape_px(images[0], resolution_px))
+        shapes[array] = Shape((len(images), views, 2, *latent), STORED)
     for name, value in vars(empty).items():
         if value is not None:
             shapes[name] = Shape((len(pairs.prompts) + 1, *value.shape[1:]), STORED)
     if model.spec.has_time_ids:
         shapes["time_ids"] = Shape((len(pairs.images), 6), np.float32)
-    shapes["done"] = Shape((sum(1 for _ in _chunks(pairs)),), np.uint8)
+    shapes["done"] = Shape((sum(1 for _ in _chunks(pairs, resolution_px)),), np.uint8)
     for name, shape in shapes.items():
         _allocate(folder / f"{name}.npy", shape)
     write_json(folder / INDEX, {"key": key, "complete": False, "prompts_cut": prompts_cut(model, pairs.prompts)})

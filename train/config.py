@@ -25,6 +25,7 @@ class Data:
     empty_prompt_probability: float
     verify_shards: bool
     order: Literal["shuffled", "ranked", "reversed", "weighted"] = "shuffled"  # see `draws.PairOrder`
+    buckets: bool = False  # cut each pair to the nearest of a few shapes, not to a square; see buckets.py
     validation_pairs: int | None = None  # held out, prompt by prompt, and never trained on
 
 

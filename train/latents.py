@@ -16,9 +16,9 @@ from torch import Tensor
 
 from train.draws import Draw
 from train.errors import ShardError
-from train.images import Square, decode, square
+from train.images import Cut, decode, middle
 from train.models import Conditioning, DiffusionModel, encode_prompts
-from train.pairs import ImageLocation, PairSet
+from train.pairs import PairSet
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,14 @@ class OnTheFly:
         flipped: list[bool],
         prompts: list[int],
     ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
-        squares = [read_square(self.pairs.images[image], self.resolution_px) for image in images]
-        views = [
-            one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(squares, flipped, strict=True)
-        ]
+        cuts = [read_cut(self.pairs, image, self.resolution_px) for image in images]
+        views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(cuts, flipped, strict=True)]
         mean, std = (part.float() for part in encode_posterior(self.model, torch.stack(views)))
         texts = [*self.pairs.prompts, ""]
         unique = list(dict.fromkeys(prompts))
         found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
         rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
-        pooled, time_ids = found.pooled_embeds, torch.tensor([one.time_ids for one in squares]).float()
+        pooled, time_ids = found.pooled_embeds, torch.tensor([one.time_ids for one in cuts]).float()
         conditioning = Conditioning(
             found.prompt_embeds[rows].float(),
             None if pooled is None else pooled[rows].float(),
@@ -115,10 +113,11 @@ def encode_posterior(
     return mean * scale, posterior.std * scale
 
 
-def read_square(location: ImageLocation, resolution_px: int) -> Square:
+def read_cut(pairs: PairSet, image: int, resolution_px: int) -> Cut:
     """The pixels that a model is trained on. Raises: ShardError naming an image that cannot be decoded."""
+    location = pairs.images[image]
     try:
-        return square(decode(location.read()), resolution_px)
+        return middle(decode(location.read()), *pairs.shape_px(image, resolution_px))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ShardError(
             f"The image {location} cannot be decoded ({error}); drop it with `curate embed` and export again."

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from train import checkpoint, export, rundir
 from train.batches import BatchPlan, BatchStream
+from train.buckets import bucketed
 from train.cache import open_cache
 from train.card import write_card
 from train.config import Optimizer, Recipe, as_toml
@@ -22,7 +23,7 @@ from train.lora import trainable
 from train.loss import PairErrors, implicit_accuracy, pair_loss
 from train.memory import peak_memory_bytes
 from train.models import DiffusionModel, load, prompts_cut
-from train.optimizers import MovingAverage, make_optimizer
+from train.optimizers import make_optimizer, moving_average
 from train.pairs import PairSet
 from train.policy import make_policy, pair_errors
 from train.record import Reporter, RunLog, mean_of_last, shown
@@ -71,6 +72,8 @@ def train(
         # The model and its latents; the encoders are let go once the cache stands.
         model = load(recipe.model)
         latent_shape = model.latent_shape(recipe.data.resolution_px)
+        if recipe.data.buckets:
+            pairs = bucketed(pairs, recipe.data.resolution_px, model.multiple_px)
         encoded, cut = open_encoded(model, pairs, recipe, accelerator, reporter, cache, use_cache=use_cache)
         denoiser, reference = make_policy(model, recipe, device, DTYPES[run.mixed_precision])
         family, scheduler = model.family, model.scheduler
@@ -80,8 +83,7 @@ def train(
         parameters = trainable(denoiser)
         plain_optimizer = make_optimizer(recipe.optimizer, parameters, device)
         policy, optimizer = accelerator.prepare(denoiser, plain_optimizer)
-        decay = recipe.optimizer.ema_decay
-        average = None if decay is None else MovingAverage(parameters, decay)
+        average = moving_average(recipe.optimizer, parameters)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
         found = checkpoint.newest(output, reporter.say)
         if found is not None:
@@ -102,8 +104,7 @@ def train(
             processes=processes,
         )
         batches = stack.enter_context(closing(BatchStream(plan, first_step)))
-        micro_steps = len(plan.micro_steps)
-        announce(reporter, recipe, pairs, cut, micro_steps, processes)
+        announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
         log = stack.enter_context(RunLog(output, first_step, main=main, wandb_project=run.wandb_project))
         began = time.perf_counter()
 
@@ -116,9 +117,10 @@ def train(
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
             # Processes average theirs, hence the factor; they meet in the last micro-step only.
-            for micro_step in range(1, micro_steps + 1):
-                batch = next(batches)
-                with nullcontext() if micro_step == micro_steps else accelerator.no_sync(policy):
+            last = False
+            while not last:
+                batch, last = next(batches)
+                with nullcontext() if last else accelerator.no_sync(policy):
                     with accelerator.autocast():
                         errors = pair_errors(policy, reference, scheduler, batch)
                     losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)

@@ -38,6 +38,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from train.draws import LatentShape
 from train.errors import ModelError
 
 Family = Literal["sd", "sdxl", "sd3"]
@@ -119,15 +120,24 @@ class DiffusionModel:
     def spec(self) -> Spec:
         return FAMILIES[self.family]
 
-    def latent_shape(self, resolution_px: int) -> tuple[int, int, int]:
-        """(channel, height, width) of the latents of a square image. Raises: ModelError."""
-        factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent value, along a side."""
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def multiple_px(self) -> int:
+        """What each side of a picture must be a multiple of."""
         config = self.denoiser.config
         is_unet = "patch_size" not in config
-        needed_px = factor * (2 ** (len(config["block_out_channels"]) - 1) if is_unet else config["patch_size"])
-        if resolution_px % needed_px:
-            raise ModelError(f"data.resolution_px is {resolution_px}; this model needs a multiple of {needed_px}.")
-        return self.vae.config["latent_channels"], resolution_px // factor, resolution_px // factor
+        return self.factor * (2 ** (len(config["block_out_channels"]) - 1) if is_unet else config["patch_size"])
+
+    def latent_shape(self, height_px: int, width_px: int | None = None) -> LatentShape:
+        """(channel, height, width) of the latents of a picture, a square if one side is given. Raises: ModelError."""
+        width_px = height_px if width_px is None else width_px
+        if height_px % self.multiple_px or width_px % self.multiple_px:
+            raise ModelError(f"data.resolution_px is {height_px}; this model needs a multiple of {self.multiple_px}.")
+        return self.vae.config["latent_channels"], height_px // self.factor, width_px // self.factor
 
     def encoders_digest(self) -> str:
         """Tells the encoders from others: a hash of the names, shapes and some values of their weights."""

@@ -72,3 +72,8 @@ class MovingAverage:
     def copy_to(self, parameters: Parameters) -> None:
         for name, parameter in parameters.items():
             parameter.copy_(self.averages[name])
+
+
+def moving_average(optimizer: Optimizer, parameters: Parameters) -> MovingAverage | None:
+    """The average that the recipe asks for, if it does."""
+    return None if optimizer.ema_decay is None else MovingAverage(parameters, optimizer.ema_decay)

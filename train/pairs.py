@@ -38,12 +38,16 @@ class ImageLocation(NamedTuple):
         return f"{self.member} in {self.shard}"
 
 
+SizePx = tuple[int, int]  # width, height
+ShapePx = tuple[int, int]  # height, width
+
+
 class Side(NamedTuple):
     """One image of a sample: the sha256 of its bytes, where they are, and its size if the sample gives it."""
 
     sha256: str
     location: ImageLocation
-    size_px: tuple[int, int] | None  # width, height
+    size_px: SizePx | None
 
 
 class Sample(NamedTuple):
@@ -84,6 +88,12 @@ class PairSet:
     values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)  # what shards.json says of the data set and the ranking
     unequal_sides: list[str] = field(default_factory=list)  # one line for each pair whose sides differ in size
+    sizes_px: list[SizePx | None] = field(default_factory=list)  # of each image, where its sample gives it
+    shapes_px: list[ShapePx] = field(default_factory=list)  # that each image is cut to; empty: all to one square
+
+    def shape_px(self, image: int, resolution_px: int) -> ShapePx:
+        """Height and width that an image is cut to."""
+        return self.shapes_px[image] if self.shapes_px else (resolution_px, resolution_px)
 
     def value(self, name: str, setting: str) -> NDArray[np.float64]:
         """The value `name` of every pair. Raises: ShardError when a pair has none, naming `setting`."""
@@ -122,7 +132,7 @@ class _Collector:
     """Gives equal images (by sha256) and equal prompts one index each."""
 
     pairs: list[Pair] = field(default_factory=list)
-    images: dict[str, tuple[int, ImageLocation]] = field(default_factory=dict)
+    images: dict[str, tuple[int, Side]] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
     values: list[dict[str, float]] = field(default_factory=list)
     unequal_sides: list[str] = field(default_factory=list)
@@ -130,7 +140,7 @@ class _Collector:
     def add(self, key: str, sample: Sample) -> None:
         prompt_index = self.prompts.setdefault(sample.prompt, len(self.prompts))
         sides = [
-            self.images.setdefault(side.sha256, (len(self.images), side.location))[0]
+            self.images.setdefault(side.sha256, (len(self.images), side))[0]
             for side in (sample.preferred, sample.rejected)
         ]
         self.pairs.append(Pair(prompt_index, *sides))
@@ -165,7 +175,8 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
         raise ShardError(f"{folder} holds no pairs; rank with a larger --top and export again.")
     return PairSet(
         pairs=collector.pairs,
-        images=[location for _, location in collector.images.values()],
+        images=[side.location for _, side in collector.images.values()],
+        sizes_px=[side.size_px for _, side in collector.images.values()],
         prompts=list(collector.prompts),
         shard_hashes=[entry["sha256"] for entry in entries],
         folder=folder,

@@ -17,4 +17,4 @@ def build(
     for process in range(processes):
         quiet = Reporter(main=False)
         fill(folder, model, pairs, quiet, resolution_px=tiny.RESOLUTION_PX, share=(process, processes))
-    return LatentCache.open(folder)
+    return LatentCache.open(folder, pairs, tiny.RESOLUTION_PX)

@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 
 from tests.train import tiny
 
-CHECKED = ["batches", "cache", "draws", "images", "latents", "lora", "loss", "models", "policy"]
+CHECKED = ["batches", "buckets", "cache", "draws", "images", "latents", "lora", "loss", "models", "policy"]
 with install_import_hook([f"train.{name}" for name in CHECKED], "beartype.beartype"):
     from train import batches, cache, cli, policy  # noqa: F401  (they import all the others)
 

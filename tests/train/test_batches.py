@@ -10,7 +10,7 @@ import torch
 from tests.train import tiny
 from tests.train.caches import build
 from train.ahead import ahead
-from train.batches import VALIDATION_DRAWS, BatchPlan, BatchStream, split
+from train.batches import VALIDATION_DRAWS, BatchPlan, BatchStream, Place, split
 from train.config import Recipe, load_recipe
 from train.errors import ShardError
 from train.latents import Batch
@@ -18,6 +18,7 @@ from train.models import load
 from train.pairs import PairSet, read_pairs
 
 CPU = torch.device("cpu")
+FIRST = [Place(0, 0), Place(1, 1), Place(2, 2)]  # the three best pairs
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,12 @@ def test_a_stream_gives_the_batches_of_the_plan_from_any_step(plan: BatchPlan) -
     stream = BatchStream(plan, first_step=2)
     try:
         for step in (2, 3):
-            for places in plan.micro_steps:
-                assert same(next(stream), plan.batch(step, places))
+            expected = plan.micro_batches(step)
+            assert [[place.position for place in places] for places in expected] == plan.micro_steps
+            for number, places in enumerate(expected, start=1):
+                batch, last = next(stream)
+                assert same(batch, plan.batch(step, places))
+                assert last == (number == len(expected))
         assert stream.waited_sec() > 0
         assert stream.waited_sec() == 0
         with pytest.raises(StopIteration):
@@ -61,34 +66,31 @@ def test_a_stream_gives_the_batches_of_the_plan_from_any_step(plan: BatchPlan) -
 def test_two_processes_share_the_batch_of_one(plan: BatchPlan) -> None:
     shared = [replace(plan, rank=rank, processes=2) for rank in (0, 1)]
     assert [one.micro_steps for one in shared] == [[[0, 2]], [[1]]]
-    whole = torch.cat([plan.batch(1, places).latents for places in plan.micro_steps], dim=1)
-    assert torch.equal(shared[0].batch(1, [0, 2]).latents, whole[:, [0, 2]])
-    assert torch.equal(shared[1].batch(1, [1]).latents, whole[:, [1]])
+    whole = torch.cat([plan.batch(1, places).latents for places in plan.micro_batches(1)], dim=1)
+    for one, positions in zip(shared, ([0, 2], [1]), strict=True):
+        (places,) = one.micro_batches(1)
+        assert torch.equal(one.batch(1, places).latents, whole[:, positions])
 
 
 def test_the_order_is_the_one_asked_for(plan: BatchPlan, pairs: PairSet) -> None:
     for order, expected in (("ranked", [0, 1, 2]), ("reversed", [5, 4, 3])):
         ordered = replace(plan, recipe=recipe(data={"order": order}))
-        found = ordered.batch(0, [0, 1, 2])
-        fixed = replace(plan, recipe=recipe(data={"order": "ranked"}))._assembled(
-            [ordered._draw(0, place, pair) for place, pair in enumerate(expected)]
-        )
-        assert same(found, fixed)
+        assert [place.pair for places in ordered.micro_batches(0) for place in places] == expected
 
 
 def test_weights_have_mean_one_and_offsets_are_scaled(plan: BatchPlan, pairs: PairSet) -> None:
     qualities = [1 / rank for rank in range(1, 7)]  # as tiny.sample writes them
     weighed = replace(plan, recipe=recipe(data={"order": "ranked"}, objective={"weight_by": "quality"}))
-    weights = weighed.batch(0, [0, 1, 2]).weights
+    weights = weighed.batch(0, FIRST).weights
     assert weights is not None
     assert weights.tolist() == pytest.approx([one / np.mean(qualities) for one in qualities[:3]])
     shifted = replace(
         plan, recipe=recipe(data={"order": "ranked"}, objective={"offset_by": "clip_margin", "offset_scale": 2.0})
     )
-    offsets = shifted.batch(0, [0, 1, 2]).offsets
+    offsets = shifted.batch(0, FIRST).offsets
     assert offsets is not None
     assert offsets.tolist() == pytest.approx([1.0, 0.5, 1 / 3], abs=1e-6)  # clip is 0.5 / rank against 0
-    assert (plan.batch(0, [0]).weights, plan.batch(0, [0]).offsets) == (None, None)
+    assert (plan.batch(0, FIRST).weights, plan.batch(0, FIRST).offsets) == (None, None)
 
 
 @pytest.mark.parametrize(

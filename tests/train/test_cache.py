@@ -51,11 +51,11 @@ def test_a_killed_filling_goes_on_where_it_was(
     encoded: list[int] = []
     real = cache_module._write_images
 
-    def counted(arrays: dict[str, np.ndarray], here: slice, *rest: object) -> None:
-        encoded.append(here.start)
+    def counted(arrays: dict[str, np.ndarray], chunk: cache_module.Chunk, *rest: object) -> None:
+        encoded.append(chunk.first_row)
         if len(encoded) == 3:
             raise KeyboardInterrupt
-        real(arrays, here, *rest)  # type: ignore[arg-type]
+        real(arrays, chunk, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(cache_module, "SAFE_EVERY_CHUNKS", 1)
     monkeypatch.setattr(cache_module, "_write_images", counted)
@@ -109,7 +109,7 @@ def test_a_disk_without_room_is_found_before_anything_is_encoded(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StorageError, match=r"moments.npy could not be written \(No space left on device\);"):
+    with pytest.raises(StorageError, match=r"moments-32x32.npy could not be written \(No space left on device\);"):
         build(tmp_path / "cache", model, pairs)
     assert list((tmp_path / "cache").iterdir()) == []
 
