@@ -42,7 +42,8 @@ SAFE_EVERY_CHUNKS = 16  # what is flushed together, and lost at most when the ma
 DECODERS = 4  # threads that read pictures ahead of the VAE
 STORED = np.float16  # posterior and embeddings; half of float32's disk, error 2^-11 of the value
 INDEX, DONE = "cache.json", "done.npy"
-CUT = "centre"  # how `images.square` cuts; another cut is another cache
+FORMAT = 1  # of the files; another format is another cache
+CUT = "centre"  # how `images.middle` cuts; another cut is another cache
 Key = dict[str, Any]
 
 
@@ -69,6 +70,7 @@ def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flip
     """All that decides what the cache holds."""
     shapes = sorted(set(pairs.shapes_px)) or None
     return {
+        "format": FORMAT,
         "family": model.family,
         "encoders": model.encoders_digest(),
         "precision": [str(part.dtype).removeprefix("torch.") for part in (model.vae, model.text_encoders[0])],
@@ -268,7 +270,11 @@ def _allocate(path: Path, shape: Shape) -> None:
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_2_0(file, header)
         file.flush()
-        os.posix_fallocate(file.fileno(), 0, file.tell() + dtype.itemsize * int(np.prod(shape.shape)))
+        size_bytes = file.tell() + dtype.itemsize * int(np.prod(shape.shape))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+        else:  # macOS has none: there the room is only asked for when it is written
+            file.truncate(size_bytes)
 
 
 def _stored(folder: Path) -> dict[str, Any]:
