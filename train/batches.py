@@ -88,6 +88,12 @@ class BatchPlan:
         for places in self._grouped([Place(place, int(held_out[place % len(held_out)])) for place in own]):
             yield self._assembled([self._draw(0, *place, validation=True) for place in places])
 
+    def prompts(self, count: int) -> list[str]:
+        """The first prompts to draw pictures of while training: held-out ones if there are any."""
+        training, held_out = self.split
+        shown = dict.fromkeys(self.pairs.pairs[int(pair)].prompt for part in (held_out, training) for pair in part)
+        return [self.pairs.prompts[prompt] for prompt in list(shown)[:count]]
+
     def _grouped(self, places: list[Place]) -> list[list[Place]]:
         groups: dict[ShapePx, list[Place]] = {}
         for place in places:

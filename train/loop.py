@@ -163,7 +163,7 @@ def train(
                 state = {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
                 checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=run.keep_checkpoints)
             if main and run.sample_every_steps and done % run.sample_every_steps == 0:
-                sample_grid(output, done, recipe, pairs, family, denoiser)
+                sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser)
 
         accelerator.end_training()
         if not main:

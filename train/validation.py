@@ -12,7 +12,6 @@ from train.export import open_pipeline
 from train.grid import Tile, save_grid
 from train.loss import implicit_accuracy, pair_loss
 from train.models import FAMILIES, Family, Scheduler
-from train.pairs import PairSet
 from train.policy import Reference, pair_errors
 from train.sample import Drawing, Sampling, drawings, paint
 
@@ -36,17 +35,19 @@ def validate(
     return {"validation_loss": loss / count, "validation_implicit_accuracy": right / count}
 
 
-def sample_grid(output: Path, step: int, recipe: Recipe, pairs: PairSet, family: Family, policy: Any) -> Path:
-    """Draw the first prompts with base and policy from fixed seeds: `<output>/samples/step-<step>.png`.
+def sample_grid(output: Path, step: int, recipe: Recipe, prompts: list[str], family: Family, policy: Any) -> Path:
+    """Draw the prompts with base and policy from fixed seeds: `<output>/samples/step-<step>.png`.
 
     The base is opened anew each time, so nothing of it is held between. Raises: StorageError.
     """
-    prompts = pairs.prompts[: recipe.run.sample_prompts]
     sampling = Sampling(
         str(output), recipe.model, prompts, 1, SAMPLE_STEPS, SAMPLE_GUIDANCE, len(prompts), recipe.run.seed
     )
-    device, dtype = next(policy.parameters()).device, next(policy.parameters()).dtype
-    painter, todo = open_pipeline(recipe.model, dtype).to(device), drawings(sampling)
+    device = next(policy.parameters()).device
+    painter, todo = (
+        open_pipeline(recipe.model, torch.float32).to(device),
+        drawings(sampling),
+    )  # a policy returns float32
     before = _drawn(painter, todo, sampling)
     setattr(painter, FAMILIES[family].denoiser_name, policy)
     policy.eval()

@@ -144,6 +144,13 @@ def test_held_out_prompts_are_never_trained_on(plan: BatchPlan, pairs: PairSet) 
     assert [len(part) for part in split(pairs, recipe())] == [6, 0]
 
 
+def test_pictures_are_drawn_of_held_out_prompts_first(plan: BatchPlan, pairs: PairSet) -> None:
+    held = replace(plan, recipe=recipe(data={"validation_pairs": 1}))
+    (prompt,) = {pairs.pairs[index].prompt for index in held.split[1]}
+    assert held.prompts(1) == [pairs.prompts[prompt]]
+    assert sorted(held.prompts(9)) == sorted(plan.prompts(9)) == sorted(pairs.prompts)
+
+
 def test_validation_batches_are_always_the_same_and_shared_out(plan: BatchPlan) -> None:
     plan = replace(plan, recipe=recipe(data={"validation_pairs": 1}))
     first, again = list(plan.validation()), list(plan.validation())

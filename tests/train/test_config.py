@@ -31,6 +31,27 @@ def test_the_published_recipes_are_stated_in_pairs() -> None:
         assert recipe.data.empty_prompt_probability == 0.2
 
 
+def test_the_lora_recipes_are_those_of_diffusers_in_our_beta() -> None:
+    """Their scripts' defaults are 2500 and 5000 without the factor 1/2."""
+    for name, beta, batch, steps in (("sd15-lora", 5000, 32, 10000), ("sdxl-lora", 10000, 16, 2000)):
+        recipe = load_recipe(name)
+        assert (recipe.objective.beta, recipe.run.batch_pairs, recipe.run.steps) == (beta, batch, steps)
+        assert (recipe.lora, recipe.optimizer.learning_rate) == (Lora(rank=8), 1e-5)
+
+
+def test_keys_that_the_objective_does_not_read_are_refused() -> None:
+    assert refused(objective={"label_smoothing": 0.2}) == (
+        "`objective.label_smoothing` is read by cdpo only, not by dpo."
+    )
+    assert refused(objective={"name": "ipo", "offset_by": "quality"}) == (
+        "`objective.offset_by` is read by dpo only, not by ipo."
+    )
+    assert load_recipe("demo", None, {"objective": {"name": "cdpo", "label_smoothing": 0.2}}).objective.name == "cdpo"
+    assert refused(objective={"name": "cdpo", "label_smoothing": 0.7}) == (
+        "`objective.label_smoothing` must lie between 0 and 0.5; it is 0.7."
+    )
+
+
 def test_a_file_wins_over_the_preset_and_flags_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[objective]\nbeta = 7\n[run]\nsteps = 9\n")

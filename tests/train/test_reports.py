@@ -26,15 +26,16 @@ def with_settings(tmp_path: Path, recipe_file: Path, data: str = "", run: str = 
     return path
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("kind", [(), LORA], ids=["full", "lora"])
 def test_validation_is_logged_and_changes_no_weight(
-    run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, kind: tuple[object, ...]
+    run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, kind: tuple[object, ...], precision: str
 ) -> None:
-    data = "validation_pairs = 2"
-    quiet = with_settings(tmp_path, recipe_file, data)
+    data, run = "validation_pairs = 2", f'mixed_precision = "{precision}"'
+    quiet = with_settings(tmp_path, recipe_file, data, run)
     run_tiny(tmp_path / "quiet", *kind, "--config", quiet)
     told = with_settings(
-        tmp_path, recipe_file, data, "validate_every_steps = 2\nsample_every_steps = 2\nsample_prompts = 2"
+        tmp_path, recipe_file, data, f"{run}\nvalidate_every_steps = 2\nsample_every_steps = 2\nsample_prompts = 2"
     )
     result = run_tiny(tmp_path / "told", *kind, "--config", told)
     assert result.code == 0, result.err
