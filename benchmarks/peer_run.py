@@ -40,7 +40,7 @@ def let_it_start(record: Path) -> None:
     file = record.open("w", encoding="utf-8")
 
     def note(self: Accelerator, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        file.write(json.dumps({"time": time.perf_counter(), "step": step, **values}) + "\n")
+        file.write(json.dumps({"time": time.perf_counter(), "cpu": time.process_time(), "step": step, **values}) + "\n")
         file.flush()
 
     put(Accelerator, "log", note)

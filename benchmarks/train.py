@@ -5,9 +5,9 @@
 The peers are taken by path: diffusers' examples/research_projects/diffusion_dpo/train_diffusion_dpo.py (LoRA) and
 SalesforceAIResearch/DiffusionDPO's train.py (full fine-tune). `benchmarks/peer_run.py` names what it takes to start
 them. A small Stable Diffusion with random weights has SD1.5's proportion of VAE to U-Net work; weights, pairs, batch,
-dtype, optimizer and threads are the same for all. Speeds are those of the fastest step, because a machine that others
-use slows some; medians are in the JSON. Without a peer's path its rows say "not measured"; so do the rows
-that need a GPU.
+dtype, optimizer and threads are the same for all. Speeds are pairs by second of CPU time, one thread, the median step:
+a machine that others use does not change them. The fastest step by the clock on the wall is in the JSON. Without a
+peer's path its rows say "not measured"; so do the rows that need a GPU.
 """
 
 import argparse
@@ -75,20 +75,35 @@ class Workshop:
 
 
 def ours(shop: Workshop, steps: int, *, lora: bool) -> dict[str, Any]:
-    """Our run in a process of its own: losses and pairs a second by step."""
+    """Our run in a process of its own: losses and times by step."""
     output = shop.root / f"ours-{'lora' if lora else 'full'}-{steps}"
-    command = [sys.executable, "-m", "train.cli", "run", "--shards", shop.shards, "--model", shop.model]
+    record = output.with_suffix(".jsonl")
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.own_run",
+        record,
+        "run",
+        "--shards",
+        shop.shards,
+        "--model",
+        shop.model,
+    ]
     command += ["--preset", "demo", "--config", shop.recipe(steps, lora=lora), "--output", output, "--json"]
-    began = time.perf_counter()
     subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
-    records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return {
-        "losses": [one["loss"] for one in records],
-        "seconds": time.perf_counter() - began,
-        "pairs_per_sec": [one["pairs_per_sec"] for one in records[WARM_STEPS:]],
-        "data_wait_share": statistics.mean(one["data_wait_share"] for one in records[WARM_STEPS:]),
-        "peak_memory_bytes": records[-1]["peak_memory_bytes"],
+    records = [json.loads(line) for line in record.read_text().splitlines()]
+    waited = statistics.mean(one["data_wait_share"] for one in records[WARM_STEPS:])
+    return by_step(records, "loss", shop.batch) | {"data_wait_share": waited}
+
+
+def by_step(records: list[dict[str, Any]], loss: str, batch: int) -> dict[str, Any]:
+    """Losses, and pairs a second of wall clock and of CPU time for each step after the first ones."""
+    kept = [one for one in records if loss in one]
+    spans = {
+        clock: [later[clock] - earlier[clock] for earlier, later in itertools.pairwise(kept[WARM_STEPS - 1 :])]
+        for clock in ("time", "cpu")
     }
+    return {"losses": [one[loss] for one in kept]} | {c: [batch / span for span in spans[c]] for c in spans}
 
 
 def peer(shop: Workshop, script: Path, steps: int, *, lora: bool, draws: Path | None = None) -> dict[str, Any]:
@@ -121,11 +136,7 @@ def peer(shop: Workshop, script: Path, steps: int, *, lora: bool, draws: Path | 
     if done.returncode != 0:
         raise SystemExit(f"{script} failed:\n{done.stderr[-3000:]}")
     records = [json.loads(line) for line in record.read_text().splitlines()]
-    name = "loss" if lora else "train_loss"
-    kept = [one for one in records if name in one]
-    ticks = [one["time"] for one in kept][WARM_STEPS - 1 :]
-    spans = [later - earlier for earlier, later in itertools.pairwise(ticks)]
-    return {"losses": [one[name] for one in kept], "pairs_per_sec": [shop.batch / span for span in spans]}
+    return by_step(records, "loss" if lora else "train_loss", shop.batch)
 
 
 def write_draws(shop: Workshop, model: DiffusionModel) -> Path:
@@ -180,20 +191,20 @@ def work_of(model: DiffusionModel) -> tuple[float, float]:
 
 
 def cost_of_cache(shop: Workshop, model: DiffusionModel) -> float:
-    """Time to fill the cache over the time that one epoch of encoding as it is needed takes; median of three."""
+    """CPU time to fill the cache over what one epoch of encoding as it is needed takes; median of three."""
     pairs = read_pairs(shop.shards)
     direct, ratios = OnTheFly(model, pairs, RESOLUTION_PX), []
     noise = torch.zeros(2, *model.latent_shape(RESOLUTION_PX))
     for number in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         for pair in pairs.pairs:
             direct.encoded([pair.preferred, pair.rejected], noise, [False, False], [pair.prompt] * 2)
-        between = time.perf_counter()
+        between = time.process_time()
         folder = shop.root / f"cache-{number}"
         key = cache_key(model, pairs, resolution_px=RESOLUTION_PX, flips=False)
         prepare(folder, key, model, pairs, RESOLUTION_PX, views=1)
         fill(folder, model, pairs, Reporter(main=False), resolution_px=RESOLUTION_PX)
-        ratios.append((time.perf_counter() - between) / (between - began))
+        ratios.append((time.process_time() - between) / (between - began))
     return statistics.median(ratios)
 
 
@@ -201,7 +212,7 @@ def compare(shop: Workshop, script: Path | None, draws: Path, *, lora: bool, rou
     """Ours and the peer's, alternating, and their losses on the same draws."""
     mine = [ours(shop, shop.steps, lora=lora)]
     if script is None:
-        return {"ours": max(mine[0]["pairs_per_sec"]), "peer": None, "data_wait_share": mine[0]["data_wait_share"]}
+        return {"ours": max(mine[0]["cpu"]), "peer": None, "data_wait_share": mine[0]["data_wait_share"]}
     theirs = [peer(shop, script, shop.steps, lora=lora)]
     for number in range(1, rounds):
         mine.append(ours(shop, shop.steps + number, lora=lora))
@@ -210,13 +221,13 @@ def compare(shop: Workshop, script: Path | None, draws: Path, *, lora: bool, rou
         ours(shop, CURVE_STEPS, lora=lora)["losses"],
         peer(shop, script, CURVE_STEPS, lora=lora, draws=draws)["losses"],
     )
-    steps = [[speed for one in side for speed in one["pairs_per_sec"]] for side in (mine, theirs)]
-    best, middle = ([kind(side) for side in steps] for kind in (max, statistics.median))
+    cpu, wall = ([[speed for one in side for speed in one[c]] for side in (mine, theirs)] for c in ("cpu", "time"))
+    middle = [statistics.median(side) for side in cpu]
     return {
-        "ours": best[0],
-        "peer": best[1],
-        "ratio": best[0] / best[1],
-        "median": {"ours": middle[0], "peer": middle[1], "ratio": middle[0] / middle[1]},
+        "ours": middle[0],
+        "peer": middle[1],
+        "ratio": middle[0] / middle[1],
+        "wall_clock": {"ours": max(wall[0]), "peer": max(wall[1]), "ratio": max(wall[0]) / max(wall[1])},
         "data_wait_share": statistics.median(one["data_wait_share"] for one in mine),
         "losses": {"ours": curves[0], "peer": curves[1]},
         "largest_difference": max(abs(a - b) for a, b in zip(*curves, strict=True)),
