@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("embed", "rank", "plan")
+BENCHMARKS = ("embed", "rank", "plan", "train")
 
 
 def main() -> None:

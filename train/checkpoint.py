@@ -1,8 +1,10 @@
 """Save, find and load checkpoints: safetensors and JSON, no pickle.
 
     <output>/checkpoints/step-000100/weights.safetensors    the parameters that training changes, by name
-                                     optimizer.safetensors  `<parameter>/<moment>`: AdamW's state, float32
-                                     state.json             step, file sizes, the fp16 loss scale
+                                     optimizer.safetensors  `<parameter>/<moment>`: the optimizer's tensors
+                                     average.safetensors    the moving average, float32, where there is one
+                                     state.json             step, file sizes, the optimizer's plain numbers,
+                                                            the fp16 loss scale, the steps skipped
 
 A checkpoint appears by one rename, so one that is there is whole unless the disk harmed it; sizes and
 headers are looked at, and an unsound one is passed over with a word.
@@ -23,9 +25,14 @@ from torch.nn import Parameter
 
 from train.errors import RunDirectoryError
 from train.files import whole_folder
+from train.optimizers import MovingAverage, Parameters
 
-WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-Parameters = dict[str, Parameter]
+WEIGHTS, OPTIMIZER, AVERAGE, STATE = (
+    "weights.safetensors",
+    "optimizer.safetensors",
+    "average.safetensors",
+    "state.json",
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Checkpoint:
 
     folder: Path
     step: int
-    loss_scale: dict[str, Any]
+    state: dict[str, Any]  # what state.json holds
 
 
 def checkpoints_folder(output: Path) -> Path:
@@ -46,17 +53,25 @@ def save(
     step: int,
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
-    loss_scale: dict[str, Any],
+    average: MovingAverage | None,
+    further: dict[str, Any],
     *,
     keep: int,
 ) -> None:
-    """Write the checkpoint of `step` and remove all but the newest `keep`. Raises: StorageError."""
+    """Write the checkpoint of `step`, `further` into its state.json, and remove all but the newest `keep`.
+
+    Raises: StorageError.
+    """
     folder = checkpoints_folder(output) / f"step-{step:06d}"
+    tensors, numbers = _optimizer_state(parameters, optimizer)
+    files = {WEIGHTS: {name: _plain(value) for name, value in parameters.items()}, OPTIMIZER: tensors}
+    if average is not None:
+        files[AVERAGE] = {name: _plain(value) for name, value in average.averages.items()}
     with whole_folder(folder) as temporary:
-        save_file({name: _plain(value) for name, value in parameters.items()}, temporary / WEIGHTS)
-        save_file(_optimizer_tensors(parameters, optimizer), temporary / OPTIMIZER)
-        sizes = {name: (temporary / name).stat().st_size for name in (WEIGHTS, OPTIMIZER)}
-        state = {"step": step, "sizes_bytes": sizes, "loss_scale": loss_scale}
+        for name, content in files.items():
+            save_file(content, temporary / name)
+        sizes = {name: (temporary / name).stat().st_size for name in files}
+        state = {"step": step, "sizes_bytes": sizes, "optimizer": numbers, **further}
         (temporary / STATE).write_text(json.dumps(state), "utf-8")
     for old in _newest_first(output)[keep:]:
         shutil.rmtree(old)
@@ -72,20 +87,33 @@ def newest(output: Path, report: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def restore(checkpoint: Checkpoint, parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and optimizer state back in place. Raises: RunDirectoryError when the model is another."""
+def restore(
+    checkpoint: Checkpoint,
+    parameters: Parameters,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None = None,
+) -> None:
+    """Put weights, optimizer state and average back in place.
+
+    Raises: RunDirectoryError when the model is another.
+    """
     weights = load_file(checkpoint.folder / WEIGHTS)
     if weights.keys() != parameters.keys():
         raise RunDirectoryError(f"{checkpoint.folder} holds other parameters than this model trains.")
-    moments = load_file(checkpoint.folder / OPTIMIZER)
     for name, parameter in parameters.items():
         parameter.data.copy_(weights[name])
-    state: dict[Parameter, dict[str, Tensor]] = {parameter: {} for parameter in parameters.values()}
-    for name, value in moments.items():
+    state: dict[Parameter, dict[str, Any]] = {parameter: {} for parameter in parameters.values()}
+    for name, value in load_file(checkpoint.folder / OPTIMIZER).items():
         parameter_name, _, moment = name.rpartition("/")
         parameter = parameters[parameter_name]
-        state[parameter][moment] = value if moment == "step" else value.to(parameter.device)
+        on_host = moment == "step" and not optimizer.defaults.get("fused")  # where AdamW keeps its step counts
+        state[parameter][moment] = value if on_host else value.to(parameter.device)
+    for name, number in checkpoint.state["optimizer"].items():
+        parameter_name, _, moment = name.rpartition("/")
+        state[parameters[parameter_name]][moment] = number
     optimizer.state.update({parameter: held for parameter, held in state.items() if held})
+    if average is not None:
+        average.load(load_file(checkpoint.folder / AVERAGE))
 
 
 def _newest_first(output: Path) -> list[Path]:
@@ -100,15 +128,20 @@ def _opened(folder: Path) -> Checkpoint:
             raise ValueError(f"{name} has {found_bytes} bytes of {size_bytes}")
         with safe_open(folder / name, framework="pt"):
             pass
-    return Checkpoint(folder, int(state["step"]), state["loss_scale"])
+    return Checkpoint(folder, int(state["step"]), {"optimizer": {}, **state})
 
 
-def _optimizer_tensors(parameters: Parameters, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}/{moment}": _plain(value)
+def _optimizer_state(
+    parameters: Parameters, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Its tensors and its plain numbers, both by `<parameter>/<name>`."""
+    held = {
+        f"{name}/{moment}": value
         for name, parameter in parameters.items()
         for moment, value in optimizer.state[parameter].items()
     }
+    tensors = {name: _plain(value) for name, value in held.items() if isinstance(value, Tensor)}
+    return tensors, {name: value for name, value in held.items() if name not in tensors}
 
 
 def _plain(tensor: Tensor) -> Tensor:

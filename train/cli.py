@@ -44,17 +44,24 @@ def run(
         Path | None, typer.Option(help="Folder with shards.json and its tars; run/shards if absent.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the preset's own if absent.")] = None,
-    preset: Annotated[str | None, typer.Option(help="demo, sd15 or sdxl; by the model if absent.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="demo, sd15, sdxl, sd3, sd15-lora or sdxl-lora; by the model if absent.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; `trained` beside the shards if absent.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     batch_pairs: Annotated[int | None, typer.Option(help="Pairs per optimizer step, over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate after warm-up.")] = None,
+    objective: Annotated[str | None, typer.Option(help="dpo, cdpo, ipo, slic-hf, orpo or sft.")] = None,
     beta: Annotated[
         float | None, typer.Option(help="KL strength; the loss halves it, so 2500 in diffusers is 5000 here.")
     ] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Train a LoRA of this rank, not all weights.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of the cached latents; one in `latents` beside the shards if absent.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Encode images and prompts anew at every step.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and counts; start nothing.")] = False,
     as_json: Json = False,
@@ -70,6 +77,7 @@ def run(
             "run.batch_pairs": batch_pairs,
             "run.seed": seed,
             "optimizer.learning_rate": lr,
+            "objective.name": objective,
             "objective.beta": beta,
             "lora.rank": lora_rank,
         }
@@ -87,7 +95,7 @@ def run(
     from train.quiet import hush
 
     hush()
-    summary = train(recipe, pairs, output, resume=resume)
+    summary = train(recipe, pairs, output, resume=resume, cache=cache, use_cache=not no_cache)
     if summary is not None:
         _print(summary, as_json=as_json)
 
@@ -167,9 +175,9 @@ def _preset(preset: str | None, model: str | None) -> str:
     if model is None:
         _note("No --model and no --preset: training the bundled demo model by preset demo.")
         return "demo"
-    from train.models import BUNDLED, PRESET_OF_FAMILY, family_of
+    from train.models import BUNDLED, FAMILIES, family_of
 
-    chosen = "demo" if model in BUNDLED else PRESET_OF_FAMILY[family_of(model)]
+    chosen = "demo" if model in BUNDLED else FAMILIES[family_of(model)].preset
     _note(f"No --preset: taking {chosen}, which fits {model}.")
     return chosen
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import types
 from collections.abc import Mapping
@@ -23,28 +24,57 @@ class Data:
     flips: bool  # mirror both images of a pair, or neither, with probability 1/2
     empty_prompt_probability: float
     verify_shards: bool
+    order: Literal["shuffled", "ranked", "reversed", "weighted"] = "shuffled"  # see `draws.PairOrder`
+    buckets: bool = False  # cut each pair to the nearest of a few shapes, not to a square; see buckets.py
+    validation_pairs: int | None = None  # held out, prompt by prompt, and never trained on
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised. beta: KL strength; see `loss.diffusion_dpo_loss` for its convention."""
+    """What is minimised: a function of loss.py. A key that the named objective has no use for is refused.
 
-    name: Literal["dpo"]
+    beta: KL strength; see `loss.reward_margin` for its convention. `weight_by` and `offset_by` name a value
+    that the shards give each pair: `quality`, or `<scorer>_margin`.
+    """
+
+    name: Literal["dpo", "cdpo", "ipo", "slic-hf", "orpo", "sft"]
     beta: float
+    label_smoothing: float = 0.1  # cdpo: how often a label is wrong
+    hinge: float = 1.0  # slic-hf: the margin beyond which a pair costs nothing
+    sft_weight: float = 0.0  # slic-hf: of the preferred image's error
+    odds_weight: float = 0.1  # orpo: of the log-odds ratio
+    weight_by: str | None = None  # any objective: the loss times value / mean value
+    offset_by: str | None = None  # dpo: the margin asked for is offset_scale * value
+    offset_scale: float = 1.0
+
+
+OWN_KEYS = {  # of Objective: what only some objectives read
+    "label_smoothing": ("cdpo",),
+    "hinge": ("slic-hf",),
+    "sft_weight": ("slic-hf",),
+    "odds_weight": ("orpo",),
+    "offset_by": ("dpo",),
+    "offset_scale": ("dpo",),
+}
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Adapters of rank `rank`, scaled by alpha / rank, on every U-Net layer whose name ends in a target."""
+    """Adapters of rank `rank`, scaled by alpha / rank, on every layer of the denoiser whose name ends in a target."""
 
     rank: int
     alpha: int | None = None  # absent: equal to the rank
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    dora: bool = False  # weight-decomposed: magnitudes are trained beside directions
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW: linear warm-up to `learning_rate`, then constant; gradients clipped to `max_grad_norm`."""
+    """Linear warm-up to `learning_rate`, then constant; gradients clipped to `max_grad_norm`.
+
+    adamw8bit keeps AdamW's state in 8 bits (extra `bitsandbytes`); adafactor keeps next to none, and reads
+    neither betas nor epsilon.
+    """
 
     learning_rate: float
     warmup_steps: int
@@ -52,6 +82,10 @@ class Optimizer:
     weight_decay: float
     epsilon: float
     max_grad_norm: float
+    name: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    fused: bool | None = None  # adamw in one kernel; absent: on a GPU only
+    skip_grad_norm_over: float | None = None  # a step whose gradient is larger is not taken
+    ema_decay: float | None = None  # the model saved is a moving average of the weights with this decay
 
 
 @dataclass(frozen=True)
@@ -66,6 +100,12 @@ class Run:
     checkpoint_every_steps: int
     keep_checkpoints: int
     seed: int
+    channels_last: bool = False
+    compile: bool = False
+    validate_every_steps: int | None = None  # the implicit accuracy on data.validation_pairs
+    sample_every_steps: int | None = None  # pictures of base and policy from fixed seeds, side by side
+    sample_prompts: int = 4
+    wandb_project: str | None = None  # also log to Weights & Biases (extra `wandb`)
 
 
 @dataclass(frozen=True)
@@ -200,6 +240,9 @@ def _check_values(recipe: Recipe) -> None:
     at_least = {
         "data.resolution_px": (data.resolution_px, 8),
         "objective.beta": (recipe.objective.beta, 0),
+        "objective.hinge": (recipe.objective.hinge, 0),
+        "objective.sft_weight": (recipe.objective.sft_weight, 0),
+        "objective.odds_weight": (recipe.objective.odds_weight, 0),
         "optimizer.learning_rate": (optimizer.learning_rate, 0),
         "optimizer.warmup_steps": (optimizer.warmup_steps, 0),
         "optimizer.max_grad_norm": (optimizer.max_grad_norm, 0),
@@ -209,12 +252,51 @@ def _check_values(recipe: Recipe) -> None:
         "run.checkpoint_every_steps": (run.checkpoint_every_steps, 1),
         "run.keep_checkpoints": (run.keep_checkpoints, 1),
         "run.seed": (run.seed, 0),
+        "data.validation_pairs": (data.validation_pairs, 1),
+        "optimizer.skip_grad_norm_over": (optimizer.skip_grad_norm_over, 0),
+        "run.validate_every_steps": (run.validate_every_steps, 1),
+        "run.sample_every_steps": (run.sample_every_steps, 1),
+        "run.sample_prompts": (run.sample_prompts, 1),
         "lora.rank": (recipe.lora.rank if recipe.lora else 1, 1),
     }
     for name, (value, least) in at_least.items():
-        if not value >= least:
+        if value is not None and not value >= least:
             raise SettingsError(f"`{name}` is {value:g}; it must be at least {least}.")
-    if not 0 <= data.empty_prompt_probability <= 1:
-        raise SettingsError(
-            f"`data.empty_prompt_probability` must lie between 0 and 1; it is {data.empty_prompt_probability:g}."
-        )
+    within = {
+        "data.empty_prompt_probability": (data.empty_prompt_probability, 1),
+        "objective.label_smoothing": (recipe.objective.label_smoothing, 0.5),
+        "optimizer.ema_decay": (optimizer.ema_decay or 0, 1),
+    }
+    for name, (value, most) in within.items():
+        if not 0 <= value <= most:
+            raise SettingsError(f"`{name}` must lie between 0 and {most:g}; it is {value:g}.")
+    if run.validate_every_steps and not data.validation_pairs:
+        raise SettingsError("`run.validate_every_steps` needs pairs to validate on; set `data.validation_pairs`.")
+    _check_objective(recipe.objective)
+
+
+def _check_objective(objective: Objective) -> None:
+    """A key that the objective does not read would change nothing, and whoever set it would not know."""
+    for field in dataclasses.fields(objective):
+        readers = OWN_KEYS.get(field.name)
+        if readers and objective.name not in readers and getattr(objective, field.name) != field.default:
+            raise SettingsError(f"`objective.{field.name}` is read by {readers[0]} only, not by {objective.name}.")
+
+
+def as_toml(recipe: Table) -> str:
+    """A recipe's table as TOML that `--config` takes; what is absent is left out."""
+    plain = {key: value for key, value in recipe.items() if not isinstance(value, dict) and value is not None}
+    blocks = [[f"{key} = {_toml_value(value)}" for key, value in plain.items()]]
+    for key, section in recipe.items():
+        if isinstance(section, dict):
+            lines = [f"{name} = {_toml_value(value)}" for name, value in section.items() if value is not None]
+            blocks.append([f"[{key}]", *lines])
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -5,14 +5,15 @@ So a resumed run replays, and two processes train on the pairs that one would ha
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from train.config import Data
 
-_ORDER, _DRAW = 0, 1  # streams of one seed that never meet
+_ORDER, _DRAW, _WEIGHTED, HELD_OUT, _VALIDATION = range(5)  # streams of one seed that never meet
 
 LatentShape = tuple[int, int, int]  # channel, height, width
 
@@ -30,10 +31,21 @@ class Draw:
 
 
 def draw(
-    seed: int, step: int, position: int, *, pair: int, timesteps: int, latent_shape: LatentShape, data: Data
+    seed: int,
+    step: int,
+    position: int,
+    *,
+    pair: int,
+    timesteps: int,
+    latent_shape: LatentShape,
+    data: Data,
+    validation: bool = False,
 ) -> Draw:
-    """The draw at `position` of the batch of `step` (counted from 0); timestep ~ U{0 ... timesteps - 1}."""
-    generator = np.random.default_rng((seed, _DRAW, step, position))
+    """The draw at `position` of the batch of `step` (counted from 0); timestep ~ U{0 ... timesteps - 1}.
+
+    `validation`: from a stream of its own, so that validating changes no training draw.
+    """
+    generator = np.random.default_rng((seed, _VALIDATION if validation else _DRAW, step, position))
     return Draw(
         pair=pair,
         timestep=int(generator.integers(timesteps)),
@@ -44,10 +56,35 @@ def draw(
     )
 
 
-def pair_at(seed: int, count: int, index: int) -> int:
-    """The pair taken as the `index`-th of the run: epochs of `count` pairs, each in an order of its own."""
-    epoch, place = divmod(index, count)
-    return int(_epoch_order(seed, count, epoch)[place])
+@dataclass(frozen=True)
+class PairOrder:
+    """Which pair is the `index`-th of a run, in epochs of as many as there are; pairs come in rank order.
+
+    shuffled: every epoch in a random order of its own. ranked: best first in every epoch. reversed: best
+    last. weighted: with replacement, a pair's chance its weight's share of the sum.
+    """
+
+    seed: int
+    count: int
+    kind: Literal["shuffled", "ranked", "reversed", "weighted"] = "shuffled"
+    weights: Float[np.ndarray, " pair"] | None = None
+
+    def pair_at(self, index: int) -> int:
+        epoch, place = divmod(index, self.count)
+        if self.kind == "ranked":
+            return place
+        if self.kind == "reversed":
+            return self.count - 1 - place
+        if self.kind == "weighted":
+            share = np.random.default_rng((self.seed, _WEIGHTED, index)).random()
+            return int(np.searchsorted(self._cumulative, share * self._cumulative[-1], side="right"))
+        return int(_epoch_order(self.seed, self.count, epoch)[place])
+
+    @cached_property
+    def _cumulative(self) -> Float[np.ndarray, " pair"]:
+        if self.weights is None:
+            raise ValueError("a weighted order needs weights")
+        return np.cumsum(self.weights)
 
 
 @lru_cache(maxsize=4)

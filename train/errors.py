@@ -25,6 +25,18 @@ class RunDirectoryError(TrainError):
     """An output directory that holds another run, or a checkpoint that does not fit this one."""
 
 
+class CacheError(TrainError):
+    """A latent cache that was made of something else, or cannot be read."""
+
+
+class MemoryFullError(TrainError):
+    """The recipe needs more memory than there is."""
+
+
+class DivergenceError(TrainError):
+    """Step after step gave no finite gradient, or one beyond the limit."""
+
+
 class StorageError(TrainError):
     """A file could not be written; what was there before is untouched."""
 

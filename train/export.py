@@ -5,25 +5,23 @@ LoRA             <output>/model/      pytorch_lora_weights.safetensors: `load_lo
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft.utils.save_and_load import get_peft_model_state_dict
 
 from train.errors import ModelError
 from train.files import whole_folder
-from train.models import ADAPTER, Family, locate, pipeline_index
+from train.lora import ADAPTER
+from train.models import FAMILIES, Family, locate, pipeline_index
 
 TRAINING = "training.json"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
-PIPELINES: dict[Family, Any] = {"sd": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
 
 
 @dataclass(frozen=True)
@@ -35,28 +33,41 @@ class Trained:
 
 
 def save_model(
-    output: Path, unet: UNet2DConditionModel, family: Family, *, lora: bool, settings: dict[str, Any]
+    output: Path,
+    denoiser: torch.nn.Module,
+    family: Family,
+    *,
+    lora: bool,
+    settings: dict[str, Any],
+    card: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
-    """Write `<output>/model`, whole or not at all. Raises: StorageError, ModelError."""
+    """Write `<output>/model`, whole or not at all; `card` adds what describes it.
+
+    Raises: StorageError, ModelError.
+    """
     base = settings["recipe"]["model"]
-    pipeline = None if lora else _pipeline(base, torch.float32, unet=unet)
+    pipeline = None if lora else _pipeline(base, torch.float32, **{FAMILIES[family].denoiser_name: denoiser})
     with whole_folder(output / "model") as folder:
         if pipeline is None:
-            _save_lora(folder, unet, family)
+            _save_lora(folder, denoiser, family)
         else:
             pipeline.save_pretrained(folder)
         document = {"base": base, "kind": "lora" if lora else "full", **settings}
         (folder / TRAINING).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+        card(folder)
     return output / "model"
 
 
-def _save_lora(folder: Path, unet: UNet2DConditionModel, family: Family) -> None:
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=ADAPTER))
-    config = unet.peft_config[ADAPTER].to_dict()
-    metadata = {"r": config["r"], "lora_alpha": config["lora_alpha"]}
+def _save_lora(folder: Path, denoiser: Any, family: Family) -> None:
+    name = FAMILIES[family].denoiser_name
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser, adapter_name=ADAPTER))
+    config = denoiser.peft_config[ADAPTER].to_dict()
+    metadata = {key: config[key] for key in ("r", "lora_alpha", "use_dora")}
     metadata["target_modules"] = sorted(config["target_modules"])
-    PIPELINES[family].save_lora_weights(
-        folder, unet_lora_layers=layers, weight_name=LORA_WEIGHTS, unet_lora_adapter_metadata=metadata
+    FAMILIES[family].pipeline.save_lora_weights(
+        folder,
+        weight_name=LORA_WEIGHTS,
+        **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": metadata},
     )
 
 
@@ -99,7 +110,8 @@ def open_pipeline(source: str, dtype: torch.dtype) -> Any:
 
 
 def _pipeline(source: str, dtype: torch.dtype, **components: Any) -> Any:
+    absent = {name: None for name, kind in pipeline_index(source).items() if kind == [None, None]}  # SD3 without T5
     try:
-        return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **components)
+        return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **(absent | components))
     except OSError as error:
         raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error

@@ -1,4 +1,4 @@
-"""Encoded bytes to the square of pixels that a model is trained on."""
+"""Encoded bytes to the pixels that a model is trained on."""
 
 import io
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 
-class Square(NamedTuple):
+class Cut(NamedTuple):
     """A picture as the VAE takes it, and how it was cut, as SDXL wants to be told."""
 
     pixels: Float[Tensor, "3 height width"]  # in [-1, 1]
@@ -29,16 +29,15 @@ def decode(data: bytes) -> Image.Image:
         return image.convert("RGB")
 
 
-def square(image: Image.Image, resolution_px: int) -> Square:
-    """The middle square of `image`, its short side brought to `resolution_px`.
+def middle(image: Image.Image, height_px: int, width_px: int) -> Cut:
+    """The middle of `image`, scaled so that it just covers `height_px` x `width_px`.
 
     The cut depends on the image's size alone, so two images of one size are cut alike.
     """
-    scale = resolution_px / min(image.size)
-    width, height = (max(resolution_px, round(side * scale)) for side in image.size)
-    left, top = (width - resolution_px) // 2, (height - resolution_px) // 2
+    scale = max(width_px / image.width, height_px / image.height)
+    width, height = max(width_px, round(image.width * scale)), max(height_px, round(image.height * scale))
+    left, top = (width - width_px) // 2, (height - height_px) // 2
     resized = image.resize((width, height), Image.Resampling.LANCZOS) if scale != 1 else image
-    cut = resized.crop((left, top, left + resolution_px, top + resolution_px))
+    cut = resized.crop((left, top, left + width_px, top + height_px))
     pixels = torch.from_numpy(np.array(cut, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
-    time_ids = (image.height, image.width, top, left, resolution_px, resolution_px)
-    return Square(pixels, time_ids)
+    return Cut(pixels, (image.height, image.width, top, left, height_px, width_px))

@@ -1,32 +1,24 @@
-"""The latent cache: each unique image and each unique prompt is encoded once.
+"""Micro-batches of latents and prompt embeddings, and where they come from: a cache, or the encoders at work.
 
-What is kept of an image is the mean and standard deviation of its posterior, not one draw from it, so
-every step draws anew. Of a mirrored image it is a posterior of its own, because a VAE does not commute
-with mirroring. Every process encodes its share into one safetensors file and maps all of them.
+What is kept or computed of an image is the mean and standard deviation of its posterior, so every step draws
+from it anew. A mirrored image has a posterior of its own, because a VAE does not commute with mirroring.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from train.draws import Draw
 from train.errors import ShardError
-from train.files import write_tensors
-from train.images import Square, decode, square
+from train.images import Cut, decode, middle
 from train.models import Conditioning, DiffusionModel, encode_prompts
-from train.pairs import ImageLocation, PairSet
-
-ENCODE_BATCH = 16
-STORED = torch.float16  # posterior and embeddings; half of float32's disk, error 2^-11 of the value
-Progress = Callable[[int, int], None]  # done, total
-Item = TypeVar("Item")
+from train.pairs import PairSet
 
 
 @dataclass(frozen=True)
@@ -37,81 +29,77 @@ class Batch:
     noise: Float[Tensor, "pair channel height width"]
     timesteps: Int[Tensor, " pair"]
     conditioning: Conditioning  # of 2 * pair images: all preferred, then all rejected
+    weights: Float[Tensor, " pair"] | None = None  # of the pairs' losses
+    offsets: Float[Tensor, " pair"] | None = None  # of the margins that the objective asks for
+    channels_last: bool = False
 
     def both_sides(self) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, noise and timesteps of 2 * pair images; both images of a pair share the last two."""
-        return self.latents.flatten(0, 1), self.noise.repeat(2, 1, 1, 1), self.timesteps.repeat(2)
+        latents, noise = self.latents.flatten(0, 1), self.noise.repeat(2, 1, 1, 1)
+        if self.channels_last:
+            latents, noise = (one.contiguous(memory_format=torch.channels_last) for one in (latents, noise))
+        return latents, noise, self.timesteps.repeat(2)
+
+    def to(self, device: torch.device, *, channels_last: bool = False) -> "Batch":
+        """On `device`, by copies that the host need not wait for."""
+        moved = {name: _moved(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        parts = {name: _moved(value, device) for name, value in vars(self.conditioning).items() if value is not None}
+        return replace(self, **moved, conditioning=Conditioning(**parts), channels_last=channels_last)
 
 
-class LatentCache:
-    """Read access to what `build_cache` wrote; image i lies in part i mod parts, row i div parts."""
-
-    def __init__(self, folder: Path, parts: int) -> None:
-        self._parts = [load_file(_part(folder, rank, parts)) for rank in range(parts)]
-
-    def _row(self, name: str, index: int) -> Tensor:
-        return self._parts[index % len(self._parts)][name][index // len(self._parts)]
-
-    def latents(
-        self, image: int, noise: Float[Tensor, "channel height width"], *, flipped: bool
-    ) -> Float[Tensor, "channel height width"]:
-        """A draw from the (scaled) posterior of an image, or of its mirror image."""
-        mean, std = self._row("mean", image)[int(flipped)], self._row("std", image)[int(flipped)]
-        return mean.float() + std.float() * noise
-
-    def conditioning(self, prompts: list[int], images: list[int]) -> Conditioning:
-        """Of as many images as prompts; the prompt after the last stands for the empty one."""
-        embeds = torch.stack([self._row("prompt_embeds", prompt) for prompt in prompts])
-        if "pooled_embeds" not in self._parts[0]:
-            return Conditioning(embeds)
-        pooled = torch.stack([self._row("pooled_embeds", prompt) for prompt in prompts])
-        return Conditioning(embeds, pooled, torch.stack([self._row("time_ids", image) for image in images]))
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # a copy from other memory would hold the host up
+    return tensor.to(device, non_blocking=True)
 
 
-def build_cache(
-    folder: Path,
-    model: DiffusionModel,
-    pairs: PairSet,
-    *,
-    resolution_px: int,
-    flips: bool,
-    rank: int,
-    parts: int,
-    progress: Progress,
-) -> None:
-    """Write this process's share, unless it is there. The model must be on its device.
+@runtime_checkable
+class Encoded(Protocol):
+    """Where the latents and embeddings of a batch come from."""
 
-    Raises: ShardError naming an image that cannot be decoded; StorageError.
-    """
-    path = _part(folder, rank, parts)
-    if path.exists():
-        return
-    tensors = _encode_images(model, pairs.images[rank::parts], resolution_px, flips, progress)
-    tensors |= _encode_texts(model, [*pairs.prompts, ""][rank::parts])
-    write_tensors(path, tensors)
+    def encoded(
+        self,
+        images: list[int],
+        noise: Float[Tensor, "image channel height width"],
+        flipped: list[bool],
+        prompts: list[int],
+    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        """Draws from the (scaled) posteriors of images or of their mirror images, and the conditioning.
+
+        One flag and one prompt for each image; the prompt after the last stands for the empty one.
+        """
+        ...
 
 
-def _part(folder: Path, rank: int, parts: int) -> Path:
-    return folder / f"latents-{rank:05d}-of-{parts:05d}.safetensors"
+@dataclass(frozen=True)
+class OnTheFly:
+    """The encoders at work at every step, for `--no-cache`; the model must be on its device."""
 
+    model: DiffusionModel
+    pairs: PairSet
+    resolution_px: int
 
-def _encode_images(
-    model: DiffusionModel, images: list[ImageLocation], resolution_px: int, flips: bool, progress: Progress
-) -> dict[str, Tensor]:
-    means, stds = [], []
-    time_ids: list[tuple[int, ...]] = []
-    for chunk in _chunks(images):
-        squares = [_read_square(location, resolution_px) for location in chunk]
-        pixels = torch.stack([one.pixels for one in squares])
-        views = [pixels, pixels.flip(-1)] if flips else [pixels]
-        moments = [encode_posterior(model, view) for view in views]
-        means.append(torch.stack([mean for mean, _ in moments], dim=1).to("cpu", STORED))
-        stds.append(torch.stack([std for _, std in moments], dim=1).to("cpu", STORED))
-        time_ids.extend(one.time_ids for one in squares)
-        progress(len(time_ids), len(images))
-    if not images:
-        return {}
-    return {"mean": torch.cat(means), "std": torch.cat(stds), "time_ids": torch.tensor(time_ids).float()}
+    def encoded(
+        self,
+        images: list[int],
+        noise: Float[Tensor, "image channel height width"],
+        flipped: list[bool],
+        prompts: list[int],
+    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        cuts = [read_cut(self.pairs, image, self.resolution_px) for image in images]
+        views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(cuts, flipped, strict=True)]
+        mean, std = (part.float() for part in encode_posterior(self.model, torch.stack(views)))
+        texts = [*self.pairs.prompts, ""]
+        unique = list(dict.fromkeys(prompts))
+        found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
+        pooled, time_ids = found.pooled_embeds, torch.tensor([one.time_ids for one in cuts]).float()
+        conditioning = Conditioning(
+            found.prompt_embeds[rows].float(),
+            None if pooled is None else pooled[rows].float(),
+            time_ids.to(mean.device) if self.model.spec.has_time_ids else None,
+        )
+        return mean + std * noise.to(mean.device), conditioning
 
 
 @torch.no_grad()
@@ -120,50 +108,46 @@ def encode_posterior(
 ) -> tuple[Float[Tensor, "image channel height width"], Float[Tensor, "image channel height width"]]:
     """Mean and standard deviation of the scaled latents, computed in the VAE's own dtype."""
     posterior = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist
-    scale = model.vae.config["scaling_factor"]
-    return posterior.mean * scale, posterior.std * scale
+    scale, shift = model.vae.config["scaling_factor"], model.vae.config.get("shift_factor")
+    mean = posterior.mean if shift is None else posterior.mean - shift
+    return mean * scale, posterior.std * scale
 
 
-def _encode_texts(model: DiffusionModel, prompts: list[str]) -> dict[str, Tensor]:
-    encoded = [encode_prompts(model, chunk) for chunk in _chunks(prompts)]
-    if not encoded:
-        return {}
-    tensors = {"prompt_embeds": torch.cat([one.prompt_embeds for one in encoded]).to("cpu", STORED)}
-    pooled = [one.pooled_embeds for one in encoded if one.pooled_embeds is not None]
-    return tensors | ({"pooled_embeds": torch.cat(pooled).to("cpu", STORED)} if pooled else {})
-
-
-def _chunks(items: list[Item]) -> Iterator[list[Item]]:
-    return (items[start : start + ENCODE_BATCH] for start in range(0, len(items), ENCODE_BATCH))
-
-
-def _read_square(location: ImageLocation, resolution_px: int) -> Square:
+def read_cut(pairs: PairSet, image: int, resolution_px: int) -> Cut:
+    """The pixels that a model is trained on. Raises: ShardError naming an image that cannot be decoded."""
+    location = pairs.images[image]
     try:
-        return square(decode(location.read()), resolution_px)
+        return middle(decode(location.read()), *pairs.shape_px(image, resolution_px))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ShardError(
             f"The image {location} cannot be decoded ({error}); drop it with `curate embed` and export again."
         ) from error
 
 
-def assemble(cache: LatentCache, pairs: PairSet, draws: list[Draw], device: torch.device) -> Batch:
-    """The micro-batch that `draws` describe, in float32."""
+def assemble(
+    source: Encoded,
+    pairs: PairSet,
+    draws: list[Draw],
+    *,
+    weights: NDArray[np.float64] | None = None,
+    offsets: NDArray[np.float64] | None = None,
+) -> Batch:
+    """The micro-batch that `draws` describe, in float32; `weights` and `offsets` are of all pairs."""
     chosen = [pairs.pairs[draw.pair] for draw in draws]
-    sides = [[pair.preferred for pair in chosen], [pair.rejected for pair in chosen]]
-    latents = [
-        torch.stack(
-            [
-                cache.latents(image, torch.from_numpy(draw.posterior_noise[side]), flipped=draw.flipped)
-                for image, draw in zip(images, draws, strict=True)
-            ]
-        )
-        for side, images in enumerate(sides)
-    ]
     empty = len(pairs.prompts)
     prompts = [empty if draw.prompt_dropped else pair.prompt for pair, draw in zip(chosen, draws, strict=True)]
+    images = [pair.preferred for pair in chosen] + [pair.rejected for pair in chosen]
+    noise = torch.from_numpy(np.stack([draw.posterior_noise[side] for side in (0, 1) for draw in draws]))
+    latents, conditioning = source.encoded(images, noise, 2 * [draw.flipped for draw in draws], 2 * prompts)
     return Batch(
-        latents=torch.stack(latents).to(device),
-        noise=torch.stack([torch.from_numpy(draw.noise) for draw in draws]).to(device),
-        timesteps=torch.tensor([draw.timestep for draw in draws], device=device),
-        conditioning=cache.conditioning(2 * prompts, sides[0] + sides[1]).to(device, torch.float32),
+        latents=latents.unflatten(0, (2, -1)),
+        noise=torch.from_numpy(np.stack([draw.noise for draw in draws])),
+        timesteps=torch.tensor([draw.timestep for draw in draws]),
+        conditioning=conditioning,
+        weights=_picked(weights, draws),
+        offsets=_picked(offsets, draws),
     )
+
+
+def _picked(values: NDArray[np.float64] | None, draws: list[Draw]) -> Tensor | None:
+    return None if values is None else torch.tensor(values[[draw.pair for draw in draws]], dtype=torch.float32)

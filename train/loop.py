@@ -1,25 +1,33 @@
 """The training loop: the one long function, from a recipe and pairs to a saved model."""
 
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from train import checkpoint, export, rundir
-from train.config import Optimizer, Recipe
-from train.draws import draw, pair_at, positions
+from train.batches import BatchPlan, BatchStream
+from train.buckets import bucketed
+from train.cache import open_cache
+from train.card import write_card
+from train.config import Optimizer, Recipe, as_toml
 from train.errors import SettingsError
 from train.files import write_json
-from train.latents import LatentCache, assemble, build_cache
+from train.guard import Guard, enough_memory
+from train.latents import Encoded, OnTheFly
+from train.lora import trainable
 from train.loss import PairErrors, implicit_accuracy, pair_loss
-from train.models import DiffusionModel, load, trainable
+from train.memory import peak_memory_bytes
+from train.models import DiffusionModel, load, prompts_cut
+from train.optimizers import make_optimizer, moving_average
 from train.pairs import PairSet
 from train.policy import make_policy, pair_errors
 from train.record import Reporter, RunLog, mean_of_last, shown
+from train.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 METRICS = (  # summed over pairs, in the order of `metric_sums`
@@ -31,14 +39,18 @@ METRICS = (  # summed over pairs, in the order of `metric_sums`
     "policy_margin",
     "reference_margin",
     "implicit_accuracy",
+    "drift",
 )
 
 
-def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict[str, Any] | None:
+def train(
+    recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool, cache: Path | None = None, use_cache: bool = True
+) -> dict[str, Any] | None:
     """Train, save checkpoints and the model under `output`; the summary, on the main process only.
 
     An optimizer step takes `run.batch_pairs` pairs over all processes, and its metrics are means over all
     of them. Every draw depends on (seed, step, position) alone, so a resumed run equals an uninterrupted one.
+    cache: folder of the latents; absent, one beside the shards. Without `use_cache` they are encoded each time.
     Raises: TrainError and its children.
     """
     run, accelerator = recipe.run, open_accelerator(recipe)
@@ -48,6 +60,7 @@ def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict
     accelerator.wait_for_everyone()  # all have looked before one writes
     with ExitStack() as stack:
         reporter = stack.enter_context(Reporter(main=main))
+        stack.enter_context(enough_memory(recipe))
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
@@ -56,97 +69,128 @@ def train(recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool) -> dict
         accelerator.wait_for_everyone()
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
 
-        # The model and the cache; its encoders are let go once the cache stands.
+        # The model and its latents; the encoders are let go once the cache stands.
         model = load(recipe.model)
         latent_shape = model.latent_shape(recipe.data.resolution_px)
-        cache = open_cache(output / rundir.CACHE, model, pairs, recipe, accelerator, reporter)
-        unet, reference = make_policy(model, recipe, device, DTYPES[run.mixed_precision])
+        if recipe.data.buckets:
+            pairs = bucketed(pairs, recipe.data.resolution_px, model.multiple_px)
+        encoded, cut = open_encoded(model, pairs, recipe, accelerator, reporter, cache, use_cache=use_cache)
+        denoiser, reference = make_policy(model, recipe, device, DTYPES[run.mixed_precision])
         family, scheduler = model.family, model.scheduler
         del model
 
-        # AdamW on what is trained; a checkpoint's state goes back in before the first step.
-        parameters = trainable(unet)
-        adamw = torch.optim.AdamW(
-            parameters.values(),
-            betas=recipe.optimizer.betas,
-            eps=recipe.optimizer.epsilon,
-            weight_decay=recipe.optimizer.weight_decay,
-        )
-        policy, optimizer = accelerator.prepare(unet, adamw)
+        # The optimizer of what is trained; a checkpoint's state goes back in before the first step.
+        parameters = trainable(denoiser)
+        plain_optimizer = make_optimizer(recipe.optimizer, parameters, device)
+        policy, optimizer = accelerator.prepare(denoiser, plain_optimizer)
+        average = moving_average(recipe.optimizer, parameters)
+        guard = Guard(recipe.optimizer.skip_grad_norm_over)
         found = checkpoint.newest(output, reporter.say)
         if found is not None:
-            checkpoint.restore(found, parameters, adamw)
+            checkpoint.restore(found, parameters, plain_optimizer, average)
+            guard.skipped, guard.in_a_row = found.state.get("skipped", (0, 0))
             if accelerator.scaler is not None:
-                accelerator.scaler.load_state_dict(found.loss_scale)
+                accelerator.scaler.load_state_dict(found.state["loss_scale"])
             reporter.say(f"Resuming after step {found.step}.")
         first_step = 0 if found is None else found.step
-        log = stack.enter_context(RunLog(output, first_step, main=main))
-        micro_steps = positions(run.batch_pairs, run.micro_batch_pairs, accelerator.process_index, processes)
+        plan = BatchPlan(
+            recipe=recipe,
+            pairs=pairs,
+            encoded=encoded,
+            device=device,
+            timesteps=scheduler.config["num_train_timesteps"],
+            latent_shape=latent_shape,
+            rank=accelerator.process_index,
+            processes=processes,
+        )
+        batches = stack.enter_context(closing(BatchStream(plan, first_step)))
+        announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
+        log = stack.enter_context(RunLog(output, first_step, main=main, wandb_project=run.wandb_project))
         began = time.perf_counter()
 
         for step in range(first_step, run.steps):
             step_began = time.perf_counter()
             rate = learning_rate(recipe.optimizer, step)
-            for group in adamw.param_groups:
+            for group in plain_optimizer.param_groups:
                 group["lr"] = rate
             sums = torch.zeros(len(METRICS), device=device)
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
             # Processes average theirs, hence the factor; they meet in the last micro-step only.
-            for number, micro_step in enumerate(micro_steps, start=1):
-                draws = [
-                    draw(
-                        run.seed,
-                        step,
-                        position,
-                        pair=pair_at(run.seed, len(pairs.pairs), step * run.batch_pairs + position),
-                        timesteps=scheduler.config["num_train_timesteps"],
-                        latent_shape=latent_shape,
-                        data=recipe.data,
-                    )
-                    for position in micro_step
-                ]
-                batch = assemble(cache, pairs, draws, device)
-                last = number == len(micro_steps)
+            last = False
+            while not last:
+                batch, last = next(batches)
                 with nullcontext() if last else accelerator.no_sync(policy):
                     with accelerator.autocast():
                         errors = pair_errors(policy, reference, scheduler, batch)
-                    losses = pair_loss(errors, recipe.objective)
+                    losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
                     accelerator.backward(losses.sum() * (processes / run.batch_pairs))
                 sums += metric_sums(errors, losses)
 
+            # One look at the device a step: the sums of all processes and the gradient's norm, which tell
+            # whether the step may be taken. Under fp16 the scaler must hear of every step.
             norm = accelerator.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-
-            # One look at the device a step: the sums of all processes, and the gradient's norm.
             means = accelerator.reduce(sums, "sum") / run.batch_pairs
             *values, grad_norm = torch.cat([means, norm.reshape(1)]).tolist()
+            fault = guard.fault(values[0], grad_norm)
+            if fault is None:
+                optimizer.step()
+            elif accelerator.scaler is not None:
+                accelerator.scaler.update()
+            optimizer.zero_grad()
+            if average is not None and fault is None:
+                average.update(parameters)
+
+            done, seconds = step + 1, time.perf_counter() - step_began
             metrics = dict(zip(METRICS, values, strict=True)) | {
                 "learning_rate": rate,
                 "grad_norm": grad_norm,
-                "pairs_per_sec": run.batch_pairs / (time.perf_counter() - step_began),
+                "pairs_per_sec": run.batch_pairs / seconds,
+                "data_wait_share": batches.waited_sec() / seconds,
+                "peak_memory_bytes": peak_memory_bytes(device),
+                "skipped_steps": guard.skipped,
             }
-            done = step + 1
+            if run.validate_every_steps and done % run.validate_every_steps == 0:
+                metrics |= validate(plan, denoiser, reference, scheduler, accelerator)
             log.write(done, metrics)
             reporter.advance("train", done, run.steps, shown(metrics))
+            if fault is not None:
+                reporter.say(f"Step {done} skipped: {fault}.")
+                last_good = checkpoint.newest(output, reporter.say)
+                guard.stop_if_lost(done, fault, None if last_good is None else last_good.folder)
             if main and (done % run.checkpoint_every_steps == 0 or done == run.steps):
                 scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
-                checkpoint.save(output, done, parameters, adamw, scale, keep=run.keep_checkpoints)
+                state = {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
+                checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=run.keep_checkpoints)
+            if main and run.sample_every_steps and done % run.sample_every_steps == 0:
+                sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser)
 
         accelerator.end_training()
         if not main:
             return None
-        folder = export.save_model(output, unet, family, lora=recipe.lora is not None, settings=settings)
+        if average is not None:
+            average.copy_to(parameters)
         summary = {
-            "model": str(folder),
+            "model": str(output / "model"),
             "base": recipe.model,
             "steps": run.steps,
             "pairs": len(pairs.pairs),
             "pairs_drawn": run.steps * run.batch_pairs,
+            "prompts_cut": cut,
             "seconds": round(time.perf_counter() - began, 2),
             **mean_of_last(output / "log.jsonl"),
+            "skipped_steps": guard.skipped,
+            "peak_memory_bytes": peak_memory_bytes(device),
         }
+        facts = {**pairs.counts(), **summary, "source": pairs.source}
+        export.save_model(
+            output,
+            denoiser,
+            family,
+            lora=recipe.lora is not None,
+            settings=settings,
+            card=lambda folder: write_card(folder, settings, facts, output / "log.jsonl"),
+        )
         write_json(output / rundir.SUMMARY, summary)
         return summary
 
@@ -159,6 +203,7 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
             'run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.'
         )
     accelerator = Accelerator(mixed_precision=precision)
+    _check_distribution(accelerator.distributed_type)
     if wanted < accelerator.num_processes:
         raise SettingsError(
             f"run.batch_pairs is {wanted}, but {accelerator.num_processes} processes are to share them."
@@ -166,32 +211,57 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def open_cache(
-    folder: Path,
+def _check_distribution(kind: DistributedType) -> None:
+    """Checkpoints take weights and optimizer state as a process holds them, so no process may hold a part only."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise SettingsError(
+            f"Weights spread over processes ({kind.value}) are not supported; launch without it, and set"
+            ' optimizer.name = "adafactor" or train a LoRA where memory is short.'
+        )
+
+
+def open_encoded(
     model: DiffusionModel,
     pairs: PairSet,
     recipe: Recipe,
     accelerator: Accelerator,
     reporter: Reporter,
-) -> LatentCache:
-    """Encode this process's share of images and prompts, wait for the others', open all."""
+    cache: Path | None,
+    *,
+    use_cache: bool,
+) -> tuple[Encoded, int]:
+    """Where batches come from, and how many prompts were cut at the text encoder's length."""
     dtype = DTYPES[recipe.run.mixed_precision]
-    upcast = bool(model.vae.config.get("force_upcast", True))  # SDXL's VAE overflows in half precision
+    upcast = model.spec.vae_may_overflow and model.vae.config.get("force_upcast", True)
     model.vae.to(accelerator.device, torch.float32 if upcast else dtype)
     for encoder in model.text_encoders:
         encoder.to(accelerator.device, dtype)
-    build_cache(
-        folder,
-        model,
-        pairs,
-        resolution_px=recipe.data.resolution_px,
-        flips=recipe.data.flips,
-        rank=accelerator.process_index,
-        parts=accelerator.num_processes,
-        progress=lambda done, total: reporter.advance("encode images", done, total),
+    resolution_px, flips = recipe.data.resolution_px, recipe.data.flips
+    if not use_cache:
+        return OnTheFly(model, pairs, resolution_px), prompts_cut(model, pairs.prompts)
+    opened = open_cache(cache, model, pairs, accelerator, reporter, resolution_px=resolution_px, flips=flips)
+    return opened, opened.prompts_cut
+
+
+def announce(
+    reporter: Reporter, recipe: Recipe, pairs: PairSet, prompts_cut: int, micro_steps: int, processes: int
+) -> None:
+    """What a run is about to do, and what it found in the data, before the first step."""
+    run = recipe.run
+    reporter.say(as_toml(recipe.as_table()))
+    reporter.say(
+        f"{run.batch_pairs} pairs a step: {processes} process(es), {micro_steps} micro-step(s)"
+        f" of at most {run.micro_batch_pairs}; {run.steps} steps over {len(pairs.pairs)} pairs."
     )
-    accelerator.wait_for_everyone()
-    return LatentCache(folder, accelerator.num_processes)
+    if prompts_cut:
+        reporter.say(
+            f"{prompts_cut} of {len(pairs.prompts)} prompts are longer than the text encoder takes; cut there."
+        )
+    if pairs.unequal_sides:
+        reporter.say(
+            f"{len(pairs.unequal_sides)} of {len(pairs.pairs)} pairs have sides of different sizes, each scaled and"
+            f" cut at its middle on its own; the first is {pairs.unequal_sides[0]}."
+        )
 
 
 def learning_rate(optimizer: Optimizer, step: int) -> float:
@@ -210,5 +280,6 @@ def metric_sums(errors: PairErrors, losses: Tensor) -> Tensor:
         errors.policy_margin,
         errors.reference_margin,
         implicit_accuracy(errors),
+        errors.policy_w.new_zeros(()).expand_as(errors.policy_w) if errors.drift is None else errors.drift,
     )
     return torch.stack([values.detach().float().sum() for values in per_pair])

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from schemas.shards import INDEX_FORMAT, META, PREFERRED, PROMPT, REJECTED, SHARD_INDEX
 from train.errors import ShardError
 
@@ -35,7 +38,31 @@ class ImageLocation(NamedTuple):
         return f"{self.member} in {self.shard}"
 
 
-HashedImage = tuple[str, ImageLocation]  # the sha256 of its bytes, and where they are
+SizePx = tuple[int, int]  # width, height
+ShapePx = tuple[int, int]  # height, width
+
+
+class Side(NamedTuple):
+    """One image of a sample: the sha256 of its bytes, where they are, and its size if the sample gives it."""
+
+    sha256: str
+    location: ImageLocation
+    size_px: SizePx | None
+
+
+class Sample(NamedTuple):
+    """One sample of a tar, checked. `values`: what its pair is worth, `quality` and each `<scorer>_margin`."""
+
+    prompt: str
+    preferred: Side
+    rejected: Side
+    values: dict[str, float]
+
+    @property
+    def sides_differ(self) -> bool:
+        """Whether the sides have different shapes, as far as the sample tells."""
+        sizes = self.preferred.size_px, self.rejected.size_px
+        return None not in sizes and sizes[0] != sizes[1]
 
 
 class Pair(NamedTuple):
@@ -48,12 +75,49 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PairSet:
-    """All pairs of an export, in rank order, with its unique images and prompts and the tars' sha256."""
+    """All pairs of an export, in rank order, with its unique images and prompts and the tars' sha256.
+
+    values: per pair, `quality` and each `<scorer>_margin`, preferred less rejected; NaN where a sample has none.
+    """
 
     pairs: list[Pair]
     images: list[ImageLocation]
     prompts: list[str]
     shard_hashes: list[str]
+    folder: Path  # of the shards
+    values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)  # what shards.json says of the data set and the ranking
+    unequal_sides: list[str] = field(default_factory=list)  # one line for each pair whose sides differ in size
+    sizes_px: list[SizePx | None] = field(default_factory=list)  # of each image, where its sample gives it
+    shapes_px: list[ShapePx] = field(default_factory=list)  # that each image is cut to; empty: all to one square
+
+    def shape_px(self, image: int, resolution_px: int) -> ShapePx:
+        """Height and width that an image is cut to."""
+        return self.shapes_px[image] if self.shapes_px else (resolution_px, resolution_px)
+
+    def value(self, name: str, setting: str) -> NDArray[np.float64]:
+        """The value `name` of every pair. Raises: ShardError when a pair has none, naming `setting`."""
+        found = self.values.get(name)
+        if found is None:
+            known = ", ".join(self.values) or "none"
+            raise ShardError(f"{setting} asks for `{name}`, which no sample of the shards has; they have {known}.")
+        missing = np.flatnonzero(~np.isfinite(found))
+        if missing.size:
+            raise ShardError(
+                f"{setting} asks for `{name}`, which {missing.size} of {len(found)} pairs lack"
+                f" (the first is that of rank {missing[0] + 1}); export again, or take another value."
+            )
+        return found
+
+    def weights(self, name: str, setting: str) -> NDArray[np.float64]:
+        """`value` brought to mean 1. Raises: ShardError when one is negative or all are zero."""
+        found = self.value(name, setting)
+        if found.min() < 0 or found.max() == 0:
+            raise ShardError(
+                f"{setting} weighs by `{name}`, which runs from {found.min():.4g} to {found.max():.4g}; weights"
+                " must not be negative nor all zero: take a metric that is not, or an offset instead."
+            )
+        return np.asarray(found / found.mean())
 
     def counts(self) -> dict[str, int]:
         return {
@@ -68,13 +132,26 @@ class _Collector:
     """Gives equal images (by sha256) and equal prompts one index each."""
 
     pairs: list[Pair] = field(default_factory=list)
-    images: dict[str, tuple[int, ImageLocation]] = field(default_factory=dict)
+    images: dict[str, tuple[int, Side]] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
+    values: list[dict[str, float]] = field(default_factory=list)
+    unequal_sides: list[str] = field(default_factory=list)
 
-    def add(self, prompt: str, preferred: tuple[str, ImageLocation], rejected: tuple[str, ImageLocation]) -> None:
-        prompt_index = self.prompts.setdefault(prompt, len(self.prompts))
-        sides = [self.images.setdefault(sha256, (len(self.images), at))[0] for sha256, at in (preferred, rejected)]
+    def add(self, key: str, sample: Sample) -> None:
+        prompt_index = self.prompts.setdefault(sample.prompt, len(self.prompts))
+        sides = [
+            self.images.setdefault(side.sha256, (len(self.images), side))[0]
+            for side in (sample.preferred, sample.rejected)
+        ]
         self.pairs.append(Pair(prompt_index, *sides))
+        self.values.append(sample.values)
+        if sample.sides_differ:
+            sizes = " and ".join("{} x {}".format(*side.size_px or ()) for side in (sample.preferred, sample.rejected))
+            self.unequal_sides.append(f"{key}, {sizes} px")
+
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        names = dict.fromkeys(name for one in self.values for name in one)
+        return {name: np.array([one.get(name, np.nan) for one in self.values]) for name in names}
 
 
 def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
@@ -82,14 +159,15 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
 
     Raises: ShardError naming the tar and the sample.
     """
-    entries = _index_entries(folder)
+    index = _index(folder)
+    entries: list[dict[str, Any]] = index["shards"]
     collector = _Collector()
     for entry in entries:
         path = folder / entry["file"]
         _check_file(path, entry, verify=verify)
         before = len(collector.pairs)
         for key, members in _samples(path):
-            collector.add(*_checked(path, key, members))
+            collector.add(key, _checked(path, key, members))
         found = len(collector.pairs) - before
         if found != entry["samples"]:
             raise ShardError(f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {SAME_EXPORT}.")
@@ -97,13 +175,18 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
         raise ShardError(f"{folder} holds no pairs; rank with a larger --top and export again.")
     return PairSet(
         pairs=collector.pairs,
-        images=[location for _, location in collector.images.values()],
+        images=[side.location for _, side in collector.images.values()],
+        sizes_px=[side.size_px for _, side in collector.images.values()],
         prompts=list(collector.prompts),
         shard_hashes=[entry["sha256"] for entry in entries],
+        folder=folder,
+        values=collector.columns(),
+        source={name: index[name] for name in ("dataset", "ranking", "pairs") if name in index},
+        unequal_sides=collector.unequal_sides,
     )
 
 
-def _index_entries(folder: Path) -> list[dict[str, Any]]:
+def _index(folder: Path) -> dict[str, Any]:
     path = folder / SHARD_INDEX
     try:
         index = json.loads(path.read_text("utf-8"))
@@ -115,7 +198,7 @@ def _index_entries(folder: Path) -> list[dict[str, Any]]:
         raise ShardError(f"{path} cannot be read as JSON; {SAME_EXPORT}.") from error
     if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
         raise ShardError(f"{path} is not an index of format {INDEX_FORMAT}; {SAME_EXPORT}.")
-    return list(index["shards"])
+    return index
 
 
 def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
@@ -150,16 +233,26 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, ImageLocation]]]:
         yield key, members
 
 
-def _checked(path: Path, key: str, members: dict[str, ImageLocation]) -> tuple[str, HashedImage, HashedImage]:
-    """Prompt and both sides, each image with its sha256."""
+def _checked(path: Path, key: str, members: dict[str, ImageLocation]) -> Sample:
     found = {name.partition(".")[0]: location for name, location in members.items()}
     for name in (PREFERRED, REJECTED, PROMPT, META):
         if name not in found:
             raise ShardError(f"Sample {key} of {path} has no member `{name}`; {SAME_EXPORT}.")
     try:
         meta = json.loads(found[META].read())
-        hashes = [meta[side]["sha256"] for side in (PREFERRED, REJECTED)]
-        prompt = found[PROMPT].read().decode("utf-8")
+        preferred, rejected = (_side(meta[side], found[side]) for side in (PREFERRED, REJECTED))
+        return Sample(found[PROMPT].read().decode("utf-8"), preferred, rejected, _values(meta))
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(f"Sample {key} of {path} has a broken `{META}` or `{PROMPT}`; {SAME_EXPORT}.") from error
-    return prompt, (hashes[0], found[PREFERRED]), (hashes[1], found[REJECTED])
+
+
+def _side(meta: dict[str, Any], location: ImageLocation) -> Side:
+    size = (meta["width"], meta["height"]) if "width" in meta and "height" in meta else None
+    return Side(meta["sha256"], location, size)
+
+
+def _values(meta: dict[str, Any]) -> dict[str, float]:
+    values = {} if meta.get("quality") is None else {"quality": float(meta["quality"])}
+    for scorer, sides in (meta.get("scores") or {}).items():
+        values[f"{scorer}_margin"] = float(sides[PREFERRED]) - float(sides[REJECTED])
+    return values

@@ -3,57 +3,71 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from train.config import Recipe
 from train.latents import Batch
+from train.lora import add_lora
 from train.loss import PairErrors, prediction_mse
-from train.models import DiffusionModel, add_lora, add_noise, denoise
+from train.models import DiffusionModel, Scheduler, add_noise, denoise
 
-Reference = Callable[[], AbstractContextManager[torch.nn.Module]]  # enter it to have the frozen U-Net
+Reference = Callable[[], AbstractContextManager[torch.nn.Module]]  # enter it to have the frozen denoiser
 
 
 def make_policy(
     model: DiffusionModel, recipe: Recipe, device: torch.device, dtype: torch.dtype
-) -> tuple[UNet2DConditionModel, Reference]:
-    """The U-Net to train, on `device`, and its reference.
+) -> tuple[torch.nn.Module, Reference]:
+    """The denoiser to train, on `device`, and its reference.
 
     Full fine-tune: float32 weights, and a frozen copy in `dtype`. LoRA: frozen weights in `dtype` under
-    float32 adapters; the reference is the same U-Net with its adapters off, so there is no second copy.
+    float32 adapters; the reference is the same denoiser with its adapters off, so there is no second copy.
     Raises: ModelError when no layer matches the LoRA's targets.
     """
-    unet, module = model.unet, cast(torch.nn.Module, model.unet)
+    denoiser: torch.nn.Module = model.denoiser
+    if recipe.run.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
     if recipe.lora is None:
-        frozen = copy.deepcopy(module).to(device, dtype)
-        module.requires_grad_(True).to(device)
+        frozen = copy.deepcopy(denoiser).to(device, dtype)
+        denoiser.requires_grad_(True).to(device)
         reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
+        _compile(frozen, recipe)
     else:
-        module.to(device, dtype)
-        add_lora(unet, recipe.lora, recipe.run.seed)
-        reference = lambda: _adapters_off(unet)  # noqa: E731
+        denoiser.to(device, dtype)
+        add_lora(denoiser, recipe.lora, recipe.run.seed)
+        reference = lambda: _adapters_off(denoiser)  # noqa: E731
     if recipe.run.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    return unet.train(), reference
+        cast(Any, denoiser).enable_gradient_checkpointing()
+    _compile(denoiser, recipe)
+    return denoiser.train(), reference
+
+
+def _compile(denoiser: torch.nn.Module, recipe: Recipe) -> None:
+    """In place, so that parameters keep their names; the shapes of a run's batches do not change."""
+    if recipe.run.compile:
+        denoiser.compile(dynamic=False)
 
 
 @contextmanager
-def _adapters_off(unet: UNet2DConditionModel) -> Iterator[torch.nn.Module]:
-    unet.disable_adapters()
+def _adapters_off(denoiser: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    adapted = cast(Any, denoiser)
+    adapted.disable_adapters()
     try:
-        yield unet
+        yield denoiser
     finally:
-        unet.enable_adapters()
+        adapted.enable_adapters()
 
 
-def pair_errors(policy: torch.nn.Module, reference: Reference, scheduler: DDPMScheduler, batch: Batch) -> PairErrors:
+def pair_errors(policy: torch.nn.Module, reference: Reference, scheduler: Scheduler, batch: Batch) -> PairErrors:
     """Squared errors of policy and reference on both sides: one forward of 2 * pair images each."""
-    latents, noise, timesteps = batch.both_sides()
-    noisy, target = add_noise(scheduler, latents, noise, timesteps)
+    noisy, target, timesteps = add_noise(scheduler, *batch.both_sides())
     with torch.no_grad(), reference() as frozen:
-        reference_mse = prediction_mse(denoise(frozen, noisy, timesteps, batch.conditioning), target)
-    policy_mse = prediction_mse(denoise(policy, noisy, timesteps, batch.conditioning), target)
-    return PairErrors(*policy_mse.chunk(2), *reference_mse.chunk(2))
+        expected = denoise(frozen, noisy, timesteps, batch.conditioning)
+        reference_mse = prediction_mse(expected, target)
+    predicted = denoise(policy, noisy, timesteps, batch.conditioning)
+    policy_mse = prediction_mse(predicted, target)
+    drift = prediction_mse(predicted.detach(), expected).unflatten(0, (2, -1)).mean(0)
+    policy_w, policy_l = policy_mse.chunk(2)
+    reference_w, reference_l = reference_mse.chunk(2)
+    return PairErrors(policy_w, policy_l, reference_w, reference_l, drift)

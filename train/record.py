@@ -1,12 +1,16 @@
-"""What a run tells: a bar or plain lines on stderr, log.jsonl, TensorBoard events."""
+"""What a run tells: a bar or plain lines on stderr, log.jsonl, TensorBoard events, Weights & Biases if asked."""
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard.writer import SummaryWriter
+
+from train.errors import SettingsError
 
 PLAIN_LINES = 20  # about as many over a run when stderr is not a terminal
 SHOWN = {
@@ -54,11 +58,15 @@ class Reporter:
 class RunLog:
     """One record per optimizer step, into log.jsonl and TensorBoard; written by the main process alone."""
 
-    def __init__(self, output: Path, first_step: int, *, main: bool) -> None:
-        """Continue after `first_step` steps: records of later ones, left by a killed run, are cut off."""
+    def __init__(self, output: Path, first_step: int, *, main: bool, wandb_project: str | None = None) -> None:
+        """Continue after `first_step` steps: records of later ones, left by a killed run, are cut off.
+
+        Raises: SettingsError when Weights & Biases is asked for and not installed.
+        """
         self._main = main
         if not main:
             return
+        self._wandb = None if wandb_project is None else _wandb_run(wandb_project, output)
         path = output / "log.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
         path.write_text("".join(kept), "utf-8")
@@ -68,10 +76,14 @@ class RunLog:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         if not self._main:
             return
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        record = {"step": step, **{name: finite.get(name) for name in metrics}}  # JSON knows no NaN: null stands for it
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in metrics.items():
+        for name, value in finite.items():
             self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(finite, step=step)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -82,6 +94,23 @@ class RunLog:
         if self._main:
             self._file.close()
             self._events.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+
+def _wandb_run(project: str, output: Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise SettingsError(
+            "run.wandb_project needs the package wandb; install pairsieve[wandb], or leave the setting out."
+        ) from error
+    return wandb.init(project=project, name=output.resolve().name, dir=str(output), resume="allow")
+
+
+def read_log(path: Path) -> list[dict[str, float | None]]:
+    """The records of a log.jsonl; null stands for what was not finite."""
+    return [json.loads(line) for line in _lines(path)]
 
 
 def _lines(path: Path) -> list[str]:
@@ -97,6 +126,11 @@ def shown(metrics: dict[str, float]) -> str:
 
 
 def mean_of_last(path: Path, records: int = 10) -> dict[str, float]:
-    """The mean of each metric over the last `records` steps of a log.jsonl."""
-    last = [json.loads(line) for line in _lines(path)[-records:]]
-    return {name: sum(one[name] for one in last) / len(last) for name in last[-1] if name != "step"}
+    """The mean of each metric over the last `records` steps of a log.jsonl, as far as it is finite there."""
+    last = read_log(path)[-records:]
+    means: dict[str, float] = {}
+    for name in dict.fromkeys(name for one in last for name in one if name != "step"):
+        values = [value for one in last if (value := one.get(name)) is not None]
+        if values:
+            means[name] = sum(values) / len(values)
+    return means

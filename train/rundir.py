@@ -1,15 +1,14 @@
 """What an output directory says about itself, and whether a run may go on in it.
 
 <output>/run.json      the settings: recipe, shards, versions; written before the first step
-         cache/        latents and prompt embeddings
          checkpoints/  see checkpoint.py
          log.jsonl     one line per optimizer step;  tensorboard/  the same as events
+         samples/      pictures of base and policy, where the recipe asks for them
          model/        what training made, with training.json; written last
          summary.json  the final numbers; its presence means the run is finished
 """
 
 import json
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,16 @@ from train.config import Recipe
 from train.errors import RunDirectoryError
 from train.files import write_json
 
-SETTINGS, SUMMARY, CACHE = "run.json", "summary.json", "cache"
-MAY_DIFFER = ("recipe.run.steps", "recipe.run.checkpoint_every_steps", "recipe.run.keep_checkpoints")
+SETTINGS, SUMMARY = "run.json", "summary.json"
+MAY_DIFFER = (  # what changes no weight
+    "recipe.run.steps",
+    "recipe.run.checkpoint_every_steps",
+    "recipe.run.keep_checkpoints",
+    "recipe.run.validate_every_steps",
+    "recipe.run.sample_every_steps",
+    "recipe.run.sample_prompts",
+    "recipe.run.wandb_project",
+)
 VERSIONED = ("pairsieve", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
@@ -63,10 +70,7 @@ def finished_summary(output: Path, settings: dict[str, Any], *, resume: bool) ->
 
 
 def begin(output: Path, settings: dict[str, Any]) -> None:
-    """Write run.json, after removing what a run under other settings may have cached. Raises: StorageError."""
-    stored = _read(output / SETTINGS)
-    if stored is not None and _differences(stored, settings):
-        shutil.rmtree(output / CACHE, ignore_errors=True)
+    """Write run.json. Raises: StorageError."""
     (output / SUMMARY).unlink(missing_ok=True)
     write_json(output / SETTINGS, settings)
 

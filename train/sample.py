@@ -119,7 +119,7 @@ def paint(painter: Any, chunk: list[Drawing], sampling: Sampling) -> list[Image.
     noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in chunk]
     images: list[Image.Image] = painter(
         prompt=[one.prompt for one in chunk],
-        latents=torch.from_numpy(np.stack(noise)).to(painter.device, painter.unet.dtype),
+        latents=torch.from_numpy(np.stack(noise)).to(painter.device, _denoiser(painter).dtype),
         generator=[torch.Generator().manual_seed(one.seed) for one in chunk],  # for schedulers that add noise
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
@@ -129,9 +129,14 @@ def paint(painter: Any, chunk: list[Drawing], sampling: Sampling) -> list[Image.
 
 
 def _latent_shape(painter: Any) -> tuple[int, int, int]:
-    size = painter.unet.config["sample_size"]
+    config = _denoiser(painter).config
+    size = config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
-    return painter.unet.config["in_channels"], height, width
+    return config["in_channels"], height, width
+
+
+def _denoiser(painter: Any) -> Any:
+    return painter.transformer if hasattr(painter, "transformer") else painter.unet
 
 
 def _table(pairs: list[DrawnPair], sampling: Sampling) -> pa.Table:

@@ -15,9 +15,9 @@ from jaxtyping import install_import_hook
 
 from tests.train import tiny
 
-CHECKED = ["draws", "images", "latents", "loss", "models", "policy"]
+CHECKED = ["batches", "buckets", "cache", "draws", "images", "latents", "lora", "loss", "models", "policy"]
 with install_import_hook([f"train.{name}" for name in CHECKED], "beartype.beartype"):
-    from train import cli, policy  # noqa: F401  (policy imports all the others)
+    from train import batches, cache, cli, policy  # noqa: F401  (they import all the others)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_sd3(tmp_path_factory.mktemp("models") / "sd3")
 
 
 @pytest.fixture(scope="session")

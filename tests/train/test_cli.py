@@ -22,7 +22,7 @@ def test_help_is_one_sentence_and_one_example(name: str) -> None:
 @pytest.mark.parametrize("name", ["run", "sample"])
 def test_every_option_is_explained(name: str) -> None:
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    assert len(command.params) <= 15
+    assert len(command.params) <= 17
     assert all(parameter.help for parameter in command.params if parameter.name != "help")
 
 
@@ -46,10 +46,24 @@ def test_a_model_alone_chooses_the_preset_of_its_family(train: Train, shards: Pa
         assert result.json()["recipe"]["run"]["batch_pairs"] == 2048
 
 
+def test_accumulation_follows_from_the_number_of_gpus(
+    train: Train, shards: Path, sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is stated in pairs: 2048 of them, 8 to a forward; nothing else of the recipe changes."""
+    plans = {}
+    for processes, micro_steps in ((1, 256), (8, 32), (16, 16), (3, 86)):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        plan = train("run", "--shards", shards, "--model", sd, "--preset", "sd15", "--dry-run", "--json").json()
+        assert (plan["processes"], plan["micro_steps_per_step"]) == (processes, micro_steps)
+        plans[processes] = plan["recipe"]
+    assert all(recipe == plans[1] for recipe in plans.values())
+
+
 def test_usage_errors_exit_with_two(train: Train, shards: Path, tmp_path: Path) -> None:
     unknown = train("run", "--shards", shards, "--preset", "sd16")
     assert (unknown.code, unknown.out) == (2, "")
-    assert unknown.err == "train: There is no preset `sd16`; the presets are demo, sd15, sdxl.\n"
+    presets = "demo, sd15, sd15-lora, sd3, sdxl, sdxl-lora"
+    assert unknown.err == f"train: There is no preset `sd16`; the presets are {presets}.\n"
     config = tmp_path / "mine.toml"
     config.write_text("[run]\nbatch_pair = 3\n")
     key = train("run", "--shards", shards, "--preset", "demo", "--config", config)

@@ -17,7 +17,7 @@ def refused(*, preset: str = "demo", toml: str | None = None, path: Path | None 
 
 
 def test_every_preset_loads() -> None:
-    assert preset_names() == ["demo", "sd15", "sdxl"]
+    assert preset_names() == ["demo", "sd15", "sd15-lora", "sd3", "sdxl", "sdxl-lora"]
     for name in preset_names():
         assert load_recipe(name).model
 
@@ -29,6 +29,27 @@ def test_the_published_recipes_are_stated_in_pairs() -> None:
         assert recipe.optimizer.learning_rate == pytest.approx(1e-8 * recipe.run.batch_pairs)
         assert recipe.optimizer.warmup_steps == warmup
         assert recipe.data.empty_prompt_probability == 0.2
+
+
+def test_the_lora_recipes_are_those_of_diffusers_in_our_beta() -> None:
+    """Their scripts' defaults are 2500 and 5000 without the factor 1/2."""
+    for name, beta, batch, steps in (("sd15-lora", 5000, 32, 10000), ("sdxl-lora", 10000, 16, 2000)):
+        recipe = load_recipe(name)
+        assert (recipe.objective.beta, recipe.run.batch_pairs, recipe.run.steps) == (beta, batch, steps)
+        assert (recipe.lora, recipe.optimizer.learning_rate) == (Lora(rank=8), 1e-5)
+
+
+def test_keys_that_the_objective_does_not_read_are_refused() -> None:
+    assert refused(objective={"label_smoothing": 0.2}) == (
+        "`objective.label_smoothing` is read by cdpo only, not by dpo."
+    )
+    assert refused(objective={"name": "ipo", "offset_by": "quality"}) == (
+        "`objective.offset_by` is read by dpo only, not by ipo."
+    )
+    assert load_recipe("demo", None, {"objective": {"name": "cdpo", "label_smoothing": 0.2}}).objective.name == "cdpo"
+    assert refused(objective={"name": "cdpo", "label_smoothing": 0.7}) == (
+        "`objective.label_smoothing` must lie between 0 and 0.5; it is 0.7."
+    )
 
 
 def test_a_file_wins_over_the_preset_and_flags_over_the_file(tmp_path: Path) -> None:
@@ -45,7 +66,8 @@ def test_a_rank_makes_it_a_lora() -> None:
 
 def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    assert refused(preset="sd14") == "There is no preset `sd14`; the presets are demo, sd15, sdxl."
+    presets = "demo, sd15, sd15-lora, sd3, sdxl, sdxl-lora"
+    assert refused(preset="sd14") == f"There is no preset `sd14`; the presets are {presets}."
     assert refused(toml="[run]\nstep = 3\n", path=path) == (
         f"{path}: there is no setting `run.step`; the nearest is `run.steps`."
     )
@@ -69,7 +91,10 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ({"run": 3}, "`run` is a section with keys, not 3."),
         ({"run": {"seed": -1}}, "`run.seed` is -1; it must be at least 0."),
         ({"objective": {"beta": float("nan")}}, "`objective.beta` is nan; it must be at least 0."),
-        ({"objective": {"name": "ppo"}}, "`objective.name` is 'ppo'; it must be one of dpo."),
+        (
+            {"objective": {"name": "ppo"}},
+            "`objective.name` is 'ppo'; it must be one of dpo, cdpo, ipo, slic-hf, orpo, sft.",
+        ),
         ({"run": {"mixed_precision": "fp8"}}, "`run.mixed_precision` is 'fp8'; it must be one of no, fp16, bf16."),
         ({"optimizer": {"betas": [0.9]}}, "`optimizer.betas` holds 1 values; it must hold 2."),
         ({"optimizer": {"betas": 0.9}}, "`optimizer.betas` is 0.9; it must be a list."),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.config import load_recipe
-from train.draws import Draw, draw, pair_at, positions
+from train.draws import Draw, PairOrder, draw, positions
 
 DATA = replace(load_recipe("demo").data, flips=True, empty_prompt_probability=0.2)
 
@@ -52,15 +52,36 @@ def test_shares_are_as_asked_for() -> None:
 
 @given(st.integers(0, 2**40), st.integers(1, 50), st.integers(0, 4))
 def test_an_epoch_takes_each_pair_once(seed: int, count: int, epoch: int) -> None:
-    taken = [pair_at(seed, count, epoch * count + place) for place in range(count)]
+    order = PairOrder(seed, count)
+    taken = [order.pair_at(epoch * count + place) for place in range(count)]
     assert sorted(taken) == list(range(count))
 
 
 def test_epochs_and_seeds_have_their_own_order() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return [pair_at(seed, 40, epoch * 40 + place) for place in range(40)]
+        return [PairOrder(seed, 40).pair_at(epoch * 40 + place) for place in range(40)]
 
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_a_curriculum_goes_down_or_up_the_ranking_in_every_epoch() -> None:
+    for kind, expected in (("ranked", [0, 1, 2, 0, 1]), ("reversed", [2, 1, 0, 2, 1])):
+        order = PairOrder(7, 3, kind)  # type: ignore[arg-type]
+        assert [order.pair_at(index) for index in range(5)] == expected
+
+
+def test_weighted_draws_follow_the_weights_and_replay() -> None:
+    weights = np.array([0.0, 1.0, 3.0])
+    order = PairOrder(0, 3, "weighted", weights)
+    taken = [order.pair_at(index) for index in range(4000)]
+    assert np.bincount(taken, minlength=3) / 4000 == pytest.approx([0, 0.25, 0.75], abs=0.03)
+    assert taken[100:110] == [PairOrder(0, 3, "weighted", weights).pair_at(index) for index in range(100, 110)]
+    assert taken != [PairOrder(1, 3, "weighted", weights).pair_at(index) for index in range(4000)]
+
+
+def test_validation_draws_are_of_a_stream_of_their_own() -> None:
+    one = draw(0, 0, 0, pair=0, timesteps=1000, latent_shape=(4, 8, 8), data=DATA, validation=True)
+    assert not np.array_equal(one.noise, drawn().noise)
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5))

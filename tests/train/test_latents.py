@@ -5,30 +5,15 @@ import pytest
 import torch
 
 from tests.train import tiny
+from tests.train.caches import build
+from train.cache import LatentCache
 from train.config import load_recipe
 from train.draws import Draw, draw
-from train.errors import ShardError
-from train.latents import LatentCache, assemble, build_cache
+from train.latents import OnTheFly, assemble
 from train.models import DiffusionModel, encode_prompts, load
 from train.pairs import PairSet, read_pairs
 
-CPU = torch.device("cpu")
 DATA = replace(load_recipe("demo").data, flips=True)
-
-
-def build(folder: Path, model: DiffusionModel, pairs: PairSet, *, flips: bool = True, parts: int = 1) -> LatentCache:
-    for rank in range(parts):
-        build_cache(
-            folder,
-            model,
-            pairs,
-            resolution_px=tiny.RESOLUTION_PX,
-            flips=flips,
-            rank=rank,
-            parts=parts,
-            progress=lambda done, total: None,
-        )
-    return LatentCache(folder, parts)
 
 
 def draws(count: int, **changes: object) -> list[Draw]:
@@ -76,9 +61,9 @@ def test_latents_are_draws_from_the_posterior(
 ) -> None:
     noise = torch.randn(4, 16, 16)
     mean, std = plain_posterior(model, pairs, 3, flipped=flipped)
-    drawn = cache.latents(3, noise, flipped=flipped)
-    torch.testing.assert_close(drawn, mean + std * noise, rtol=2e-3, atol=2e-3)  # stored in float16
-    assert not torch.equal(drawn, cache.latents(3, -noise, flipped=flipped))
+    drawn, _ = cache.encoded([3], noise[None], [flipped], [0])
+    torch.testing.assert_close(drawn[0], mean + std * noise, rtol=2e-3, atol=2e-3)  # stored in float16
+    assert not torch.equal(drawn, cache.encoded([3], -noise[None], [flipped], [0])[0])
 
 
 def test_both_images_of_a_pair_share_flip_noise_and_timestep(
@@ -86,7 +71,7 @@ def test_both_images_of_a_pair_share_flip_noise_and_timestep(
 ) -> None:
     silent = torch.zeros(2, 4, 16, 16).numpy()
     for flipped in (False, True):
-        batch = assemble(cache, pairs, draws(2, flipped=flipped, posterior_noise=silent), CPU)
+        batch = assemble(cache, pairs, draws(2, flipped=flipped, posterior_noise=silent))
         for side, image in enumerate((pairs.pairs[0].preferred, pairs.pairs[0].rejected)):
             mean, _ = plain_posterior(model, pairs, image, flipped=flipped)
             torch.testing.assert_close(batch.latents[side, 0], mean, rtol=2e-3, atol=2e-3)
@@ -102,7 +87,7 @@ def test_posterior_noise_differs_between_the_sides(cache: LatentCache, pairs: Pa
 
 def test_prompts_are_the_pair_s_own_or_empty(cache: LatentCache, model: DiffusionModel, pairs: PairSet) -> None:
     for dropped in (False, True):
-        batch = assemble(cache, pairs, draws(2, prompt_dropped=dropped), CPU)
+        batch = assemble(cache, pairs, draws(2, prompt_dropped=dropped))
         prompts = [] if dropped else [pairs.prompts[pairs.pairs[place].prompt] for place in range(2)]
         expected = encode_prompts(model, prompts or ["", ""]).prompt_embeds
         assert batch.conditioning.prompt_embeds.shape[0] == 4
@@ -110,41 +95,24 @@ def test_prompts_are_the_pair_s_own_or_empty(cache: LatentCache, model: Diffusio
         torch.testing.assert_close(batch.conditioning.prompt_embeds[2:], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_a_batch_does_not_depend_on_how_the_cache_was_shared_out(
-    cache: LatentCache, model: DiffusionModel, pairs: PairSet, tmp_path: Path
-) -> None:
-    shared = build(tmp_path, model, pairs, parts=5)  # more parts than prompts: some hold no prompt
-    one, other = (assemble(which, pairs, draws(6), CPU) for which in (cache, shared))
-    torch.testing.assert_close(one.latents, other.latents, rtol=2e-3, atol=2e-3)  # other batches, other rounding
-    torch.testing.assert_close(one.conditioning.prompt_embeds, other.conditioning.prompt_embeds, rtol=0, atol=1e-3)
+def test_encoding_on_the_fly_gives_the_cached_batch(cache: LatentCache, model: DiffusionModel, pairs: PairSet) -> None:
+    """Up to the cache's float16, with flips that differ within the batch and dropped prompts among others."""
+    some = [replace(one, flipped=place % 2 == 0, prompt_dropped=place == 1) for place, one in enumerate(draws(4))]
+    cached, direct = (assemble(source, pairs, some) for source in (cache, OnTheFly(model, pairs, tiny.RESOLUTION_PX)))
+    torch.testing.assert_close(cached.latents, direct.latents, rtol=2e-3, atol=2e-3)
+    embeds = cached.conditioning.prompt_embeds, direct.conditioning.prompt_embeds
+    torch.testing.assert_close(*embeds, rtol=2e-3, atol=2e-3)
+    assert torch.equal(cached.noise, direct.noise)
 
 
 def test_sdxl_is_told_each_image_s_own_size_and_cut(sdxl: Path, tmp_path: Path) -> None:
     wide, small = tiny.picture("red", 1, (64, 40)), tiny.picture("blue", 2, (16, 16))
     pairs = read_pairs(tiny.write_shards(tmp_path / "shards", [tiny.sample(1, "red box", wide, small)]))
-    cache = build(tmp_path / "cache", load(str(sdxl)), pairs, flips=False)
-    conditioning = assemble(cache, pairs, draws(1, flipped=False), CPU).conditioning
-    assert conditioning.time_ids is not None
-    # 40 px become 32, so 64 become 51; (51 - 32) // 2 = 9 are cut on the left.
-    assert conditioning.time_ids.tolist() == [[40, 64, 0, 9, 32, 32], [16, 16, 0, 0, 32, 32]]
-    assert conditioning.pooled_embeds is not None
-    assert conditioning.pooled_embeds.shape == (2, 24)
-
-
-def test_a_cache_that_stands_is_not_built_again(model: DiffusionModel, pairs: PairSet, tmp_path: Path) -> None:
-    build(tmp_path, model, pairs)
-    (file,) = tmp_path.iterdir()
-    before = file.stat().st_mtime_ns
-    build(tmp_path, model, pairs)
-    assert file.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("data", [b"", b"not an image", tiny.picture("red", 1)[:200]])
-def test_an_image_that_cannot_be_decoded_is_named(model: DiffusionModel, tmp_path: Path, data: bytes) -> None:
-    folder = tiny.write_shards(tmp_path / "shards", [tiny.sample(1, "red box", tiny.picture("red", 1), data)])
-    with pytest.raises(ShardError) as caught:
-        build(tmp_path / "cache", model, read_pairs(folder))
-    message = str(caught.value)
-    assert message.startswith(f"The image 000000001.rejected.png in {folder}/pairs-000000.tar cannot be decoded (")
-    assert message.endswith("); drop it with `curate embed` and export again.")
-    assert list((tmp_path / "cache").glob("*")) == []
+    model = load(str(sdxl))
+    for source in (build(tmp_path / "cache", model, pairs, flips=False), OnTheFly(model, pairs, tiny.RESOLUTION_PX)):
+        conditioning = assemble(source, pairs, draws(1, flipped=False)).conditioning
+        assert conditioning.time_ids is not None
+        # 40 px become 32, so 64 become 51; (51 - 32) // 2 = 9 are cut on the left.
+        assert conditioning.time_ids.tolist() == [[40, 64, 0, 9, 32, 32], [16, 16, 0, 0, 32, 32]]
+        assert conditioning.pooled_embeds is not None
+        assert conditioning.pooled_embeds.shape == (2, 24)

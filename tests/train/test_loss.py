@@ -6,7 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from train.loss import PairErrors, diffusion_dpo_loss, implicit_accuracy, prediction_mse
+from train.config import Objective
+from train.loss import (
+    OBJECTIVES,
+    PairErrors,
+    cdpo_loss,
+    diffusion_dpo_loss,
+    implicit_accuracy,
+    ipo_loss,
+    orpo_loss,
+    pair_loss,
+    prediction_mse,
+    sft_loss,
+    slic_hf_loss,
+)
 
 values = st.floats(0, 2, allow_nan=False, width=64)
 
@@ -62,26 +75,104 @@ def test_the_gradient_through_predictions_matches_finite_differences() -> None:
     assert torch.autograd.gradcheck(loss, prediction)
 
 
-def test_loss_equals_the_published_formula() -> None:
-    """SalesforceAIResearch/DiffusionDPO, commit 5233e75, train.py lines 1125-1145, on its own layout.
+def wave(step: float, scale: float = 1.0) -> torch.Tensor:
+    """Eight images of latents that any version of any library makes alike."""
+    return (torch.arange(8 * 4 * 6 * 6, dtype=torch.float64) * step).sin().mul(scale).float().reshape(8, 4, 6, 6)
 
-    Predictions of 2 * pairs images, the preferred first; means over C, H, W; scale -0.5 * beta_dpo.
+
+def test_the_loss_equals_the_official_scripts_on_the_same_tensors() -> None:
+    """What SalesforceAIResearch/DiffusionDPO 5233e75 (train.py, lines 1125-1145, beta 5000) and diffusers 58eb52c
+
+    (research_projects/diffusion_dpo/train_diffusion_dpo.py, lines 850-890, beta 2500) gave when run on these
+    tensors under torch 2.14.1: predictions of eight images, the four preferred ones first.
     """
-    generator = torch.Generator().manual_seed(0)
-    prediction, reference, target = (torch.randn(8, 4, 6, 6, generator=generator) for _ in range(3))
-    reference = prediction + 0.01 * reference
-    beta = 5000.0
-
-    policy_errors = ((prediction - target) ** 2).mean(dim=[1, 2, 3])
-    reference_errors = ((reference - target) ** 2).mean(dim=[1, 2, 3])
-    policy_difference = policy_errors[:4] - policy_errors[4:]
-    reference_difference = reference_errors[:4] - reference_errors[4:]
-    inside = -0.5 * beta * (policy_difference - reference_difference)
-    expected_loss, expected_accuracy = -F.logsigmoid(inside).mean(), (inside > 0).float().mean()
-
+    target = wave(0.37)
+    prediction = target + wave(0.11, 0.3)
+    reference = prediction + wave(0.23, 0.01)
     ours = PairErrors(*prediction_mse(prediction, target).chunk(2), *prediction_mse(reference, target).chunk(2))
-    torch.testing.assert_close(diffusion_dpo_loss(ours, beta).mean(), expected_loss)
-    torch.testing.assert_close(implicit_accuracy(ours).float().mean(), expected_accuracy)
+    losses = diffusion_dpo_loss(ours, 5000.0)
+    inside = [-0.05570240318775177, -0.1842249184846878, -0.049155205488204956, 0.1649465411901474]
+    torch.testing.assert_close(losses, -F.logsigmoid(torch.tensor(inside)), rtol=1e-5, atol=1e-6)
+    assert losses.mean().item() == pytest.approx(0.7107449769973755, rel=1e-6)
+    assert implicit_accuracy(ours).float().mean().item() == 0.25
+    raw = torch.cat([ours.policy_w, ours.policy_l]).mean().item(), torch.cat(vars_of_reference(ours)).mean().item()
+    assert raw == pytest.approx((0.044818878173828125, 0.04486054182052612), rel=1e-6)
+    # diffusers' hinge, beta 2500 without the factor 1/2.
+    assert slic_hf_loss(ours, 5000.0, 1.0, 0.0).mean().item() == pytest.approx(1.031033992767334, rel=1e-6)
+
+
+def vars_of_reference(errors: PairErrors) -> list[torch.Tensor]:
+    return [errors.reference_w, errors.reference_l]
+
+
+# One pair, worked by hand: policy margin 0.4 - 0.1 = 0.3, reference margin 0.1, beta 10, so h = 5 * 0.2 = 1.
+WORKED = errors((0.1, 0.4, 0.2, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        # 0.8 log(1 + 1/e) + 0.2 log(1 + e)
+        (cdpo_loss(WORKED, 10.0, 0.2), 0.8 * 0.313261687518223 + 0.2 * 1.313261687518223),
+        (cdpo_loss(WORKED, 10.0, 0.0), 0.313261687518223),
+        (ipo_loss(WORKED, 10.0), 0.25),  # (1 - 1/2)^2
+        (slic_hf_loss(WORKED, 10.0, 1.5, 2.0), 0.7),  # 1.5 - 1, and 2 * 0.1
+        (slic_hf_loss(WORKED, 10.0, 0.9, 0.0), 0.0),
+        # log-odds -log(e^0.1 - 1) = 2.25216846, -log(e^0.4 - 1) = 0.70963293; their difference d = 1.54253553
+        # and log(1 + e^-d) = 0.19378742, a tenth of which is added to 0.1.
+        (orpo_loss(WORKED, 0.1), 0.1 + 0.019378742211466807),
+        (sft_loss(WORKED), 0.1),
+        # h - 0.4 = 0.6; log(1 + e^-0.6)
+        (diffusion_dpo_loss(WORKED, 10.0, torch.tensor([0.4], dtype=torch.float64)), 0.437487950485645),
+    ],
+    ids=["cdpo", "cdpo without noise", "ipo", "slic-hf", "slic-hf beyond the hinge", "orpo", "sft", "dpo offset"],
+)
+def test_objectives_equal_hand_worked_numbers(loss: torch.Tensor, expected: float) -> None:
+    assert loss.item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_every_objective_prefers_the_preferred_image_and_has_a_sound_gradient(name: str) -> None:
+    """Predicting the preferred image better never costs; the gradient is that of finite differences."""
+    objective = Objective(name=name, beta=2.0, sft_weight=0.5 if name == "slic-hf" else 0.0)  # type: ignore[arg-type]
+    w, l = (torch.rand(6, dtype=torch.float64).add(0.1).requires_grad_(True) for _ in range(2))  # noqa: E741
+    fixed = torch.rand(2, 6, dtype=torch.float64)
+    weights = torch.linspace(0.5, 1.5, 6, dtype=torch.float64)
+
+    def loss(w: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E741
+        return pair_loss(PairErrors(w, l, *fixed), objective, weights)
+
+    assert torch.autograd.gradcheck(loss, [w, l])
+    (gradient,) = torch.autograd.grad(loss(w, l).sum(), w)
+    bounded = {"ipo", "cdpo"}  # these have a margin that is large enough
+    assert name in bounded or (gradient >= 0).all()
+
+
+def test_ipo_and_cdpo_rest_at_their_stated_margins() -> None:
+    beta, smoothing = 10.0, 0.2
+    for loss, rest in (
+        (lambda e: ipo_loss(e, beta), 1 / beta),  # policy margin less reference margin, from h = 1/2
+        (lambda e: cdpo_loss(e, beta, smoothing), math.log(0.8 / 0.2) / (0.5 * beta)),
+    ):
+        margin = torch.tensor([rest], dtype=torch.float64, requires_grad=True)
+        zero = torch.zeros(1, dtype=torch.float64)
+        loss(PairErrors(zero, margin, zero, zero)).backward()
+        assert margin.grad is not None
+        assert margin.grad.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_orpo_of_a_perfect_prediction_is_finite() -> None:
+    assert torch.isfinite(orpo_loss(errors((0.0, 0.0, 0.1, 0.1)), 0.1)).all()
+
+
+def test_weights_multiply_and_offsets_shift() -> None:
+    two = errors((0.1, 0.4, 0.2, 0.3), (0.4, 0.1, 0.3, 0.2))
+    objective = Objective(name="dpo", beta=10.0)
+    plain = pair_loss(two, objective)
+    weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(pair_loss(two, objective, weights), plain * weights)
+    shifted = pair_loss(two, objective, None, torch.tensor([1.0, -1.0], dtype=torch.float64))
+    assert shifted.tolist() == pytest.approx([math.log(2), math.log(2)])  # h = 1 and -1
 
 
 def test_half_precision_predictions_are_compared_in_float32() -> None:

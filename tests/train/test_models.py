@@ -8,7 +8,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from tests.train import tiny
 from train.config import Lora
 from train.errors import ModelError
-from train.models import Conditioning, add_lora, add_noise, denoise, encode_prompts, load, trainable
+from train.lora import add_lora, trainable
+from train.models import Conditioning, add_noise, denoise, encode_prompts, load
 
 PROMPTS = ["red box", "a prompt that is longer than the tokenizer can take"]
 
@@ -27,7 +28,7 @@ def test_sd_denoise_equals_a_plain_diffusers_call(sd: Path) -> None:
     embeds, _ = pipeline.encode_prompt(PROMPTS, "cpu", 1, do_classifier_free_guidance=False)
     with torch.no_grad():
         expected = pipeline.unet(noisy, timesteps, encoder_hidden_states=embeds).sample
-        torch.testing.assert_close(denoise(model.unet, noisy, timesteps, conditioning), expected, rtol=0, atol=0)
+        torch.testing.assert_close(denoise(model.denoiser, noisy, timesteps, conditioning), expected, rtol=0, atol=0)
 
 
 def test_sdxl_denoise_equals_a_plain_diffusers_call(sdxl: Path) -> None:
@@ -44,7 +45,7 @@ def test_sdxl_denoise_equals_a_plain_diffusers_call(sdxl: Path) -> None:
             encoder_hidden_states=embeds,
             added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
         ).sample
-        torch.testing.assert_close(denoise(model.unet, noisy, timesteps, conditioning), expected, rtol=0, atol=0)
+        torch.testing.assert_close(denoise(model.denoiser, noisy, timesteps, conditioning), expected, rtol=0, atol=0)
 
 
 def test_an_empty_prompt_is_what_guidance_uses(sd: Path, sdxl: Path) -> None:
@@ -62,7 +63,8 @@ def test_targets_are_the_noise_or_the_velocity(sd: Path, tmp_path: Path) -> None
         scheduler = load(str(folder)).scheduler
         alpha = scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - scheduler.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
-        noisy, target = add_noise(scheduler, latents, noise, timesteps)
+        noisy, target, told = add_noise(scheduler, latents, noise, timesteps)
+        assert torch.equal(told, timesteps)
         torch.testing.assert_close(noisy, alpha * latents + sigma * noise)
         torch.testing.assert_close(target, noise if kind == "epsilon" else alpha * noise - sigma * latents)
 
@@ -72,13 +74,13 @@ def test_a_new_lora_changes_nothing_and_is_float32(sd: Path) -> None:
     noisy, timesteps = torch.randn(2, 4, 16, 16), torch.tensor([3, 700])
     conditioning = encode_prompts(model, PROMPTS)
     with torch.no_grad():
-        before = denoise(model.unet, noisy, timesteps, conditioning)
-        add_lora(model.unet, Lora(rank=2), seed=0)
-        assert torch.equal(denoise(model.unet, noisy, timesteps, conditioning), before)
-    parameters = trainable(model.unet)
+        before = denoise(model.denoiser, noisy, timesteps, conditioning)
+        add_lora(model.denoiser, Lora(rank=2), seed=0)
+        assert torch.equal(denoise(model.denoiser, noisy, timesteps, conditioning), before)
+    parameters = trainable(model.denoiser)
     assert parameters
     assert all("lora" in name for name in parameters)
-    half = load(str(sd)).unet
+    half = load(str(sd)).denoiser
     torch.nn.Module.to(half, torch.bfloat16)
     add_lora(half, Lora(rank=2), seed=0)
     assert {parameter.dtype for parameter in trainable(half).values()} == {torch.float32}
@@ -87,7 +89,7 @@ def test_a_new_lora_changes_nothing_and_is_float32(sd: Path) -> None:
 def test_lora_weights_start_from_the_seed_alone(sd: Path) -> None:
     def first(seed: int) -> torch.Tensor:
         torch.randn(3)  # the global generator must not matter, nor be moved
-        unet = load(str(sd)).unet
+        unet = load(str(sd)).denoiser
         add_lora(unet, Lora(rank=2), seed=seed)
         return next(iter(trainable(unet).values())).detach()
 
@@ -96,8 +98,8 @@ def test_lora_weights_start_from_the_seed_alone(sd: Path) -> None:
 
 
 def test_targets_that_match_nothing_are_refused(sd: Path) -> None:
-    with pytest.raises(ModelError, match=r"^No layer of the U-Net matches lora.targets \['q_proj'\]\.$"):
-        add_lora(load(str(sd)).unet, Lora(rank=2, targets=("q_proj",)), seed=0)
+    with pytest.raises(ModelError, match=r"^No layer of the denoiser matches lora.targets \['q_proj'\]\.$"):
+        add_lora(load(str(sd)).denoiser, Lora(rank=2, targets=("q_proj",)), seed=0)
 
 
 def test_a_folder_that_is_no_pipeline(sd: Path, tmp_path: Path) -> None:
@@ -114,7 +116,8 @@ def test_a_folder_that_is_no_pipeline(sd: Path, tmp_path: Path) -> None:
 def test_a_pipeline_of_another_class(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     assert refused(tmp_path) == (
-        f"{tmp_path} is a FluxPipeline; train takes StableDiffusionPipeline and StableDiffusionXLPipeline only."
+        f"{tmp_path} is a FluxPipeline; train takes StableDiffusionPipeline,"
+        " StableDiffusionXLPipeline, StableDiffusion3Pipeline only."
     )
 
 

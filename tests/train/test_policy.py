@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tests.train import tiny
+from tests.train.caches import build
 from train.config import Recipe, load_recipe
 from train.draws import draw
-from train.latents import Batch, LatentCache, assemble, build_cache
-from train.loss import pair_loss
-from train.models import Conditioning, load, trainable
+from train.latents import Batch, assemble
+from train.lora import trainable
+from train.loss import PairErrors, pair_loss
+from train.models import Conditioning, add_noise, denoise, load
 from train.pairs import read_pairs
 from train.policy import make_policy, pair_errors
 
@@ -22,20 +24,11 @@ LORA = load_recipe("demo", None, {"lora": {"rank": 4}, "objective": {"beta": 100
 @pytest.fixture(scope="module")
 def batch(sd: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Batch:
     folder, pairs = tmp_path_factory.mktemp("cache"), read_pairs(shards)
-    build_cache(
-        folder,
-        load(str(sd)),
-        pairs,
-        resolution_px=tiny.RESOLUTION_PX,
-        flips=False,
-        rank=0,
-        parts=1,
-        progress=lambda done, total: None,
-    )
+    cache = build(folder, load(str(sd)), pairs, flips=False)
     draws = [
         draw(0, 0, place, pair=place, timesteps=1000, latent_shape=(4, 16, 16), data=FULL.data) for place in range(6)
     ]
-    return assemble(LatentCache(folder, 1), pairs, draws, CPU)
+    return assemble(cache, pairs, draws)
 
 
 def swapped(batch: Batch) -> Batch:
@@ -79,3 +72,27 @@ def test_the_reference_stays_and_gives_no_gradient(sd: Path, batch: Batch, recip
     assert torch.equal(before.reference_l, after.reference_l)
     assert not torch.equal(before.policy_w, after.policy_w)
     assert after.policy_w.requires_grad  # the adapters are on again
+
+
+@pytest.mark.parametrize("recipe", [FULL, LORA], ids=["full", "lora"])
+def test_the_policy_s_gradient_is_untouched_by_the_reference(sd: Path, batch: Batch, recipe: Recipe) -> None:
+    """It equals the gradient with the reference's errors put in as plain numbers."""
+    model = load(str(sd))
+    policy, reference = make_policy(model, recipe, CPU, torch.float32)
+    parameters = list(trainable(policy).values())
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.01)  # away from the reference, so that the loss has a slope
+    errors = pair_errors(policy, reference, model.scheduler, batch)
+    found = torch.autograd.grad(pair_loss(errors, recipe.objective).sum(), parameters)
+
+    latents, noise, timesteps = batch.both_sides()
+    noised = add_noise(model.scheduler, latents, noise, timesteps)
+    predicted = denoise(policy, noised.noisy, timesteps, batch.conditioning)
+    w, l = (predicted - noised.target).square().mean(dim=(1, 2, 3)).chunk(2)  # noqa: E741
+    numbers = [torch.tensor(one.tolist()) for one in (errors.reference_w, errors.reference_l)]
+    plain = PairErrors(w, l, *numbers)
+    expected = torch.autograd.grad(pair_loss(plain, recipe.objective).sum(), parameters)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert any(one.abs().max() > 0 for one in found)

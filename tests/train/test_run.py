@@ -1,11 +1,13 @@
 """`train run` from the command line to the saved model, on tiny models."""
 
+import itertools
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,9 +102,13 @@ def test_the_log_holds_every_metric_of_every_step(run_tiny: RunTiny, tmp_path: P
             "policy_margin",
             "reference_margin",
             "implicit_accuracy",
+            "drift",
             "learning_rate",
             "grad_norm",
             "pairs_per_sec",
+            "data_wait_share",
+            "peak_memory_bytes",
+            "skipped_steps",
         ],
     )
     assert [list(record) for record in records] == [names] * 3
@@ -260,31 +266,68 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [(), LORA], ids=["full", "lora"])
 def test_two_processes_train_as_one(
-    run_tiny: RunTiny, tmp_path: Path, sd: Path, shards: Path, recipe_file: Path
+    run_tiny: RunTiny, tmp_path: Path, sd: Path, shards: Path, recipe_file: Path, kind: tuple[Any, ...]
 ) -> None:
-    run_tiny(tmp_path / "one", "--steps", 3)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "train.cli", "run", "--json"]
+    run_tiny(tmp_path / "one", "--steps", 3, *kind)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["-m", "train.cli", "run", "--json"]
     options = {"--shards": shards, "--model": sd, "--preset": "demo", "--config": recipe_file}
     options |= {"--output": tmp_path / "two", "--steps": 3}
     done = subprocess.run(
-        [*launch, *(str(part) for option in options.items() for part in option)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*launch, *(str(part) for option in options.items() for part in option), *map(str, kind)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "Training on cpu:0, 2 process(es)" in done.stderr
     assert json.loads(done.stdout)["steps"] == 3
     losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_equals_uninterrupted(
+    run_tiny: RunTiny, tmp_path: Path, sd: Path, shards: Path, recipe_file: Path
+) -> None:
+    """A process killed after the checkpoint of step 2, somewhere in a later step."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_tiny(whole, "--steps", 40)
+    options = {"--shards": shards, "--model": sd, "--preset": "demo", "--config": recipe_file, "--output": killed}
+    command = [sys.executable, "-m", "train.cli", "run", "--steps", "40", *map(str, itertools.chain(*options.items()))]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    try:
+        while not (killed / "checkpoints" / "step-000002").exists() and process.poll() is None:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (killed / "summary.json").exists()
+    assert run_tiny(killed, "--steps", 40, "--resume").code == 0
+    assert equal(weights(whole), weights(killed))
+    assert [line["loss"] for line in log(whole)] == [line["loss"] for line in log(killed)]
+
+
+@pytest.mark.parametrize("setting", ["channels_last = true", "compile = true"])
+def test_faster_layouts_change_no_result_beyond_rounding(
+    run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled by Dynamo alone: the graphs are captured, without the C++ compiler that a machine may lack."""
+    compile_module = torch.nn.Module.compile
+    eager = lambda module, **options: compile_module(module, backend="eager", **options)  # noqa: E731
+    monkeypatch.setattr(torch.nn.Module, "compile", eager)
+    config = tmp_path / "recipe.toml"
+    config.write_text(f"{recipe_file.read_text()}{setting}\n")
+    for kind in ((), LORA):
+        plain, fast = tmp_path / f"plain{len(kind)}", tmp_path / f"fast{len(kind)}"
+        run_tiny(plain, *kind, "--steps", 2)
+        result = run_tiny(fast, *kind, "--steps", 2, "--config", config)
+        assert result.code == 0, result.err
+        losses = [[line["loss"] for line in log(output)] for output in (plain, fast)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        assert weights(plain).keys() == weights(fast).keys()

@@ -4,7 +4,7 @@ import pytest
 
 from train.config import load_recipe
 from train.errors import RunDirectoryError
-from train.rundir import CACHE, begin, finished_summary, settings_of
+from train.rundir import begin, finished_summary, settings_of
 
 SETTINGS = settings_of(load_recipe("demo"), ["aa"])
 OTHER = settings_of(load_recipe("demo"), ["bb"])
@@ -14,14 +14,11 @@ def test_an_absent_folder_is_work_to_do(tmp_path: Path) -> None:
     assert finished_summary(tmp_path / "out", SETTINGS, resume=False) is None
 
 
-def test_a_run_without_a_checkpoint_starts_over_and_its_cache_goes_with_its_settings(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
     begin(tmp_path, SETTINGS)
-    (tmp_path / CACHE).mkdir()
-    begin(tmp_path, SETTINGS)
-    assert (tmp_path / CACHE).is_dir()
     assert finished_summary(tmp_path, OTHER, resume=False) is None
     begin(tmp_path, OTHER)
-    assert not (tmp_path / CACHE).exists()
+    assert finished_summary(tmp_path, OTHER, resume=False) is None
 
 
 def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path: Path) -> None:

@@ -11,12 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from schemas import shards as names
 
@@ -48,7 +59,7 @@ def text_config(width: int) -> CLIPTextConfig:
     )
 
 
-def vae() -> AutoencoderKL:
+def vae(**options: Any) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -57,6 +68,7 @@ def vae() -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=RESOLUTION_PX,
         scaling_factor=0.5,
+        **options,
     )
 
 
@@ -141,12 +153,23 @@ def picture(colour: str, seed: int, size: tuple[int, int] = (RESOLUTION_PX, RESO
     return buffer.getvalue()
 
 
+def size_of(data: bytes) -> dict[str, int]:
+    """Width and height of an image, nothing of what is none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return {"width": image.width, "height": image.height}
+    except OSError:
+        return {}
+
+
 def sample(rank: int, prompt: str, preferred: bytes, rejected: bytes) -> ShardSample:
     sides = {
         side: {"image_uid": f"{side}-{rank}", "sha256": hashlib.sha256(data).hexdigest(), "format": "PNG"}
+        | size_of(data)
         for side, data in ((names.PREFERRED, preferred), (names.REJECTED, rejected))
     }
-    meta = {"pair_id": f"pair-{rank}", "prompt_id": prompt, "quality": 1 / rank, "rank": rank, "scores": {}} | sides
+    scores = {"clip": {names.PREFERRED: 0.5 / rank, names.REJECTED: 0.0}}
+    meta = {"pair_id": f"pair-{rank}", "prompt_id": prompt, "quality": 1 / rank, "rank": rank, "scores": scores} | sides
     return ShardSample(
         key=f"{rank:0{names.KEY_DIGITS}d}",
         members={
@@ -210,3 +233,41 @@ def reseal(folder: Path) -> None:
     """Write shards.json anew from the tars as they lie, keeping the counts: hides a change from the hashes."""
     index = json.loads((folder / names.SHARD_INDEX).read_text())
     write_index(folder, [index_entry(folder / entry["file"], entry["samples"]) for entry in index["shards"]])
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer over single characters."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((letter, -2.0) for letter in letters)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def save_sd3(folder: Path, *, t5: bool = True) -> Path:
+    """A StableDiffusion3Pipeline folder: a transformer, a flow-matching scheduler, T5 beside two CLIPs or not."""
+    torch.manual_seed(0)
+    width = 48  # of CLIP's 16 + 24 and T5's own
+    config = T5Config(vocab_size=30, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(
+            sample_size=RESOLUTION_PX // 2,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=width,
+            caption_projection_dim=16,
+            pooled_projection_dim=16 + 24,
+            pos_embed_max_size=16,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(shift_factor=0.1),
+        text_encoder=CLIPTextModelWithProjection(text_config(16)).eval(),
+        tokenizer=tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(text_config(24)).eval(),
+        tokenizer_2=tokenizer(),
+        text_encoder_3=T5EncoderModel(config).eval() if t5 else None,  # type: ignore[arg-type]
+        tokenizer_3=t5_tokenizer() if t5 else None,
+    ).save_pretrained(folder)
+    return folder

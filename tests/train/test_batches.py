@@ -1,0 +1,180 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train import tiny
+from tests.train.caches import build
+from train.ahead import ahead
+from train.batches import VALIDATION_DRAWS, BatchPlan, BatchStream, Place, split
+from train.config import Recipe, load_recipe
+from train.errors import ShardError
+from train.latents import Batch
+from train.models import load
+from train.pairs import PairSet, read_pairs
+
+CPU = torch.device("cpu")
+FIRST = [Place(0, 0), Place(1, 1), Place(2, 2)]  # the three best pairs
+
+
+@pytest.fixture(scope="module")
+def pairs(shards: Path) -> PairSet:
+    return read_pairs(shards)
+
+
+def recipe(**changes: Any) -> Recipe:
+    plain = {
+        "data": {"resolution_px": tiny.RESOLUTION_PX},
+        "run": {"batch_pairs": 3, "micro_batch_pairs": 2, "steps": 4},
+    }
+    return load_recipe("demo", None, {name: plain.get(name, {}) | changes.get(name, {}) for name in {*plain, *changes}})
+
+
+@pytest.fixture(scope="module")
+def plan(sd: Path, pairs: PairSet, tmp_path_factory: pytest.TempPathFactory) -> BatchPlan:
+    cache = build(tmp_path_factory.mktemp("cache"), load(str(sd)), pairs, flips=False)
+    return BatchPlan(recipe(), pairs, cache, CPU, 1000, (4, 16, 16), rank=0, processes=1)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return torch.equal(one.latents, other.latents) and torch.equal(one.timesteps, other.timesteps)
+
+
+def test_a_stream_gives_the_batches_of_the_plan_from_any_step(plan: BatchPlan) -> None:
+    assert plan.micro_steps == [[0, 1], [2]]
+    stream = BatchStream(plan, first_step=2)
+    try:
+        for step in (2, 3):
+            expected = plan.micro_batches(step)
+            assert [[place.position for place in places] for places in expected] == plan.micro_steps
+            for number, places in enumerate(expected, start=1):
+                batch, last = next(stream)
+                assert same(batch, plan.batch(step, places))
+                assert last == (number == len(expected))
+        assert stream.waited_sec() > 0
+        assert stream.waited_sec() == 0
+        with pytest.raises(StopIteration):
+            next(stream)
+    finally:
+        stream.close()
+
+
+def test_two_processes_share_the_batch_of_one(plan: BatchPlan) -> None:
+    shared = [replace(plan, rank=rank, processes=2) for rank in (0, 1)]
+    assert [one.micro_steps for one in shared] == [[[0, 2]], [[1]]]
+    whole = torch.cat([plan.batch(1, places).latents for places in plan.micro_batches(1)], dim=1)
+    for one, positions in zip(shared, ([0, 2], [1]), strict=True):
+        (places,) = one.micro_batches(1)
+        assert torch.equal(one.batch(1, places).latents, whole[:, positions])
+
+
+def test_the_order_is_the_one_asked_for(plan: BatchPlan, pairs: PairSet) -> None:
+    for order, expected in (("ranked", [0, 1, 2]), ("reversed", [5, 4, 3])):
+        ordered = replace(plan, recipe=recipe(data={"order": order}))
+        assert [place.pair for places in ordered.micro_batches(0) for place in places] == expected
+
+
+def test_weights_have_mean_one_and_offsets_are_scaled(plan: BatchPlan, pairs: PairSet) -> None:
+    qualities = [1 / rank for rank in range(1, 7)]  # as tiny.sample writes them
+    weighed = replace(plan, recipe=recipe(data={"order": "ranked"}, objective={"weight_by": "quality"}))
+    weights = weighed.batch(0, FIRST).weights
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([one / np.mean(qualities) for one in qualities[:3]])
+    shifted = replace(
+        plan, recipe=recipe(data={"order": "ranked"}, objective={"offset_by": "clip_margin", "offset_scale": 2.0})
+    )
+    offsets = shifted.batch(0, FIRST).offsets
+    assert offsets is not None
+    assert offsets.tolist() == pytest.approx([1.0, 0.5, 1 / 3], abs=1e-6)  # clip is 0.5 / rank against 0
+    assert (plan.batch(0, FIRST).weights, plan.batch(0, FIRST).offsets) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"objective": {"offset_by": "hps_margin"}},
+            "objective.offset_by asks for `hps_margin`, which no sample of the shards has; they have quality,"
+            " clip_margin.",
+        ),
+        (
+            {"data": {"validation_pairs": 5}},
+            "data.validation_pairs is 5, but holding out so many of the 6 pairs, prompt by prompt, leaves none to train"
+            " on; hold out fewer.",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_said_before_the_first_step(
+    plan: BatchPlan, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ShardError) as caught:
+        BatchStream(replace(plan, recipe=recipe(**changes)), 0)
+    assert str(caught.value) == message
+
+
+def test_weights_that_are_none(pairs: PairSet) -> None:
+    values = {"quality": np.array([0.5, -0.1]), "some": np.array([np.nan, 1.0])}
+    broken = replace(pairs, values=values)
+    with pytest.raises(ShardError) as caught:
+        broken.weights("quality", "data.order")
+    assert str(caught.value) == (
+        "data.order weighs by `quality`, which runs from -0.1 to 0.5; weights must not be negative nor all zero: take"
+        " a metric that is not, or an offset instead."
+    )
+    with pytest.raises(ShardError) as caught:
+        broken.value("some", "objective.offset_by")
+    assert str(caught.value) == (
+        "objective.offset_by asks for `some`, which 1 of 2 pairs lack (the first is that of rank 1); export again, or"
+        " take another value."
+    )
+
+
+def test_held_out_prompts_are_never_trained_on(plan: BatchPlan, pairs: PairSet) -> None:
+    training, held_out = split(pairs, recipe(data={"validation_pairs": 1}))
+    assert sorted([*training, *held_out]) == list(range(6))
+    prompts = [{pairs.pairs[index].prompt for index in part} for part in (training, held_out)]
+    assert len(held_out) == 2  # two pairs a prompt
+    assert not prompts[0] & prompts[1]
+    others = {tuple(split(pairs, recipe(data={"validation_pairs": 1}, run={"seed": seed}))[1]) for seed in range(9)}
+    assert len(others) > 1
+    assert [len(part) for part in split(pairs, recipe())] == [6, 0]
+
+
+def test_pictures_are_drawn_of_held_out_prompts_first(plan: BatchPlan, pairs: PairSet) -> None:
+    held = replace(plan, recipe=recipe(data={"validation_pairs": 1}))
+    (prompt,) = {pairs.pairs[index].prompt for index in held.split[1]}
+    assert held.prompts(1) == [pairs.prompts[prompt]]
+    assert sorted(held.prompts(9)) == sorted(plan.prompts(9)) == sorted(pairs.prompts)
+
+
+def test_validation_batches_are_always_the_same_and_shared_out(plan: BatchPlan) -> None:
+    plan = replace(plan, recipe=recipe(data={"validation_pairs": 1}))
+    first, again = list(plan.validation()), list(plan.validation())
+    assert len(first) == VALIDATION_DRAWS  # two pairs, two to a micro-batch
+    assert all(same(*both) for both in zip(first, again, strict=True))
+    halves = [list(replace(plan, rank=rank, processes=2).validation()) for rank in (0, 1)]
+    timesteps = sorted(t for half in halves for batch in half for t in batch.timesteps.tolist())
+    assert timesteps == sorted(t for batch in first for t in batch.timesteps.tolist())
+
+
+def test_work_is_done_ahead_in_order_and_errors_come_at_their_turn() -> None:
+    begun: list[int] = []
+
+    def slow(item: int) -> int:
+        begun.append(item)
+        if item == 4:
+            raise ZeroDivisionError
+        return item * item
+
+    results = ahead(slow, range(100), depth=2, threads=1)
+    assert next(results) == 0
+    while len(begun) < 3:  # two more are begun before they are asked for
+        time.sleep(0.001)
+    assert [next(results), next(results), next(results)] == [1, 4, 9]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert max(begun) <= 6

@@ -1,0 +1,28 @@
+"""Work done in threads before it is asked for, in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, depth: int, threads: int) -> Iterator[Result]:
+    """`function` of each item, in order, begun up to `depth` items before its turn.
+
+    An exception of `function` is raised where its result would have been. Close the generator to stop early.
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

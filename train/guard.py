@@ -1,0 +1,75 @@
+"""What stops a run from spoiling its own weights, or ends it with one sentence."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from train.config import Recipe
+from train.errors import DivergenceError, MemoryFullError
+
+MOST_IN_A_ROW = 10
+FULL = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+@dataclass
+class Guard:
+    """Counts the steps that must not be taken: those whose loss or gradient is not finite, or too large."""
+
+    grad_norm_limit: float | None
+    skipped: int = 0
+    in_a_row: int = 0
+
+    def fault(self, loss: float, grad_norm: float) -> str | None:
+        """Why this step must not be taken, or None; either is counted."""
+        fault = self._reason(loss, grad_norm)
+        self.skipped += fault is not None
+        self.in_a_row = 0 if fault is None else self.in_a_row + 1
+        return fault
+
+    def _reason(self, loss: float, grad_norm: float) -> str | None:
+        for name, value in (("loss", loss), ("gradient norm", grad_norm)):
+            if not math.isfinite(value):
+                return f"the {name} is {value}"
+        if self.grad_norm_limit is not None and grad_norm > self.grad_norm_limit:
+            return f"the gradient norm is {grad_norm:.4g}, over optimizer.skip_grad_norm_over {self.grad_norm_limit:g}"
+        return None
+
+    def stop_if_lost(self, step: int, fault: str, last_good: Path | None) -> None:
+        """Raises: DivergenceError after MOST_IN_A_ROW skipped steps, naming the last good checkpoint."""
+        if self.in_a_row >= MOST_IN_A_ROW:
+            kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
+            raise DivergenceError(
+                f"{self.in_a_row} steps in a row were skipped, the last of them step {step}: {fault}; {kept}."
+                " Lower optimizer.learning_rate or objective.beta and train into another --output."
+            )
+
+
+@contextmanager
+def enough_memory(recipe: Recipe) -> Iterator[None]:
+    """Turn a refused allocation into what to change. Raises: MemoryFullError."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in FULL):
+            raise
+        raise MemoryFullError(
+            f"There is not enough memory for this recipe: {'; or '.join(_savings(recipe))}."
+        ) from error
+
+
+def _savings(recipe: Recipe) -> list[str]:
+    """What would need less memory, the cheapest first."""
+    run, optimizer = recipe.run, recipe.optimizer
+    found = {
+        f"lower run.micro_batch_pairs from {run.micro_batch_pairs}, which changes no result": run.micro_batch_pairs > 1,
+        "set run.gradient_checkpointing = true": not run.gradient_checkpointing,
+        'set run.mixed_precision = "bf16"': run.mixed_precision == "no",
+        'set optimizer.name = "adafactor"': recipe.lora is None and optimizer.name != "adafactor",
+        "train a LoRA (--lora-rank)": recipe.lora is None,
+        f"lower data.resolution_px from {recipe.data.resolution_px}": True,
+    }
+    return [saving for saving, possible in found.items() if possible]

@@ -1,0 +1,38 @@
+"""Adapters on the denoiser, and what training changes."""
+
+from typing import Any
+
+import torch
+from peft import LoraConfig
+
+from train.config import Lora
+from train.errors import ModelError
+
+ADAPTER = "default"
+
+
+def add_lora(denoiser: Any, lora: Lora, seed: int) -> None:
+    """Add trainable float32 adapters; they start as zero, so policy = reference. Raises: ModelError.
+
+    With `lora.dora`, each weight's magnitude is trained beside its direction (DoRA, arXiv 2402.09353).
+    """
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
+        target_modules=list(lora.targets),
+        init_lora_weights=True,
+        use_dora=lora.dora,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            denoiser.add_adapter(config, adapter_name=ADAPTER)
+        except ValueError as error:
+            raise ModelError(f"No layer of the denoiser matches lora.targets {list(lora.targets)}.") from error
+    for parameter in trainable(denoiser).values():
+        parameter.data = parameter.data.float()
+
+
+def trainable(denoiser: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in denoiser.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,63 @@
+"""How a run is doing while it goes: implicit accuracy on held-out pairs, and pictures beside the base's."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from train.batches import BatchPlan
+from train.config import Recipe
+from train.export import open_pipeline
+from train.grid import Tile, save_grid
+from train.loss import implicit_accuracy, pair_loss
+from train.models import FAMILIES, Family, Scheduler
+from train.policy import Reference, pair_errors
+from train.sample import Drawing, Sampling, drawings, paint
+
+SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 7.5  # what `train sample` takes when nothing is said
+
+
+@torch.no_grad()
+def validate(
+    plan: BatchPlan, policy: torch.nn.Module, reference: Reference, scheduler: Scheduler, accelerator: Accelerator
+) -> dict[str, float]:
+    """Loss and implicit accuracy on the held-out pairs, over all processes; always with the same draws."""
+    sums = torch.zeros(3, device=plan.device)
+    for batch in plan.validation():
+        with accelerator.autocast():
+            errors = pair_errors(policy, reference, scheduler, batch)
+        losses = pair_loss(errors, plan.recipe.objective, batch.weights, batch.offsets)
+        sums += torch.stack(
+            [losses.float().sum(), implicit_accuracy(errors).float().sum(), sums.new_tensor(len(losses))]
+        )
+    loss, right, count = accelerator.reduce(sums, "sum").tolist()
+    return {"validation_loss": loss / count, "validation_implicit_accuracy": right / count}
+
+
+def sample_grid(output: Path, step: int, recipe: Recipe, prompts: list[str], family: Family, policy: Any) -> Path:
+    """Draw the prompts with base and policy from fixed seeds: `<output>/samples/step-<step>.png`.
+
+    The base is opened anew each time, so nothing of it is held between. Raises: StorageError.
+    """
+    sampling = Sampling(
+        str(output), recipe.model, prompts, 1, SAMPLE_STEPS, SAMPLE_GUIDANCE, len(prompts), recipe.run.seed
+    )
+    device = next(policy.parameters()).device
+    painter, todo = (
+        open_pipeline(recipe.model, torch.float32).to(device),
+        drawings(sampling),
+    )  # a policy returns float32
+    before = _drawn(painter, todo, sampling)
+    setattr(painter, FAMILIES[family].denoiser_name, policy)
+    policy.eval()
+    after = _drawn(painter, todo, sampling)
+    policy.train()
+    path = output / "samples" / f"step-{step:06d}.png"
+    tiles = [Tile(prompt, *sides) for prompt, *sides in zip(prompts, before, after, strict=True)]
+    save_grid(path, tiles, ("base", "policy"), f"{recipe.model}   step {step}   seed {recipe.run.seed}")
+    return path
+
+
+def _drawn(painter: Any, todo: list[Drawing], sampling: Sampling) -> list[Any]:
+    return [picture for one in todo for picture in paint(painter, [one], sampling)]
