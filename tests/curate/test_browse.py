@@ -182,7 +182,14 @@ def test_a_port_that_is_taken(port: int, ranked_run: Path, curate: Callable[...,
 
 def test_ctrl_c_ends_it_well(ranked_run: Path) -> None:
     command = [sys.executable, "-m", "curate.cli", "browse", "--run", str(ranked_run), "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    ) as server:
         assert server.stdout is not None
         address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", server.stdout.readline())
         assert address is not None

@@ -139,7 +139,7 @@ def test_a_run_that_does_not_state_its_set_of_models(curate: Curate, root: Path)
         (["fox", "--tower", "clap"], 2, "--tower: {run} has no tower 'clap'; did you mean 'clip'?"),
         ([" "], 2, "the text to search for is empty"),
         (["fox", "--name", "best"], 1, "no ranking 'best' in {run}; there are default; run `curate rank` first"),
-        (["fox", "--name", "a b"], 2, "a b: the name of a ranking has letters, digits and _ only"),
+        (["fox", "--name", "a b"], 2, "a b: the name of a ranking has letters, digits and _ only, and no digit first"),
         (["fox", "--models", "dmo"], 1, "no set of models is named 'dmo'; did you mean 'demo'?"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -235,6 +236,15 @@ def test_no_history_where_it_cannot_be_written(
 LONG = "select sum(sin(a.range * b.range)) from range(1000000) a, range(1000000) b"
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches these tests also where they were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_a_query_and_the_connection_lives_on() -> None:
     connection = duckdb.connect()
     alarm = threading.Timer(0.5, lambda: os.kill(os.getpid(), 2))
@@ -244,6 +254,7 @@ def test_ctrl_c_stops_a_query_and_the_connection_lives_on() -> None:
     assert interruptible(connection, lambda: connection.execute("select 42").fetchall()) == [(42,)]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_the_prompt_goes_on_after_a_stopped_query(root: Path, keys: PipeInput) -> None:
     # Pressed while the query runs; prompt_toolkit has given the terminal back by then, so it is a signal.
     alarm = threading.Timer(2, lambda: os.kill(os.getpid(), 2))
