@@ -241,7 +241,7 @@ def test_full_disk_while_ranking_keeps_the_earlier_ranking(
     monkeypatch.setattr("curate.tables.os.fsync", no_space)
     outcome = curate("rank", "--run", run, "--top", "9")
     assert outcome == Outcome(
-        1, "", f"curate: cannot write {run}/rankings/default.parquet: No space left on device; {ADVICE}\n"
+        1, "", f"curate: cannot write {run}/dropped/rank-default.parquet: No space left on device; {ADVICE}\n"
     )
     assert files_below(run) == before
 
@@ -257,7 +257,7 @@ def test_read_only_run_directory(
     for arguments, file in (
         (embed(source_file, run), "."),
         (embed(source_file, tmp_path / "disk" / "other"), "../other"),
-        (["rank", "--run", run], "rankings/default.parquet"),
+        (["rank", "--run", run], "."),
         (["compare", "--run", run], "compare.json"),
     ):
         outcome = curate(*arguments)
