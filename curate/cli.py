@@ -1,7 +1,6 @@
 """The `curate` command line: parse, call a stage, report. Heavy packages load inside the commands."""
 
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from curate.lines import (
     compare_lines,
     diff_lines,
     embed_lines,
+    json_text,
     metrics_lines,
     rank_lines,
     report_lines,
@@ -114,18 +114,9 @@ def _manifest(name: str) -> Manifest:
 
 def _print(report: dict[str, Any], as_json: bool, lines: list[str] | None = None) -> None:
     if as_json or lines is None:
-        typer.echo(json.dumps(_without_infinity(report), indent=2, allow_nan=False))
+        typer.echo(json_text(report))
     else:
         typer.echo("\n".join(lines))
-
-
-def _without_infinity(value: Any) -> Any:
-    """JSON knows no infinity: a bound that is none becomes null."""
-    if isinstance(value, dict):
-        return {key: _without_infinity(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_infinity(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @app.command(short_help="Rank the pairs by a SQL metric and select the top.")

@@ -1,5 +1,7 @@
 """What the commands print of their reports: counts as sums that the reader can add up."""
 
+import json
+import math
 from typing import Any
 
 
@@ -175,3 +177,16 @@ def _search_pair_line(row: dict[str, Any]) -> str:
 def _count(value: int | None) -> str:
     """A rank, or a dash for what is not ranked."""
     return "-" if value is None else f"{value:,}"
+
+
+def json_text(report: dict[str, Any]) -> str:
+    """The report as one JSON document. JSON knows no infinity: a bound that is none becomes null."""
+    return json.dumps(_without_infinity(report), indent=2, allow_nan=False)
+
+
+def _without_infinity(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_infinity(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_infinity(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -71,7 +71,7 @@ def test_scaling_a_score_scales_its_weight_back() -> None:
 def test_a_prompt_is_judged_by_weights_of_the_other_half_only() -> None:
     """Where the halves contradict each other, weights from the one are always wrong about the other."""
     prompts = 50
-    folds = duckdb.sql(f"select md5_number_lower('p' || i) % 2 from range({prompts}) as t(i) order by i").fetchall()
+    folds = duckdb.execute(f"select md5_number_lower('p' || i) % 2 from range({prompts}) as t(i) order by i").fetchall()
     fold = np.array([folds[pair % prompts][0] for pair in range(400)])
     margins = np.zeros((400, 2))
     margins[:, 0] = np.where(fold == 0, 1, -1) * np.random.default_rng(0).uniform(0.5, 1, 400)
