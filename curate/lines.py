@@ -179,7 +179,7 @@ def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def json_text(report: dict[str, Any]) -> str:
+def json_text(report: dict[str, Any] | list[dict[str, Any]]) -> str:
     """The report as one JSON document. JSON knows no infinity: a bound that is none becomes null."""
     return json.dumps(_without_infinity(report), indent=2, allow_nan=False)
 

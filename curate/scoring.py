@@ -19,6 +19,15 @@ from schemas import tables
 
 
 @dataclass(frozen=True)
+class EmbeddedPrompts:
+    """A run's prompts: `rows` maps prompt_id to its place in `texts` and in each tower's float32 (m, dimension)."""
+
+    rows: dict[str, int]
+    texts: list[str]
+    embeddings: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
 class Scoring:
     """`heads` maps a scorer's name to its head and the tower whose embeddings it reads; `models` names their set."""
 
@@ -48,6 +57,20 @@ class Scoring:
     def embed_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         """Tower -> float32 (n, dimension) for n prompts. Raises ModelError when not finite."""
         return {name: _finite(tower.embed_prompts(prompts), tower, "a prompt") for name, tower in self.towers.items()}
+
+    def score_pictures(
+        self, pictures: list[dict[str, torch.Tensor]], matched: list[tuple[int, str]], prompts: EmbeddedPrompts
+    ) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
+        """All that is computed of one batch: the n pictures' embeddings, and each scorer's float32 (len(matched),).
+
+        matched: (row of a picture, prompt_id) pairs. Raises ModelError when an embedding is not finite.
+        """
+        embeddings = self.embed_images(pictures)
+        image_rows = torch.tensor([row for row, _ in matched], dtype=torch.long)
+        prompt_rows = torch.tensor([prompts.rows[prompt_id] for _, prompt_id in matched], dtype=torch.long)
+        of_images = {tower: values[image_rows] for tower, values in embeddings.items()}
+        of_prompts = {tower: values[prompt_rows] for tower, values in prompts.embeddings.items()}
+        return embeddings, self.score(of_images, of_prompts)
 
     def score(self, images: dict[str, torch.Tensor], prompts: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Scorer -> float32 (n,) for n matched rows of every tower's embeddings."""

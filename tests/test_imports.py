@@ -13,6 +13,7 @@ HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars", 
 # A module may import modules of its own level or below. Levels of curate, top to bottom.
 LEVELS = [
     {"cli"},
+    {"commands"},
     {"stages"},
     {"selection", "coverage"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},

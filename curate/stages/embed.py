@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -19,7 +20,7 @@ from curate.images import Rejected, decode
 from curate.plan import Part, Plan, make_plan
 from curate.progress import Advance, progress, say
 from curate.run import Run, part_rows, write_part
-from curate.scoring import Scoring, embedding_columns, embedding_matrix
+from curate.scoring import EmbeddedPrompts, Scoring, embedding_columns, embedding_matrix
 from curate.source import Location, Source
 from curate.tables import rows_table, write_table
 from schemas import tables
@@ -88,23 +89,23 @@ def _embed(run: Run, source: Source, plan: Plan, scoring: Scoring, options: Embe
     return summary
 
 
-def _embed_prompts(run: Run, plan: Plan, scoring: Scoring) -> dict[str, dict[str, torch.Tensor]]:
-    """prompt_id -> tower -> float32 (dimension,); computed in parts, read back from the sound ones."""
+def _embed_prompts(run: Run, plan: Plan, scoring: Scoring) -> EmbeddedPrompts:
+    """Computed in parts, read back from the sound ones."""
     schema = tables.with_embeddings(tables.PROMPTS, scoring.dimensions, pa.float32())
-    found: dict[str, dict[str, torch.Tensor]] = {}
+    parts: list[pa.Table] = []
     with progress("prompts", len(plan.prompts)) as advance:
         for index, chunk in enumerate(batched(list(plan.prompts.items()), PROMPTS_PER_PART)):
             name = f"prompts-{index:05d}"
             if part_rows(run, name) is None:
                 write_part(run, name, {"prompts": (_prompt_table(chunk, scoring, advance), schema)})
-            table = pq.read_table(run.table("prompts") / f"{name}.parquet")
-            matrices = {
-                tower: embedding_matrix(table[tables.embedding_column(tower)], dimension)
-                for tower, dimension in scoring.dimensions.items()
-            }
-            for row, prompt_id in enumerate(table["prompt_id"].to_pylist()):
-                found[prompt_id] = {tower: matrix[row] for tower, matrix in matrices.items()}
-    return found
+            parts.append(pq.read_table(run.table("prompts") / f"{name}.parquet"))
+    table = pa.concat_tables(parts)
+    embeddings = {
+        tower: embedding_matrix(table[tables.embedding_column(tower)], dimension)
+        for tower, dimension in scoring.dimensions.items()
+    }
+    rows = {prompt_id: row for row, prompt_id in enumerate(table["prompt_id"].to_pylist())}
+    return EmbeddedPrompts(rows, table["prompt"].to_pylist(), embeddings)
 
 
 def _prompt_table(chunk: list[tuple[str, str]], scoring: Scoring, advance: Advance, batch: int = 256) -> pa.Table:
@@ -122,7 +123,7 @@ def _embed_images(
     plan: Plan,
     source: Source,
     scoring: Scoring,
-    prompts: dict[str, dict[str, torch.Tensor]],
+    prompts: EmbeddedPrompts,
     options: EmbedOptions,
 ) -> int:
     """Compute each part that is not there and sound; returns how many."""
@@ -148,7 +149,7 @@ def _part_tables(
     part: Part,
     source: Source,
     scoring: Scoring,
-    prompts: dict[str, dict[str, torch.Tensor]],
+    prompts: EmbeddedPrompts,
     options: EmbedOptions,
     pool: ThreadPoolExecutor,
     advance: Advance,
@@ -168,10 +169,12 @@ def _part_tables(
             if isinstance(result, Rejected):
                 dropped.append(_dropped_row(uid, result))
         if pictures:
-            embeddings = scoring.embed_images([picture.pixels for picture in pictures])
-            rows = [picture.row for picture in pictures]
-            image_tables.append(_image_table(rows, embeddings))
-            score_tables.append(_score_table(rows, embeddings, part, prompts, scoring))
+            uids = [str(picture.row["image_uid"]) for picture in pictures]
+            matched = [(index, prompt_id) for index, uid in enumerate(uids) for prompt_id in part.prompt_ids[uid]]
+            pixels = [picture.pixels for picture in pictures]
+            embeddings, scores_of = scoring.score_pictures(pixels, matched, prompts)
+            image_tables.append(_image_table([picture.row for picture in pictures], embeddings))
+            score_tables.append(_score_table(uids, matched, scores_of))
         advance(len(items))
     images = pa.concat_tables(image_tables) if image_tables else _empty_images(scoring)
     scores = pa.concat_tables(score_tables) if score_tables else _empty_scores(scoring)
@@ -203,26 +206,15 @@ def _image_table(rows: list[dict[str, object]], embeddings: dict[str, torch.Tens
     return table
 
 
-def _score_table(
-    rows: list[dict[str, object]],
-    embeddings: dict[str, torch.Tensor],
-    part: Part,
-    prompts: dict[str, dict[str, torch.Tensor]],
-    scoring: Scoring,
-) -> pa.Table:
+def _score_table(uids: list[str], matched: list[tuple[int, str]], scores: dict[str, np.ndarray]) -> pa.Table:
     """One row for each prompt that an image is paired with."""
-    uids = [str(row["image_uid"]) for row in rows]
-    matched = [(index, prompt_id) for index, uid in enumerate(uids) for prompt_id in part.prompt_ids[uid]]
-    image_rows = torch.tensor([index for index, _ in matched])
-    of_images = {tower: values[image_rows] for tower, values in embeddings.items()}
-    of_prompts = {tower: torch.stack([prompts[key][tower] for _, key in matched]) for tower in embeddings}
     columns: dict[str, Any] = {
         "prompt_id": [prompt_id for _, prompt_id in matched],
         "image_uid": [uids[index] for index, _ in matched],
     }
-    for scorer, values in scoring.score(of_images, of_prompts).items():
-        columns[tables.score_column(scorer)] = pa.array(values, pa.float32())
-    return pa.table(columns)
+    return pa.table(
+        columns | {tables.score_column(name): pa.array(values, pa.float32()) for name, values in scores.items()}
+    )
 
 
 def _empty_images(scoring: Scoring) -> pa.Table:

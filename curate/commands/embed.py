@@ -1,0 +1,75 @@
+"""`curate embed`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curate.commands.common import JsonOption, RunOption, print_report
+from curate.lines import embed_lines
+from curate.manifest import DEMO, Manifest, load_manifest
+from curate.model_set import DEFAULT_SCORERS, load_model_set
+from curate.progress import say
+from curate.run import Run
+
+
+def embed(
+    run: RunOption = "run",
+    manifest: Annotated[str, typer.Option(help="Data set: a bundled name, or a TOML file.")] = DEMO,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Path, glob or URL instead of the manifest's files; repeatable.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the manifest.  [default: the manifest's]")] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Set of models: a bundled name, or a TOML file.  [default: the manifest's, else published]"),
+    ] = None,
+    scorers: Annotated[str, typer.Option(help="Scorers, by name, with commas.")] = ",".join(DEFAULT_SCORERS),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Images of one forward pass.", min=1)] = 64,
+    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 1024,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score every image and prompt of a data set once, and write the run's tables.
+
+    Example: curate embed --manifest pickapic_v2 --source 'train-*.parquet'
+    """
+    from curate.plan import make_plan
+    from curate.source import open_source
+
+    described = _manifest(manifest)
+    opened = open_source(described, split, source)
+    model_set = load_model_set(models or described.models or "published")
+    chosen = model_set.choose([name.strip() for name in scorers.split(",") if name.strip()])
+    if dry_run:
+        settings = {
+            "manifest": described.settings(),
+            "split": opened.split,
+            "files": list(opened.files),
+            "models": model_set.name,
+            "scorers": [spec.name for spec in chosen],
+        }
+        print_report(settings | make_plan(opened, part_images).counts(), as_json)
+        return
+
+    from curate.scoring import load_scoring
+    from curate.stages.embed import EmbedOptions, source_settings
+    from curate.stages.embed import embed as run_embed
+    from curate.towers.precision import choose_device, choose_precision, describe_device
+
+    on = choose_device(device)
+    options = EmbedOptions(on, choose_precision(precision, on), batch, part_images)
+    Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
+    names = ", ".join(spec.name for spec in chosen)
+    say(f"models '{model_set.name}', scorers {names}, on {describe_device(on, options.precision)}")
+    scoring = load_scoring(model_set, chosen, on, options.precision)
+    summary = run_embed(Run(Path(run)), opened, scoring, options)
+    print_report(summary, as_json, embed_lines(summary))
+
+
+def _manifest(name: str) -> Manifest:
+    if name == DEMO:
+        say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
+    return load_manifest(name)
