@@ -19,11 +19,12 @@ import torch
 from curate.images import Decoded, decode
 from curate.manifest import load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
+from curate.pipeline import EmbedOptions
 from curate.plan import Plan, make_plan
 from curate.run import Run
 from curate.scoring import Scoring, load_scoring
 from curate.source import Location, Source, open_source
-from curate.stages.embed import EmbedOptions, embed
+from curate.stages.embed import embed
 
 BATCH = 64
 

@@ -15,7 +15,7 @@ LEVELS = [
     {"cli"},
     {"commands"},
     {"stages"},
-    {"selection", "coverage"},
+    {"selection", "coverage", "pipeline"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "scoring", "database", "pictures", "comments", "run"},
     {"towers", "heads", "engines", "source", "tables"},

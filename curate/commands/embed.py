@@ -54,9 +54,10 @@ def embed(
         print_report(settings | make_plan(opened, part_images).counts(), as_json)
         return
 
+    from curate.pipeline import EmbedOptions
     from curate.scoring import load_scoring
-    from curate.stages.embed import EmbedOptions, source_settings
     from curate.stages.embed import embed as run_embed
+    from curate.stages.embed import source_settings
     from curate.towers.precision import choose_device, choose_precision, describe_device
 
     on = choose_device(device)

@@ -15,15 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from curate import pipeline
 from curate.errors import RunError
 from curate.images import decode
 from curate.manifest import load_manifest
 from curate.model_set import load_model_set
+from curate.pipeline import EmbedOptions
 from curate.run import Run
 from curate.scoring import Scoring, load_scoring
 from curate.source import open_source
 from curate.stages import embed as stage
-from curate.stages.embed import EmbedOptions, embed
+from curate.stages.embed import embed
 from schemas import tables
 from tests.curate.builders import CONTROL_UID, MODELS, pair_row, picture_bytes, write_pairs
 
@@ -87,7 +89,7 @@ def test_each_image_is_decoded_once_and_each_prompt_and_image_embedded_once_per_
         work["decoded"] += 1
         return decode(data)
 
-    monkeypatch.setattr(stage, "decode", counting_decode)
+    monkeypatch.setattr(pipeline, "decode", counting_decode)
     for name, tower in scoring.towers.items():
 
         def images(pixels: Any, name: str = name, inner: Any = tower.embed_images) -> Any:
@@ -129,12 +131,14 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         written.append(name)
         write(run, name, files)
 
-    monkeypatch.setattr(stage, "write_part", dying_write)
+    for module in (stage, pipeline):
+        monkeypatch.setattr(module, "write_part", dying_write)
     with pytest.raises(KeyboardInterrupt):
         embed_files(tmp_path / "killed", source_file, scoring)
     with pytest.raises(RunError, match="has not finished"):
         Run(tmp_path / "killed").summary()
-    monkeypatch.setattr(stage, "write_part", write)
+    for module in (stage, pipeline):
+        monkeypatch.setattr(module, "write_part", write)
     summary = embed_files(tmp_path / "killed", source_file, scoring)
     assert written == ["prompts-00000", "part-00000", "part-00001"]
     assert (summary["parts_computed"], summary["parts"]) == (2, 4)
