@@ -18,8 +18,8 @@ LEVELS = [
     {"selection", "coverage", "pipeline"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "scoring", "database", "pictures", "comments", "run"},
-    {"towers", "heads", "engines", "source", "tables"},
-    {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
+    {"towers", "heads", "nsfw", "scorers", "engines", "source", "tables"},
+    {"model_set", "plugins", "manifest", "images", "progress", "charts", "prompt_map"},
     {"errors", "lines"},
 ]
 
