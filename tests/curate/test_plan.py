@@ -34,7 +34,7 @@ def write(path: Path, rows: list[dict[str, Any]], row_group_size: int = 5) -> Pa
 
 
 def planned(*files: Path, part_images: int = 4) -> Plan:
-    return make_plan(open_source(load_manifest("pickapic_v2"), None, [str(file) for file in files]), part_images)
+    return make_plan(open_source(load_manifest("pickapic_v2"), None, [str(file) for file in files]), 10**9, part_images)
 
 
 def reasons(plan: Plan) -> list[str]:
@@ -214,7 +214,7 @@ def own_plan(folder: Path, table: pa.Table, columns: dict[str, str]) -> Plan:
     path = folder / "mine.toml"
     pq.write_table(table, folder / "mine.parquet")
     path.write_text(tomli_w.dumps({"splits": {"train": {"files": ["mine.parquet"]}}, "columns": columns}))
-    return make_plan(open_source(load_manifest(str(path)), None), 4)
+    return make_plan(open_source(load_manifest(str(path)), None), 10**9, 4)
 
 
 LEAST = {"prompt": "p", "image_0_path": "a", "image_1_path": "b"}
