@@ -129,7 +129,7 @@ class Source:
                 derived = [self._derived_uids(parquet, file, row_group, side) for row_group in row_groups]
                 arrays[f"image_{side}_uid"] = pa.concat_tables([pa.table({"uid": uids}) for uids in derived])["uid"]
         counts = [parquet.metadata.row_group(row_group).num_rows for row_group in row_groups]
-        for ours in set(IMAGE_COLUMNS) & set(columns):
+        for ours in (name for name in IMAGE_COLUMNS if name in columns):
             sizes = _mean_bytes(parquet.metadata, row_groups, columns[ours])
             arrays[ours.replace("_bytes", "_size_bytes")] = pa.array(np.repeat(sizes, counts))
         arrays["source_file"] = pa.repeat(file, sum(counts))
