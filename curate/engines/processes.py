@@ -4,17 +4,16 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from curate.engines import Engine, Report, T, Work
-from curate.engines.desk import ADVICE, DEATHS, Desk
+from curate.engines.desk import Desk, portable
 from curate.engines.serial import Serial
-from curate.errors import RunError
 from curate.progress import say
 
 
@@ -27,19 +26,31 @@ class Processes:
     def run(self, work: Work[T], tasks: Sequence[T], report: Report) -> None:
         """As `Engine.run`. No worker outlives this call, nor this process."""
         desk = Desk(tasks, work.stands)
-        staff = [_start(number, device, work) for number, device in enumerate(self._needed(len(tasks)))]
-        try:
-            while staff:
-                for worker in _ready(staff):
-                    _serve(worker, desk, staff, work, report)
-        finally:
-            for worker in staff:
-                worker.end()
-        if desk.left:
-            raise RunError(f"no worker is left, but {desk.left:,} parts are; {ADVICE}")
+        devices = self.devices[: max(1, len(tasks))]
+        staff: list[_Worker] = []
+        with _sharing_cores(len(devices)):
+            try:
+                staff += [_start(number, device, work) for number, device in enumerate(devices)]
+                while staff:
+                    for worker in _ready(staff):
+                        _serve(worker, desk, staff, work, report)
+            finally:
+                for worker in staff:
+                    worker.end()
+        desk.check_done()
 
-    def _needed(self, tasks: int) -> tuple[str, ...]:
-        return self.devices[: max(1, tasks)]
+
+@contextmanager
+def _sharing_cores(workers: int) -> Iterator[None]:
+    """Workers that start meanwhile take their share of the cores for torch, unless the user has said how many."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 def local_engine(devices: tuple[str, ...]) -> Engine:
@@ -104,13 +115,8 @@ def _replace(worker: _Worker, desk: Desk[T], staff: list[_Worker], work: Work[T]
     how = worker.how_it_died()
     worker.line.close()
     staff.remove(worker)
-    names, again = desk.lost(worker.number, how)
-    told = f"; {', '.join(names)} will be computed again" if names else ""
-    say(f"worker {worker.number} on {worker.device} died ({how}){told}")
-    if again:
+    if desk.lost(worker.number, f"worker {worker.number} on {worker.device}", how):
         staff.append(_start(worker.number, worker.device, work))
-    else:
-        say(f"worker {worker.number} on {worker.device} died {DEATHS} times before it took a part: going on without it")
 
 
 class _Desk:
@@ -142,7 +148,7 @@ def _worker_main(line: Connection, device: str, work: Work[Any]) -> None:
     try:
         work(device, desk.tasks(), desk.report)
     except Exception as error:
-        desk.send("failed", _portable(error))
+        desk.send("failed", portable(error))
     else:
         desk.send("finished")
 
@@ -152,9 +158,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)  # a run that starts again must not meet the workers of the killed one
-
-
-def _portable(error: Exception) -> Exception:
-    """The exception with its traceback as a note, for the traceback itself does not travel."""
-    error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
-    return error

@@ -231,7 +231,7 @@ def test_parts_are_balanced_by_bytes_that_the_metadata_tells(tmp_path: Path, mon
         return inner(self, groups, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", reading)
-    plan = make_plan(open_source(load_manifest("pickapic_v2"), None, [str(path)]), 1_400_000, 1000)
+    plan = make_plan(open_source(load_manifest("pickapic_v2"), None, [str(path)]), 1_300_000, 1000)
     assert "caption" in read
     assert not read & {"jpg_0", "jpg_1"}
     assert [len(part.images) for part in plan.parts] == [40, 40, 120]
