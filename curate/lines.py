@@ -6,7 +6,13 @@ from typing import Any
 
 
 def embed_lines(summary: dict[str, Any]) -> list[str]:
-    """The counts as sums that the reader can add up."""
+    """The counts as sums that the reader can add up; of an unfinished run, what is left."""
+    if summary["parts_left"]:
+        return [
+            f"parts   {summary['parts_computed']:,} computed, {summary['parts_left']:,} of {summary['parts']:,} left, "
+            f"the first is {summary['first_left']}; other processes may be at them, "
+            "`curate embed` without --part-range finishes the run"
+        ]
     ties = f", of them {summary['ties']:,} ties" if summary["ties"] else ""
     return [
         f"rows    {sum_line(summary['source_rows'], summary['pairs'], 'pairs', summary['dropped_pairs'])}{ties}",

@@ -25,13 +25,14 @@ from schemas import tables
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How the work is cut: images of a forward pass, images of a part, threads that decode."""
+    """How the work is cut: images of a forward pass, images and bytes of a part, threads that decode."""
 
     device: str
     precision: str
     batch_images: int = 64
-    part_images: int = 1024
+    part_images: int = 4096
     decode_threads: int = os.cpu_count() or 1
+    part_bytes: int = 256_000_000
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,15 @@ class Scoring:
     heads: dict[str, tuple[Scorer, str | None]]
     identity: dict[str, Any]
     models: str
+
+    @property
+    def names(self) -> list[str]:
+        """The scorers, by name."""
+        return list(self.heads)
+
+    def on(self, device: str) -> Scoring:
+        """Itself: it is loaded already."""
+        return self
 
     @property
     def dimensions(self) -> dict[str, int]:
@@ -102,6 +111,33 @@ class Scoring:
             for name, (head, tower) in self.heads.items()
             if tower is not None
         }
+
+
+class Scorers(Protocol):
+    """What is to score, loaded or not; `on` gives it loaded on a device."""
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def on(self, device: str) -> Scoring: ...
+
+
+@dataclass(frozen=True)
+class UnloadedScoring:
+    """Names its models, and loads them where the work is done: it travels to worker processes and machines."""
+
+    model_set: ModelSet
+    specs: tuple[ScorerSpec, ...]
+    precision: str
+
+    @property
+    def names(self) -> list[str]:
+        """The scorers, by name."""
+        return [spec.name for spec in self.specs]
+
+    def on(self, device: str) -> Scoring:
+        """Load every tower and head on `device`. Raises ModelError."""
+        return load_scoring(self.model_set, list(self.specs), device, self.precision)
 
 
 def load_scoring(model_set: ModelSet, scorers: list[ScorerSpec], device: str, precision: str) -> Scoring:

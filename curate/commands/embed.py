@@ -1,16 +1,20 @@
 """`curate embed`."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
+from curate.errors import UsageError
 from curate.lines import embed_lines
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
 from curate.run import Run
+
+MB = 1_000_000
 
 
 def embed(
@@ -25,10 +29,18 @@ def embed(
         typer.Option(help="Set of models: a bundled name, or a TOML file.  [default: the manifest's, else published]"),
     ] = None,
     scorers: Annotated[str, typer.Option(help="Scorers, by name, with commas.")] = ",".join(DEFAULT_SCORERS),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto (every CUDA device, else the CPU), cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch: Annotated[int, typer.Option(help="Images of one forward pass.", min=1)] = 64,
-    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 1024,
+    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 4096,
+    part_mb: Annotated[int, typer.Option(help="Megabytes of encoded images of one part.", min=1)] = 256,
+    part_range: Annotated[
+        str | None,
+        typer.Option(help="Compute parts A to B - 1 only, as A:B, beside other processes that do the others."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes.  [default: one for each device]", min=1)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,6 +55,7 @@ def embed(
     opened = open_source(described, split, source)
     model_set = load_model_set(models or described.models or "published")
     chosen = model_set.choose([name.strip() for name in scorers.split(",") if name.strip()])
+    only = _part_range(part_range)
     if dry_run:
         settings = {
             "manifest": described.settings(),
@@ -51,23 +64,36 @@ def embed(
             "models": model_set.name,
             "scorers": [spec.name for spec in chosen],
         }
-        print_report(settings | make_plan(opened, part_images).counts(), as_json)
+        print_report(settings | make_plan(opened, part_mb * MB, part_images).counts(), as_json)
         return
 
+    from curate.engines.processes import local_engine
     from curate.pipeline import EmbedOptions
-    from curate.scoring import load_scoring
+    from curate.scoring import UnloadedScoring
     from curate.stages.embed import embed as run_embed
     from curate.stages.embed import source_settings
-    from curate.towers.precision import choose_device, choose_precision, describe_device
+    from curate.towers.precision import choose_devices, choose_precision, describe_device
 
-    on = choose_device(device)
-    options = EmbedOptions(on, choose_precision(precision, on), batch, part_images)
+    devices = choose_devices(device, workers)
+    options = EmbedOptions(
+        devices[0], choose_precision(precision, devices[0]), batch, part_images, part_bytes=part_mb * MB
+    )
     Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
     names = ", ".join(spec.name for spec in chosen)
-    say(f"models '{model_set.name}', scorers {names}, on {describe_device(on, options.precision)}")
-    scoring = load_scoring(model_set, chosen, on, options.precision)
-    summary = run_embed(Run(Path(run)), opened, scoring, options)
+    say(f"models '{model_set.name}', scorers {names}, on {describe_device(devices[0], options.precision)}")
+    scorers_set = UnloadedScoring(model_set, tuple(chosen), options.precision)
+    summary = run_embed(Run(Path(run)), opened, scorers_set, options, local_engine(devices), only)
     print_report(summary, as_json, embed_lines(summary))
+
+
+def _part_range(text: str | None) -> range | None:
+    """`a:b` as a range. Raises UsageError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise UsageError(f"--part-range {text}: give A:B with A below B: parts A to B - 1, counted from 0")
+    return range(int(found[1]), int(found[2]))
 
 
 def _manifest(name: str) -> Manifest:

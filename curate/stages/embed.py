@@ -2,37 +2,53 @@
 
 import itertools
 from collections import Counter
-from importlib.metadata import version
+from contextlib import ExitStack
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from curate.engines.local import batched
-from curate.errors import SourceError
-from curate.pipeline import EmbedOptions, compute_parts
+from curate.engines import Engine
+from curate.engines.serial import Serial
+from curate.errors import SourceError, UsageError
+from curate.parts import part_name
+from curate.pipeline import EmbedOptions
 from curate.plan import Plan, make_plan
 from curate.progress import Advance, progress, say
-from curate.run import Run, part_rows, write_part
-from curate.scoring import EmbeddedPrompts, Scoring, embedding_columns, embedding_matrix
+from curate.run import Run, part_rows, sound_parts
+from curate.scoring import Scorers
 from curate.source import Source
 from curate.tables import write_table
+from curate.worker import EmbedWork, PromptsDone
 from schemas import tables
 from schemas.reasons import IMAGE_REASONS
 
-PROMPTS_PER_PART = 4096
-PACKAGES = ("torch", "open_clip_torch", "transformers", "pillow", "pyarrow")
 
-
-def embed(run: Run, source: Source, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
+def embed(
+    run: Run,
+    source: Source,
+    scorers: Scorers,
+    options: EmbedOptions,
+    engine: Engine | None = None,
+    part_range: range | None = None,
+) -> dict[str, Any]:
     """Write every table of the run and return the counts; sound parts of an earlier attempt are kept.
 
+    part_range: these parts only, beside other processes that do the others; who finds all parts there counts them.
     Raises: RunError when the directory holds tables made under other settings; SourceError; WriteError.
     """
-    plan = make_plan(source, options.part_images)
-    with run.locked():
-        return _embed(run, source, plan, scoring, options)
+    plan = make_plan(source, options.part_bytes, options.part_images)
+    mine = _in_range(len(plan.parts), part_range)
+    with run.locked(shared=part_range is not None):
+        settings = source_settings(source, options)
+        _begin(run, source, plan, settings)
+        sound = sound_parts(run, [part_name(index) for index in mine])
+        todo = [index for index in mine if part_name(index) not in sound]
+        work = EmbedWork(run, source, scorers, plan.prompts, options, settings, anew=bool(todo))
+        tasks = plan.parts.only(todo)
+        with ExitStack() as lines:
+            report = _Shown(lines, len(plan.prompts), tasks.image_count)
+            (engine or Serial(options.device)).run(work, tasks, report)
+        return _end(run, plan, source, scorers, len(todo))
 
 
 def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
@@ -43,66 +59,78 @@ def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
         "files": source.sizes(),
         "device": options.device.split(":")[0],
         "precision": options.precision,
+        "part_bytes": options.part_bytes,
         "part_images": options.part_images,
     }
 
 
-def _embed(run: Run, source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
-    # Equal settings give equal tables: this is everything that decides a table's content.
-    settings = source_settings(source, options) | {"models": scoring.identity}
-    info = {"models": scoring.models, "packages": {name: version(name) for name in PACKAGES}}
-    continued = run.claim(settings, info)
-    if continued:
+def _in_range(parts: int, part_range: range | None) -> range:
+    """Raises: UsageError when the range begins after the last part."""
+    if part_range is None:
+        return range(parts)
+    if part_range.start >= parts:
+        raise UsageError(
+            f"--part-range {part_range.start}:{part_range.stop}: there are {parts:,} parts, from 0 on; "
+            "`curate embed --dry-run` counts them"
+        )
+    return range(part_range.start, min(part_range.stop, parts))
+
+
+def _begin(run: Run, source: Source, plan: Plan, settings: dict[str, Any]) -> None:
+    """What needs no towers: equal plans write equal files, so processes that share a run do not mind each other."""
+    if run.refuse_other(settings):
         say(f"{run.root} holds parts of this run; the sound ones are kept")
     if source.expected_rows not in (None, plan.source_rows):
         say(f"note: the manifest expects {source.expected_rows:,} rows, the files hold {plan.source_rows:,}")
     write_table(plan.pairs, run.pairs, tables.PAIRS)
     write_table(plan.dropped, run.table("dropped") / "plan.parquet", tables.DROPPED)
-    prompt_embeddings = _embed_prompts(run, plan, scoring)
-    todo = [part for part in plan.parts if part_rows(run, part.name) is None]
-    with progress("images", sum(len(part.images) for part in todo)) as advance:
-        compute_parts(run, source, scoring, prompt_embeddings, todo, options, lambda done: advance(done.images))
-    summary = _summary(run, plan, source, scoring) | {"parts_computed": len(todo), "parts": len(plan.parts)}
+
+
+class _Shown:
+    """Every worker's reports in one line of progress: first the prompts, then the images."""
+
+    def __init__(self, lines: ExitStack, prompts: int, images: int) -> None:
+        self.lines, self.prompts, self.images = lines, prompts, images
+        self.seen: set[str] = set()
+        self.advance_prompts: Advance | None = None
+        self.advance_images: Advance | None = None
+
+    def __call__(self, message: Any) -> None:
+        if not isinstance(message, PromptsDone):
+            self._images(message.images)
+        elif message.part not in self.seen and self.advance_images is None:  # other workers find it, too
+            self.seen.add(message.part)
+            self._prompts(message.prompts)
+
+    def _prompts(self, prompts: int) -> None:
+        if self.advance_prompts is None:
+            self.advance_prompts = self.lines.enter_context(progress("prompts", self.prompts))
+        self.advance_prompts(prompts)
+
+    def _images(self, images: int) -> None:
+        if self.advance_images is None:
+            self.lines.close()
+            self.advance_images = self.lines.enter_context(progress("images", self.images))
+        self.advance_images(images)
+
+
+def _end(run: Run, plan: Plan, source: Source, scorers: Scorers, computed: int) -> dict[str, Any]:
+    """The counts of the whole run, and it is finished; or, beside other processes, what is left to do."""
+    rows = {part_name(index): part_rows(run, part_name(index), hashed=False) for index in range(len(plan.parts))}
+    left = [name for name, counted in rows.items() if counted is None]
+    parts = {"parts": len(plan.parts), "parts_computed": computed, "parts_left": len(left)}
+    if left:
+        return parts | {"first_left": left[0]}
+    summary = _summary(run, plan, source, scorers, [counted for counted in rows.values() if counted]) | parts
     run.mark_finished(summary)
     return summary
 
 
-def _embed_prompts(run: Run, plan: Plan, scoring: Scoring) -> EmbeddedPrompts:
-    """Computed in parts, read back from the sound ones."""
-    schema = tables.with_embeddings(tables.PROMPTS, scoring.dimensions, pa.float32())
-    parts: list[pa.Table] = []
-    with progress("prompts", len(plan.prompts)) as advance:
-        for index, chunk in enumerate(batched(list(plan.prompts.items()), PROMPTS_PER_PART)):
-            name = f"prompts-{index:05d}"
-            if part_rows(run, name) is None:
-                write_part(run, name, {"prompts": (_prompt_table(chunk, scoring, advance), schema)})
-            parts.append(pq.read_table(run.table("prompts") / f"{name}.parquet"))
-    table = pa.concat_tables(parts)
-    embeddings = {
-        tower: embedding_matrix(table[tables.embedding_column(tower)], dimension)
-        for tower, dimension in scoring.dimensions.items()
-    }
-    rows = {prompt_id: row for row, prompt_id in enumerate(table["prompt_id"].to_pylist())}
-    return EmbeddedPrompts(rows, table["prompt"].to_pylist(), embeddings)
-
-
-def _prompt_table(chunk: list[tuple[str, str]], scoring: Scoring, advance: Advance, batch: int = 256) -> pa.Table:
-    embeddings: dict[str, list[torch.Tensor]] = {tower: [] for tower in scoring.towers}
-    for rows in batched(chunk, batch):
-        for tower, values in scoring.embed_prompts([prompt for _, prompt in rows]).items():
-            embeddings[tower].append(values)
-        advance(len(rows))
-    columns = {"prompt_id": [key for key, _ in chunk], "prompt": [prompt for _, prompt in chunk]}
-    return pa.table(columns | embedding_columns({t: torch.cat(v) for t, v in embeddings.items()}, pa.float32()))
-
-
-def _summary(run: Run, plan: Plan, source: Source, scoring: Scoring) -> dict[str, Any]:
-    """The counts of the run, which must add up: rows = pairs + Σ dropped, images = scored + Σ dropped."""
+def _summary(run: Run, plan: Plan, source: Source, scorers: Scorers, counted: list[dict[str, int]]) -> dict[str, Any]:
+    """The counts must add up: rows = pairs + Σ dropped, images = scored + Σ dropped."""
     dropped_pairs = Counter(plan.dropped["reason"].to_pylist())
-    counted = [part_rows(run, part.name) or {} for part in plan.parts]
-    reasons = itertools.chain.from_iterable(
-        pq.read_table(run.table("dropped") / f"{part.name}.parquet")["reason"].to_pylist() for part in plan.parts
-    )
+    dropped = [run.table("dropped") / f"{part_name(index)}.parquet" for index in range(len(plan.parts))]
+    reasons = itertools.chain.from_iterable(pq.read_table(path)["reason"].to_pylist() for path in dropped)
     dropped_images = Counter(reasons)
     scored = sum(rows["images"] for rows in counted)
     if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
@@ -120,5 +148,5 @@ def _summary(run: Run, plan: Plan, source: Source, scoring: Scoring) -> dict[str
         "scored_images": scored,
         "dropped_images": dict(sorted(dropped_images.items())),
         "scored_prompt_images": sum(rows["scores"] for rows in counted),
-        "scorers": list(scoring.heads),
+        "scorers": scorers.names,
     }
