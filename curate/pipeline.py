@@ -20,6 +20,7 @@ from curate.run import Run, write_part
 from curate.scoring import EmbeddedPrompts, Scoring, embedding_columns
 from curate.source import Location, Source
 from curate.tables import rows_table
+from curate.tally import Done, Offender
 from schemas import tables
 
 
@@ -32,6 +33,7 @@ class EmbedOptions:
     batch_images: int = 64
     part_images: int = 1024
     decode_threads: int = os.cpu_count() or 1
+    decode_processes: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,6 @@ class Picture:
 
     row: dict[str, object]
     pixels: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What was just finished: images, and how many of them were dropped for each reason."""
-
-    images: int
-    dropped: dict[str, int]
 
 
 def compute_parts(
@@ -60,6 +54,9 @@ def compute_parts(
     report: Callable[[Done], None],
 ) -> None:
     """Compute and write each part as `parts` yields it; a part stands whole or not at all.
+
+    `parts` is drawn from another thread, one or two parts ahead of the towers. `report` is called from this
+    thread; what it raises ends the work.
 
     Raises: SourceError, ModelError, WriteError.
     """
@@ -74,6 +71,7 @@ def compute_parts(
                 "dropped": (dropped, tables.DROPPED),
             }
             write_part(run, part.name, files)
+            report(Done(options.device, parts=1))
 
 
 def _part_tables(
@@ -106,8 +104,13 @@ def _part_tables(
             embeddings, scores_of = scoring.score_pictures(pixels, matched, prompts)
             image_tables.append(_image_table([picture.row for picture in pictures], embeddings))
             score_tables.append(_score_table(uids, matched, scores_of))
-        reasons = Counter(result.reason for result in results if isinstance(result, Rejected))
-        report(Done(len(items), dict(reasons)))
+        offenders = [
+            Offender(uid, *location, result.reason, result.detail)
+            for (uid, location), result in zip(items, results, strict=True)
+            if isinstance(result, Rejected)
+        ]
+        reasons = Counter(offender.reason for offender in offenders)
+        report(Done(options.device, len(items), dict(reasons), tuple(offenders[:5])))
     images = pa.concat_tables(image_tables) if image_tables else _empty_images(scoring)
     scores = pa.concat_tables(score_tables) if score_tables else _empty_scores(scoring)
     return images, scores, rows_table(dropped, tables.DROPPED)

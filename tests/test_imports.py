@@ -20,6 +20,7 @@ LEVELS = [
     {"plan", "scoring", "database", "pictures", "comments", "run"},
     {"towers", "heads", "engines", "source", "tables"},
     {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
+    {"tally"},
     {"errors", "lines"},
 ]
 
