@@ -94,8 +94,7 @@ class Tally:
     def _all_bad(self) -> str:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()))
         sample = "; ".join(
-            f"{one.file} row group {one.row_group} row {one.row}: {one.reason} ({one.detail})"
-            for one in self.offenders
+            f"{one.file} row group {one.row_group} row {one.row}: {one.reason} ({one.detail})" for one in self.offenders
         )
         return (
             f"not one of the first {self.done_images:,} images can be used: {counts}; such as {sample}; correct the "

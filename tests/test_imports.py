@@ -16,11 +16,14 @@ LEVELS = [
     {"commands"},
     {"stages"},
     {"selection", "coverage", "pipeline"},
+    {"decoding", "part_tables"},
+    {"decode_processes", "reading"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "scoring", "database", "pictures", "comments", "run"},
     {"towers", "heads", "engines", "source", "tables"},
+    {"preparing"},
     {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
-    {"tally"},
+    {"ahead", "tally"},
     {"errors", "lines"},
 ]
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curate import pipeline
+from curate import pipeline, preparing
 from curate.errors import RunError
 from curate.images import decode
 from curate.manifest import load_manifest
@@ -89,7 +89,7 @@ def test_each_image_is_decoded_once_and_each_prompt_and_image_embedded_once_per_
         work["decoded"] += 1
         return decode(data)
 
-    monkeypatch.setattr(pipeline, "decode", counting_decode)
+    monkeypatch.setattr(preparing, "decode", counting_decode)
     for name, tower in scoring.towers.items():
 
         def images(pixels: Any, name: str = name, inner: Any = tower.embed_images) -> Any:
