@@ -45,16 +45,22 @@ class Done:
 class Tally:
     """Sum of every device's reports; `add` may be called from any thread."""
 
-    def __init__(self, images: int, parts: int, images_before: int = 0, parts_before: int = 0) -> None:
-        """images, parts: all of the run; *_before: those that stood before this process began."""
+    def __init__(
+        self, images: int, parts: int, images_before: int = 0, parts_before: int = 0, scored_before: bool = False
+    ) -> None:
+        """images, parts: all of the run; *_before: those that stood before, and whether any of them was scored."""
         self.images, self.parts = images, parts
-        self.images_before, self.parts_before = images_before, parts_before
-        self.started = time.monotonic()
+        self.images_before, self.parts_before, self.scored_before = images_before, parts_before, scored_before
+        self.restart()
         self.done_images = self.done_parts = 0
         self.dropped: Counter[str] = Counter()
         self.offenders: list[Offender] = []
         self.devices: dict[str, Counter[str]] = {}
         self._lock = threading.Lock()
+
+    def restart(self) -> None:
+        """The clock starts now: what came before was not images."""
+        self.started = time.monotonic()
 
     def add(self, done: Done) -> None:
         """Count a report. Raises SourceError when every image so far was dropped, and they are many."""
@@ -67,7 +73,7 @@ class Tally:
             device["images"] += done.images
             device["busy_ms"] += round(1000 * done.busy_sec)
             device["elapsed_ms"] += round(1000 * done.elapsed_sec)
-        if not self.images_before and self.done_images == self.dropped.total() >= ALL_BAD_IMAGES:
+        if not self.scored_before and self.done_images == self.dropped.total() >= ALL_BAD_IMAGES:
             raise SourceError(self._all_bad())
 
     def numbers(self) -> dict[str, Any]:

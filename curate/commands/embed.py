@@ -29,6 +29,10 @@ def embed(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch: Annotated[int, typer.Option(help="Images of one forward pass.", min=1)] = 64,
     part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 1024,
+    decode_processes: Annotated[
+        int | None,
+        typer.Option(help="Processes that decode; 0: threads.  [default: 0 on the CPU, a GPU's cores on CUDA]", min=0),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,14 +58,15 @@ def embed(
         print_report(settings | make_plan(opened, part_images).counts(), as_json)
         return
 
-    from curate.pipeline import EmbedOptions
+    from curate.pipeline import EmbedOptions, default_decode_processes
     from curate.scoring import load_scoring
     from curate.stages.embed import embed as run_embed
     from curate.stages.embed import source_settings
     from curate.towers.precision import choose_device, choose_precision, describe_device
 
     on = choose_device(device)
-    options = EmbedOptions(on, choose_precision(precision, on), batch, part_images)
+    processes = default_decode_processes(on) if decode_processes is None else decode_processes
+    options = EmbedOptions(on, choose_precision(precision, on), batch, part_images, decode_processes=processes)
     Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
     names = ", ".join(spec.name for spec in chosen)
     say(f"models '{model_set.name}', scorers {names}, on {describe_device(on, options.precision)}")
