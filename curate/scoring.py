@@ -20,6 +20,9 @@ from curate.scorers import Matched, Scorer, preprocessing_of, reads_pixels, scor
 from curate.towers import Tower, load_tower
 from schemas import tables
 
+Pictures = list[dict[str, torch.Tensor]] | dict[str, torch.Tensor]
+"""Preprocessed pictures: one by one, or stacked as (n, 3, height, width), on any device."""
+
 
 @dataclass(frozen=True)
 class EmbeddedPrompts:
@@ -58,7 +61,7 @@ class Scoring:
 
     @property
     def preprocessors(self) -> dict[str, Callable[[Image.Image], torch.Tensor]]:
-        """Each distinct preprocessing, of towers and of scorers that look at pixels."""
+        """Each distinct preprocessing, of towers and of scorers that look at pixels; they pickle, without weights."""
         found: dict[str, Callable[[Image.Image], torch.Tensor]] = {}
         for tower in self.towers.values():
             found[tower.preprocessing] = tower.preprocess
@@ -71,9 +74,9 @@ class Scoring:
         """One tensor per distinct preprocessing, from one decoded picture."""
         return {key: preprocess(image) for key, preprocess in self.preprocessors.items()}
 
-    def embed_images(self, pictures: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def embed_images(self, pictures: Pictures) -> dict[str, torch.Tensor]:
         """Tower -> float32 (n, dimension) for n preprocessed pictures. Raises ModelError when not finite."""
-        return self._embed(_stacked(pictures))
+        return self._embed(stacked(pictures))
 
     def _embed(self, stacks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
@@ -86,13 +89,13 @@ class Scoring:
         return {name: _finite(tower.embed_prompts(prompts), tower, "a prompt") for name, tower in self.towers.items()}
 
     def score_pictures(
-        self, pictures: list[dict[str, torch.Tensor]], matched: list[tuple[int, str]], prompts: EmbeddedPrompts
+        self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts
     ) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
         """All that is computed of one batch: the n pictures' embeddings, and each scorer's float32 (len(matched),).
 
         matched: (row of a picture, prompt_id) pairs. Raises ModelError when an embedding is not finite.
         """
-        stacks = _stacked(pictures)
+        stacks = stacked(pictures)
         embeddings = self._embed(stacks)
         image_rows = torch.tensor([row for row, _ in matched], dtype=torch.long)
         prompt_rows = torch.tensor([prompts.rows[prompt_id] for _, prompt_id in matched], dtype=torch.long)
@@ -119,6 +122,9 @@ class Scorers(Protocol):
     @property
     def names(self) -> list[str]: ...
 
+    @property
+    def models(self) -> str: ...
+
     def on(self, device: str) -> Scoring: ...
 
 
@@ -135,9 +141,21 @@ class UnloadedScoring:
         """The scorers, by name."""
         return [spec.name for spec in self.specs]
 
+    @property
+    def models(self) -> str:
+        """The name of their set."""
+        return self.model_set.location
+
     def on(self, device: str) -> Scoring:
         """Load every tower and head on `device`. Raises ModelError."""
         return load_scoring(self.model_set, list(self.specs), device, self.precision)
+
+
+def stacked(pictures: Pictures) -> dict[str, torch.Tensor]:
+    """Preprocessing -> (n, 3, height, width) for n preprocessed pictures."""
+    if isinstance(pictures, dict):
+        return pictures
+    return {key: torch.stack([item[key] for item in pictures]) for key in pictures[0]}
 
 
 def load_scoring(model_set: ModelSet, scorers: list[ScorerSpec], device: str, precision: str) -> Scoring:
@@ -171,11 +189,6 @@ def _load_scorer(
         return reward, {"head": spec.head} | reward.identity
     head, sha256 = load_head(spec, towers[str(spec.tower)], folder)
     return head, {"head": spec.head} | ({"sha256": sha256} if sha256 else {})
-
-
-def _stacked(pictures: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Preprocessing -> (n, …)."""
-    return {key: torch.stack([item[key] for item in pictures]) for key in pictures[0]}
 
 
 def embedding_array(values: torch.Tensor, value_type: pa.DataType) -> pa.Array:

@@ -17,10 +17,15 @@ LEVELS = [
     {"stages"},
     {"selection", "coverage", "worker"},
     {"pipeline"},
+    {"decoding", "part_tables"},
+    {"decode_processes", "reading"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "parts", "scoring", "database", "pictures", "comments", "run"},
-    {"towers", "heads", "nsfw", "scorers", "engines", "source", "tables"},
+    {"towers", "heads", "nsfw", "scorers", "engines", "source", "live"},
+    {"tables"},
+    {"preparing"},
     {"model_set", "plugins", "manifest", "images", "progress", "charts", "prompt_map"},
+    {"ahead", "tally"},
     {"errors", "lines"},
 ]
 
@@ -86,7 +91,7 @@ HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    
 
 @pytest.mark.parametrize(
     "command",
-    ["", "embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "compare", "report", "browse"],
+    ["", "embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "compare", "report", "browse", "status"],
 )
 def test_curate_help_loads_nothing_heavy(command: str) -> None:
     arguments = [*command.split(), "--help"]
@@ -99,6 +104,8 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
     assert not loaded_by(HELP.format(arguments=arguments, package="train")) & set(HEAVY)
 
 
-@pytest.mark.parametrize("stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse"])
+@pytest.mark.parametrize(
+    "stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse", "status"]
+)
 def test_stages_after_embedding_need_no_torch(stage: str) -> None:
     assert "torch" not in loaded_by(f"import curate.stages.{stage}")

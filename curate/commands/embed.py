@@ -41,6 +41,10 @@ def embed(
     workers: Annotated[
         int | None, typer.Option(help="Worker processes.  [default: one for each device]", min=1)
     ] = None,
+    decode_processes: Annotated[
+        int | None,
+        typer.Option(help="Processes that decode; 0: threads.  [default: 0 on the CPU, a GPU's cores on CUDA]", min=0),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,15 +72,21 @@ def embed(
         return
 
     from curate.engines.processes import local_engine
-    from curate.pipeline import EmbedOptions
+    from curate.pipeline import EmbedOptions, default_decode_processes
     from curate.scoring import UnloadedScoring
     from curate.stages.embed import embed as run_embed
     from curate.stages.embed import source_settings
     from curate.towers.precision import choose_devices, choose_precision, describe_device
 
     devices = choose_devices(device, workers)
+    processes = default_decode_processes(devices[0]) if decode_processes is None else decode_processes
     options = EmbedOptions(
-        devices[0], choose_precision(precision, devices[0]), batch, part_images, part_bytes=part_mb * MB
+        devices[0],
+        choose_precision(precision, devices[0]),
+        batch,
+        part_images,
+        decode_processes=processes,
+        part_bytes=part_mb * MB,
     )
     Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
     names = ", ".join(spec.name for spec in chosen)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,7 +10,8 @@ import pyarrow.parquet as pq
 
 from curate.engines import Engine
 from curate.engines.serial import Serial
-from curate.errors import SourceError, UsageError
+from curate.errors import RunError, SourceError, UsageError
+from curate.live import live, write_progress
 from curate.parts import part_name
 from curate.pipeline import EmbedOptions
 from curate.plan import Plan, make_plan
@@ -18,6 +20,7 @@ from curate.run import Run, part_rows, sound_parts
 from curate.scoring import Scorers
 from curate.source import Source
 from curate.tables import write_table
+from curate.tally import Done, Tally
 from curate.worker import EmbedWork, PromptsDone
 from schemas import tables
 from schemas.reasons import IMAGE_REASONS
@@ -44,11 +47,13 @@ def embed(
         sound = sound_parts(run, [part_name(index) for index in mine])
         todo = [index for index in mine if part_name(index) not in sound]
         work = EmbedWork(run, source, scorers, plan.prompts, options, settings, anew=bool(todo))
-        tasks = plan.parts.only(todo)
+        shown, tally = shown_settings(source, scorers, options), _tally(run, plan, mine, todo)
+        if todo:
+            write_progress(run.root, "running", shown, tally)
         with ExitStack() as lines:
-            report = _Shown(lines, len(plan.prompts), tasks.image_count)
-            (engine or Serial(options.device)).run(work, tasks, report)
-        return _end(run, plan, source, scorers, len(todo))
+            report = _Shown(lines, run, tally, shown, len(plan.prompts))
+            (engine or Serial(options.device)).run(work, plan.parts.only(todo), report)
+        return _end(run, plan, source, scorers, _computed(run, tally, shown, len(todo)))
 
 
 def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
@@ -89,41 +94,82 @@ def _begin(run: Run, source: Source, plan: Plan, settings: dict[str, Any]) -> No
 class _Shown:
     """Every worker's reports in one line of progress: first the prompts, then the images."""
 
-    def __init__(self, lines: ExitStack, prompts: int, images: int) -> None:
-        self.lines, self.prompts, self.images = lines, prompts, images
+    def __init__(self, lines: ExitStack, run: Run, tally: Tally, settings: dict[str, Any], prompts: int) -> None:
+        self.lines, self.run, self.tally, self.settings, self.prompts = lines, run, tally, settings, prompts
         self.seen: set[str] = set()
-        self.advance_prompts: Advance | None = None
-        self.advance_images: Advance | None = None
+        self.advance: Advance | None = None
+        self.add: Callable[[Done], None] | None = None
 
-    def __call__(self, message: Any) -> None:
-        if not isinstance(message, PromptsDone):
-            self._images(message.images)
-        elif message.part not in self.seen and self.advance_images is None:  # other workers find it, too
+    def __call__(self, message: PromptsDone | Done) -> None:
+        if isinstance(message, Done):
+            self._images(message)
+        elif message.part not in self.seen and self.add is None:  # other workers find it, too
             self.seen.add(message.part)
             self._prompts(message.prompts)
 
     def _prompts(self, prompts: int) -> None:
-        if self.advance_prompts is None:
-            self.advance_prompts = self.lines.enter_context(progress("prompts", self.prompts))
-        self.advance_prompts(prompts)
+        if self.advance is None:
+            self.advance = self.lines.enter_context(progress("prompts", self.prompts))
+        self.advance(prompts)
 
-    def _images(self, images: int) -> None:
-        if self.advance_images is None:
+    def _images(self, done: Done) -> None:
+        if self.add is None:
             self.lines.close()
-            self.advance_images = self.lines.enter_context(progress("images", self.images))
-        self.advance_images(images)
+            self.tally.restart(done.elapsed_sec)
+            self.add = self.lines.enter_context(live(self.run.root, self.tally, self.settings))
+        self.add(done)
 
 
-def _end(run: Run, plan: Plan, source: Source, scorers: Scorers, computed: int) -> dict[str, Any]:
+def _end(run: Run, plan: Plan, source: Source, scorers: Scorers, computed: dict[str, Any]) -> dict[str, Any]:
     """The counts of the whole run, and it is finished; or, beside other processes, what is left to do."""
     rows = {part_name(index): part_rows(run, part_name(index), hashed=False) for index in range(len(plan.parts))}
     left = [name for name, counted in rows.items() if counted is None]
-    parts = {"parts": len(plan.parts), "parts_computed": computed, "parts_left": len(left)}
+    parts = {"parts": len(plan.parts), "parts_computed": computed.pop("parts"), "parts_left": len(left)}
     if left:
         return parts | {"first_left": left[0]}
     summary = _summary(run, plan, source, scorers, [counted for counted in rows.values() if counted]) | parts
+    summary["computed"] = computed
     run.mark_finished(summary)
     return summary
+
+
+def shown_settings(source: Source, scorers: Scorers, options: EmbedOptions) -> dict[str, Any]:
+    """What `curate status` and embed.json say of how a run is computed."""
+    return {
+        "dataset": source.manifest.name,
+        "split": source.split,
+        "models": scorers.models,
+        "scorers": ", ".join(scorers.names),
+        "device": options.device,
+        "precision": options.precision,
+        "batch": options.batch_images,
+        "part_images": options.part_images,
+        "part_bytes": options.part_bytes,
+        "decode_processes": options.decode_processes,
+    }
+
+
+def _tally(run: Run, plan: Plan, mine: range, todo: list[int]) -> Tally:
+    """Nothing done yet, beside the parts that are there."""
+    stands = sorted(set(mine) - set(todo))
+    images, before = plan.parts.only(mine).image_count, plan.parts.only(stands).image_count
+    rows = (part_rows(run, part_name(index), hashed=False) for index in stands)
+    return Tally(images, len(mine), before, len(stands), any((counted or {}).get("images") for counted in rows))
+
+
+def _computed(run: Run, tally: Tally, settings: dict[str, Any], parts: int) -> dict[str, Any]:
+    """How this process came to its parts; embed.json's other counts are those of the whole run.
+
+    With nothing left to compute, what is known of an earlier process stays.
+    """
+    if not parts:
+        try:
+            return dict(run.summary().get("computed", {})) | {"parts": 0}
+        except RunError:
+            return {"parts": 0}
+    numbers = tally.numbers()
+    kept = ("elapsed_sec", "images_per_sec", "busy_share", "dropped", "devices")
+    return {"images": tally.done_images, "parts": parts} | {name: numbers[name] for name in kept} | settings
 
 
 def _summary(run: Run, plan: Plan, source: Source, scorers: Scorers, counted: list[dict[str, int]]) -> dict[str, Any]:

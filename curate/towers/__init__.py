@@ -26,7 +26,11 @@ class Tower(Protocol):
     identity: dict[str, Any]  # id, revision, weights' sha256: goes into run.toml
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """An RGB picture as a float32 (3, height, width) tensor."""
+        """An RGB picture as a float32 (3, height, width) tensor.
+
+        It must pickle without the model's weights, for the processes that decode: an attribute that is a function
+        of a module or an object of its own, not a method of the tower.
+        """
         ...
 
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
@@ -75,12 +74,8 @@ class ImageReward:
         self.identity = identity
         self.device = device
         self.precision = precision
-        self.transform = image_reward_transform(vision.embeddings.image_size)
-        self.preprocessing = str(self.transform)
-
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """An RGB picture as a float32 (3, height, width) tensor."""
-        return self.transform(image)
+        self.preprocess = image_reward_transform(vision.embeddings.image_size)
+        self.preprocessing = str(self.preprocess)
 
     @torch.inference_mode()
     def __call__(self, matched: Matched) -> torch.Tensor:

@@ -31,7 +31,7 @@ class OpenClipTower:
     ) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False).to(device)
-        self.transform = transform
+        self.preprocess = transform
         self.tokenizer = tokenizer
         self.identity = identity
         self.device = device
@@ -39,10 +39,6 @@ class OpenClipTower:
         self.preprocessing = str(transform)
         self.scale = float(self.model.logit_scale.exp())
         self.dimension = int(self.embed_prompts(["a"]).shape[1])
-
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """An RGB picture as a float32 (3, height, width) tensor."""
-        return self.transform(image)
 
     @torch.inference_mode()
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:

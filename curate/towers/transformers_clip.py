@@ -18,6 +18,17 @@ from curate.towers.precision import autocast
 WEIGHTS_NAME = "model.safetensors"
 
 
+class ProcessorPixels:
+    """The picture's preprocessing alone, apart from the model, so that decode processes can have it."""
+
+    def __init__(self, processor: CLIPImageProcessorPil) -> None:
+        self.processor = processor
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """An RGB picture as a float32 (3, height, width) tensor."""
+        return torch.as_tensor(self.processor(images=image, return_tensors="pt")["pixel_values"][0])
+
+
 class TransformersClipTower:
     """A transformers CLIPModel with the tokenizer and image processor of `processor`."""
 
@@ -34,7 +45,7 @@ class TransformersClipTower:
     ) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False).to(device)
-        self.processor = processor
+        self.preprocess = ProcessorPixels(processor)
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.identity = identity
@@ -43,10 +54,6 @@ class TransformersClipTower:
         self.preprocessing = processor.to_json_string()
         self.dimension = model.text_projection.out_features
         self.scale = float(model.logit_scale.exp())
-
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """An RGB picture as a float32 (3, height, width) tensor."""
-        return torch.as_tensor(self.processor(images=image, return_tensors="pt")["pixel_values"][0])
 
     @torch.inference_mode()
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,6 @@
 """The Ray engine on a real local cluster."""
 
-import json
 import os
-import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from curate.engines.desk import DEATHS
 from curate.engines.ray import RayEngine, connected
-from curate.errors import RunError, SourceError, UsageError
 from tests.curate.engine_work import Touch, items
 
 pytest.importorskip("ray", reason="the extra pairsieve[ray] is not installed")
@@ -38,9 +31,9 @@ def engine() -> Iterator[RayEngine]:
 def test_ray(engine, tmp_path: Path, capsys) -> None:
     assert engine == RayEngine("cpu", 2, 2)
     work, reports = Touch(tmp_path, seconds=0.1), list[Any]()
-    t=time.time()
+    t = time.time()
     engine.run(work, items(12), reports.append)
-    print(time.time()-t)
+    print(time.time() - t)
     assert all(work.stands(task) for task in items(12))
     assert len(work.processes()) == 2
     assert len(reports) == 24
