@@ -12,26 +12,31 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from curate.batches import make_ready
+from curate.decoders import Decoder, choose_decoder
 from curate.engines.local import batched, map_ahead
 from curate.errors import SourceError
-from curate.images import Rejected, decode
+from curate.images import Rejected
 from curate.plan import Part
 from curate.run import Run, write_part
 from curate.scoring import EmbeddedPrompts, Scoring, embedding_columns
 from curate.source import Location, Source
 from curate.tables import rows_table
+from curate.towers.preprocessing import OnDevice, needed_side_px
 from schemas import tables
 
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How the work is cut: images of a forward pass, images of a part, threads that decode."""
+    """How the work is cut: images of a forward pass (None: found), images of a part, threads that decode."""
 
     device: str
     precision: str
-    batch_images: int = 64
+    batch_images: int | None = 64
     part_images: int = 1024
     decode_threads: int = os.cpu_count() or 1
+    decode: str = "pillow"
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,11 @@ def compute_parts(
     """
     image_schema = tables.with_embeddings(tables.IMAGES, scoring.dimensions, pa.float16())
     score_schema = tables.with_scores(tables.SCORES, list(scoring.heads))
+    size = make_ready(scoring, options.device, options.batch_images, options.compiled)
+    decoder = choose_decoder(options.decode, options.device, max(map(needed_side_px, scoring.preprocessors.values())))
     with ThreadPoolExecutor(options.decode_threads) as pool:
         for part in parts:
-            images, scores, dropped = _part_tables(part, source, scoring, prompts, options, pool, report)
+            images, scores, dropped = _part_tables(part, source, scoring, prompts, decoder, size, pool, report)
             files = {
                 "images": (images, image_schema),
                 "scores": (scores, score_schema),
@@ -81,7 +88,8 @@ def _part_tables(
     source: Source,
     scoring: Scoring,
     prompts: EmbeddedPrompts,
-    options: EmbedOptions,
+    decoder: Decoder,
+    batch_images: int,
     pool: ThreadPoolExecutor,
     report: Callable[[Done], None],
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -92,9 +100,9 @@ def _part_tables(
     image_tables, score_tables, dropped = [], [], []
 
     def prepare(item: tuple[str, Location]) -> Picture | Rejected:
-        return _prepare(*item, encoded[item[1]], scoring)
+        return _prepare(*item, encoded[item[1]], decoder, scoring)
 
-    for items, results in map_ahead(pool, prepare, batched(list(part.images), options.batch_images)):
+    for items, results in map_ahead(pool, prepare, batched(list(part.images), batch_images)):
         pictures = [result for result in results if isinstance(result, Picture)]
         for (uid, _), result in zip(items, results, strict=True):
             if isinstance(result, Rejected):
@@ -113,22 +121,25 @@ def _part_tables(
     return images, scores, rows_table(dropped, tables.DROPPED)
 
 
-def _prepare(uid: str, location: Location, data: bytes | None, scoring: Scoring) -> Picture | Rejected:
-    decoded = decode(data)
+def _prepare(
+    uid: str, location: Location, data: bytes | None, decoder: Decoder, scoring: Scoring
+) -> Picture | Rejected:
+    decoded = decoder([data])[0]
     if isinstance(decoded, Rejected):
         return decoded
     row: dict[str, object] = {
         "image_uid": uid,
         "sha256": hashlib.sha256(data or b"").hexdigest(),
-        "width": decoded.image.width,
-        "height": decoded.image.height,
+        "width": decoded.width,
+        "height": decoded.height,
         "format": decoded.format,
         "source_file": location.file,
         "source_row_group": location.row_group,
         "source_row": location.row,
         "source_side": location.side,
     }
-    return Picture(row, scoring.preprocess(decoded.image))
+    pixels = {key: OnDevice(one)(decoded.image).cpu() for key, one in scoring.preprocessors.items()}
+    return Picture(row, pixels)
 
 
 def _image_table(rows: list[dict[str, object]], embeddings: dict[str, torch.Tensor]) -> pa.Table:

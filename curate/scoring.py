@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from curate.batches import BatchLimit, score_within
 from curate.errors import ModelError
 from curate.heads import Head, load_head
 from curate.model_set import ModelSet, ScorerSpec
 from curate.towers import Tower, load_tower
 from schemas import tables
+
+Pictures = list[dict[str, torch.Tensor]] | dict[str, torch.Tensor]
+"""Preprocessed pictures: one by one, or stacked as (n, 3, height, width), on any device."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +40,26 @@ class Scoring:
     heads: dict[str, tuple[Head, str]]
     identity: dict[str, Any]
     models: str
+    limit: BatchLimit = field(default_factory=BatchLimit)
+    prompt_limit: BatchLimit = field(default_factory=lambda: BatchLimit(of="prompts"))
 
     @property
     def dimensions(self) -> dict[str, int]:
         """Length of each tower's embedding."""
         return {name: tower.dimension for name, tower in self.towers.items()}
 
+    @property
+    def preprocessors(self) -> dict[str, Callable[[Image.Image], torch.Tensor]]:
+        """One for each distinct preprocessing; they pickle, and hold no weights."""
+        return {tower.preprocessing: tower.preprocess for tower in self.towers.values()}
+
     def preprocess(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """One tensor per distinct preprocessing, from one decoded picture."""
-        distinct = {tower.preprocessing: tower for tower in self.towers.values()}
-        return {key: tower.preprocess(image) for key, tower in distinct.items()}
+        return {key: preprocess(image) for key, preprocess in self.preprocessors.items()}
 
-    def embed_images(self, pictures: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def embed_images(self, pictures: Pictures) -> dict[str, torch.Tensor]:
         """Tower -> float32 (n, dimension) for n preprocessed pictures. Raises ModelError when not finite."""
-        stacks = {key: torch.stack([item[key] for item in pictures]) for key in pictures[0]}
+        stacks = pictures if isinstance(pictures, dict) else stacked(pictures)
         return {
             name: _finite(tower.embed_images(stacks[tower.preprocessing]), tower, "an image")
             for name, tower in self.towers.items()
@@ -56,10 +67,20 @@ class Scoring:
 
     def embed_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         """Tower -> float32 (n, dimension) for n prompts. Raises ModelError when not finite."""
+        pieces = self.prompt_limit.run(len(prompts), lambda start, stop: self._embed_prompts(prompts[start:stop]))
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in self.towers}
+
+    def _embed_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         return {name: _finite(tower.embed_prompts(prompts), tower, "a prompt") for name, tower in self.towers.items()}
 
     def score_pictures(
-        self, pictures: list[dict[str, torch.Tensor]], matched: list[tuple[int, str]], prompts: EmbeddedPrompts
+        self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts
+    ) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
+        """`score_at_once`, in pieces where memory does not hold all pictures. Raises ModelError as it does."""
+        return score_within(self.limit, self.score_at_once, pictures, matched, prompts)
+
+    def score_at_once(
+        self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts
     ) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
         """All that is computed of one batch: the n pictures' embeddings, and each scorer's float32 (len(matched),).
 
@@ -75,6 +96,11 @@ class Scoring:
     def score(self, images: dict[str, torch.Tensor], prompts: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Scorer -> float32 (n,) for n matched rows of every tower's embeddings."""
         return {name: head(images[tower], prompts[tower]).numpy() for name, (head, tower) in self.heads.items()}
+
+
+def stacked(pictures: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Preprocessing -> (n, 3, height, width) for n preprocessed pictures."""
+    return {key: torch.stack([item[key] for item in pictures]) for key in pictures[0]}
 
 
 def load_scoring(model_set: ModelSet, scorers: list[ScorerSpec], device: str, precision: str) -> Scoring:

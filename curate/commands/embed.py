@@ -1,16 +1,20 @@
 """`curate embed`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
-from curate.lines import embed_lines
+from curate.errors import UsageError
+from curate.lines import embed_lines, parity_lines
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
 from curate.run import Run
+
+if TYPE_CHECKING:
+    from curate.pipeline import EmbedOptions
 
 
 def embed(
@@ -27,7 +31,26 @@ def embed(
     scorers: Annotated[str, typer.Option(help="Scorers, by name, with commas.")] = ",".join(DEFAULT_SCORERS),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    batch: Annotated[int, typer.Option(help="Images of one forward pass.", min=1)] = 64,
+    batch: Annotated[
+        str, typer.Option(help="Images of one forward pass; auto: as many as is fast on a GPU, 64 on the CPU.")
+    ] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the towers by torch.compile: a minute or so, then faster.")
+    ] = False,
+    decode: Annotated[
+        str, typer.Option(help="pillow; scaled: JPEGs at reduced size; nvjpeg: JPEGs on the GPU.")
+    ] = "pillow",
+    parity: Annotated[
+        int | None, typer.Option(help="Score this many images in float32 too, and print what differs.", min=2)
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="With --dry-run: load the weights, measure for this many seconds, print the time to expect.",
+            min=1,
+            max=30,
+        ),
+    ] = None,
     part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 1024,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
@@ -37,8 +60,12 @@ def embed(
     Example: curate embed --manifest pickapic_v2 --source 'train-*.parquet'
     """
     from curate.plan import make_plan
+    from curate.scoring import load_scoring
     from curate.source import open_source
+    from curate.stages.calibrate import expected_time, total_tflop, tower_gflop
 
+    if calibrate is not None and not dry_run:
+        raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
     described = _manifest(manifest)
     opened = open_source(described, split, source)
     model_set = load_model_set(models or described.models or "published")
@@ -51,23 +78,45 @@ def embed(
             "models": model_set.name,
             "scorers": [spec.name for spec in chosen],
         }
-        print_report(settings | make_plan(opened, part_images).counts(), as_json)
+        plan = make_plan(opened, part_images)
+        gflop = tower_gflop(model_set, chosen)
+        costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
+        if calibrate is not None:
+            options = _options(device, precision, batch, part_images, decode, compiled)
+            scoring = load_scoring(model_set, chosen, options.device, options.precision)
+            costs["expected"] = expected_time(opened, plan, scoring, options, calibrate)
+        print_report(settings | plan.counts() | costs, as_json)
         return
 
-    from curate.pipeline import EmbedOptions
-    from curate.scoring import load_scoring
     from curate.stages.embed import embed as run_embed
     from curate.stages.embed import source_settings
-    from curate.towers.precision import choose_device, choose_precision, describe_device
+    from curate.stages.parity import measure_parity
+    from curate.towers.precision import describe_device
 
-    on = choose_device(device)
-    options = EmbedOptions(on, choose_precision(precision, on), batch, part_images)
+    options = _options(device, precision, batch, part_images, decode, compiled)
     Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
     names = ", ".join(spec.name for spec in chosen)
-    say(f"models '{model_set.name}', scorers {names}, on {describe_device(on, options.precision)}")
-    scoring = load_scoring(model_set, chosen, on, options.precision)
+    say(f"models '{model_set.name}', scorers {names}, on {describe_device(options.device, options.precision)}")
+    scoring = load_scoring(model_set, chosen, options.device, options.precision)
     summary = run_embed(Run(Path(run)), opened, scoring, options)
-    print_report(summary, as_json, embed_lines(summary))
+    lines = embed_lines(summary)
+    if parity is not None:
+        summary["parity"] = measure_parity(Run(Path(run)), opened, model_set, chosen, options, parity)
+        lines += parity_lines(summary["parity"])
+    print_report(summary, as_json, lines)
+
+
+def _options(device: str, precision: str, batch: str, part_images: int, decode: str, compiled: bool) -> "EmbedOptions":
+    from curate.batches import parse_batch
+    from curate.decoders import check_decode
+    from curate.pipeline import EmbedOptions
+    from curate.towers.precision import choose_device, choose_precision
+
+    on = choose_device(device)
+    check_decode(decode, on)
+    return EmbedOptions(
+        on, choose_precision(precision, on), parse_batch(batch), part_images, decode=decode, compiled=compiled
+    )
 
 
 def _manifest(name: str) -> Manifest:
