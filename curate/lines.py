@@ -22,6 +22,23 @@ def embed_lines(summary: dict[str, Any]) -> list[str]:
     ]
 
 
+def parity_lines(report: dict[str, Any]) -> list[str]:
+    """How far the run's scores are from float32, exact decoding and no compiler."""
+    how = f"{report['precision']}, decode {report['decode']}" + ", compiled" * report["compiled"]
+    lines = [f"parity  {report['images']:,} images, {report['scores']:,} scores: {how}, beside fp32, decode pillow"]
+    for scorer, found in report["scorers"].items():
+        lines.append(
+            f"        {scorer}: max |Δ| {found['max']:.3g}, mean |Δ| {found['mean']:.3g}; "
+            f"the scores' standard deviation is {found['spread']:.3g}"
+        )
+    top = report["top"]
+    best = f"{top['kept']:,} of {top['pairs']:,} pairs" if top else "not measured: the sample has no judgements to rank"
+    return [
+        *lines,
+        f"        the best 5.33 % of {report['pairs']:,} pairs, by qsd: {best}" + " are the same" * bool(top),
+    ]
+
+
 def sum_line(total: int, kept: int, kept_name: str, dropped: dict[str, int]) -> str:
     """total = kept + each reason's count."""
     terms = [f"{kept:,} {kept_name}", *(f"{count:,} {reason}" for reason, count in dropped.items())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from curate.batches import BatchLimit, score_within
 from curate.errors import ModelError
 from curate.heads import load_head, load_words_head
 from curate.model_set import HEAD_KEYS, ModelSet, ScorerSpec, weights_file
@@ -44,6 +45,8 @@ class Scoring:
     heads: dict[str, tuple[Scorer, str | None]]
     identity: dict[str, Any]
     models: str
+    limit: BatchLimit = field(default_factory=BatchLimit)
+    prompt_limit: BatchLimit = field(default_factory=lambda: BatchLimit(of="prompts"))
 
     @property
     def names(self) -> list[str]:
@@ -86,9 +89,19 @@ class Scoring:
 
     def embed_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         """Tower -> float32 (n, dimension) for n prompts. Raises ModelError when not finite."""
+        pieces = self.prompt_limit.run(len(prompts), lambda start, stop: self._embed_prompts(prompts[start:stop]))
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in self.towers}
+
+    def _embed_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         return {name: _finite(tower.embed_prompts(prompts), tower, "a prompt") for name, tower in self.towers.items()}
 
     def score_pictures(
+        self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts
+    ) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
+        """`score_at_once`, in pieces where memory does not hold all pictures. Raises ModelError as it does."""
+        return score_within(self.limit, self.score_at_once, pictures, matched, prompts)
+
+    def score_at_once(
         self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts
     ) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
         """All that is computed of one batch: the n pictures' embeddings, and each scorer's float32 (len(matched),).

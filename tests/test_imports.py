@@ -20,11 +20,11 @@ LEVELS = [
     {"decoding", "part_tables"},
     {"decode_processes", "reading"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
-    {"plan", "parts", "scoring", "database", "pictures", "comments", "run"},
+    {"plan", "parts", "scoring", "batches", "database", "pictures", "comments", "run"},
     {"towers", "heads", "nsfw", "scorers", "engines", "source", "live"},
     {"tables"},
     {"preparing"},
-    {"model_set", "plugins", "manifest", "images", "progress", "charts", "prompt_map"},
+    {"model_set", "plugins", "manifest", "decoders", "images", "progress", "charts", "prompt_map"},
     {"ahead", "tally"},
     {"errors", "lines"},
 ]

@@ -64,6 +64,8 @@ def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
         "files": source.sizes(),
         "device": options.device.split(":")[0],
         "precision": options.precision,
+        "decode": options.decode,
+        "compiled": options.compiled,
         "part_bytes": options.part_bytes,
         "part_images": options.part_images,
     }

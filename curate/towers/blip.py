@@ -103,7 +103,7 @@ class ImageReward:
         return found.last_hidden_state[:, 0].float().cpu()
 
 
-def image_reward_transform(side_px: int) -> Compose:
+def image_reward_transform(side_px: Any) -> Compose:
     """ImageReward's preprocessing: the short side resized to `side_px`, the middle cut out, CLIP's statistics."""
     resize = Resize(side_px, interpolation=InterpolationMode.BICUBIC)
     return Compose([resize, CenterCrop(side_px), ToTensor(), Normalize(OPENAI_MEAN, OPENAI_STD)])

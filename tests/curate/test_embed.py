@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curate import pipeline, preparing, worker
+from curate import decoders, pipeline, worker
 from curate.errors import RunError
 from curate.images import decode
 from curate.manifest import load_manifest
@@ -85,11 +85,11 @@ def test_each_image_is_decoded_once_and_each_prompt_and_image_embedded_once_per_
 ) -> None:
     work: Counter[str] = Counter()
 
-    def counting_decode(data: bytes | None) -> Any:
+    def counting_decode(data: bytes | None, **options: Any) -> Any:
         work["decoded"] += 1
-        return decode(data)
+        return decode(data, **options)
 
-    monkeypatch.setattr(preparing, "decode", counting_decode)
+    monkeypatch.setattr(decoders, "decode", counting_decode)
     for name, tower in scoring.towers.items():
 
         def images(pixels: Any, name: str = name, inner: Any = tower.embed_images) -> Any:
