@@ -40,7 +40,7 @@ def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
     return {
         "manifest": source.manifest.settings(),
         "split": source.split,
-        "files": source.sizes(),
+        "files": source.fingerprints(),
         "device": options.device.split(":")[0],
         "precision": options.precision,
         "part_images": options.part_images,
@@ -50,7 +50,11 @@ def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
 def _embed(run: Run, source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
     # Equal settings give equal tables: this is everything that decides a table's content.
     settings = source_settings(source, options) | {"models": scoring.identity}
-    info = {"models": scoring.models, "packages": {name: version(name) for name in PACKAGES}}
+    info = {
+        "data_set": source.manifest.about(),
+        "models": scoring.models,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
     continued = run.claim(settings, info)
     if continued:
         say(f"{run.root} holds parts of this run; the sound ones are kept")

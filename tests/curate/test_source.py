@@ -305,14 +305,14 @@ def test_damaged_row_group(tmp_path: Path, source_file: Path) -> None:
 
 def test_reopened_source_notices_a_changed_or_missing_file(source_file: Path) -> None:
     source = opened(source_file)
-    settings = {"manifest": source.manifest.settings(), "split": "train", "files": source.sizes()}
+    settings = {"manifest": source.manifest.settings(), "split": "train", "files": source.fingerprints()}
     assert first_pictures(reopen_source(settings)) == [picture_bytes(0), picture_bytes(1)]
     size = source_file.stat().st_size
     source_file.write_bytes(source_file.read_bytes() + b"x")
     with pytest.raises(SourceError) as caught:
         reopen_source(settings)
     assert str(caught.value) == (
-        f"{source_file} changed since it was embedded: {size:,} bytes then, {size + 1:,} now; embed it again"
+        f"{source_file} changed since it was embedded: {size:,} bytes then, {size + 1:,} bytes now; embed it again"
     )
     source_file.unlink()
     with pytest.raises(SourceError) as caught:
