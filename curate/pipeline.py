@@ -120,6 +120,7 @@ def _prepare(uid: str, location: Location, data: bytes | None, scoring: Scoring)
     row: dict[str, object] = {
         "image_uid": uid,
         "sha256": hashlib.sha256(data or b"").hexdigest(),
+        "size_bytes": len(data or b""),
         "width": decoded.image.width,
         "height": decoded.image.height,
         "format": decoded.format,

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import fsspec
 import pyarrow as pa
@@ -43,8 +43,12 @@ class Location(NamedTuple):
     row: int
     side: int
 
+    def words(self) -> str:
+        """For messages."""
+        return f"{self.file}: row group {self.row_group}, row {self.row}, image {self.side}"
 
-Encoded = bytes | pa.Buffer
+
+Encoded: TypeAlias = Any  # bytes, or a pyarrow.Buffer, which is used like them but has no types of its own
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,8 @@ def check_unchanged(file: str, recorded: int | Fingerprint) -> str | None:
     recorded: of run.toml; a number is the size alone, as earlier runs have it.
     Raises: SourceError when the file is gone, or of another size.
     """
-    before, now = recorded if isinstance(recorded, dict) else {"size": recorded}, _state(file)
+    before: Fingerprint = recorded if isinstance(recorded, dict) else {"size": recorded}
+    now = _state(file)
     words = changed_words(file, before, now)
     if words is not None and before.get("size") != now.get("size"):
         raise SourceError(f"{words}; embed it again")
