@@ -100,6 +100,19 @@ def export_lines(report: dict[str, Any]) -> list[str]:
     return lines + ([f"kept     {report['kept_shards']:,} of them were there already"] if report["kept_shards"] else [])
 
 
+def verify_lines(report: dict[str, Any]) -> list[str]:
+    """What was checked, then each fault on a line of its own."""
+    checked = ", ".join(f"{count:,} {what}" for what, count in report["checked"].items()) or "nothing"
+    faults = report["faults"]
+    return [
+        f"checked  {checked}",
+        *(f"note     {note}" for note in report["notes"]),
+        *(f"fault    {fault['where']}: {fault['what']}" for fault in faults),
+        f"{'sound' if report['sound'] else 'damaged'}  {report['path']}"
+        + (f": {len(faults):,} faults" if faults else ""),
+    ]
+
+
 def metrics_lines(metrics: list[dict[str, Any]]) -> list[str]:
     """Each metric with its purpose, source and parameters."""
     lines = []

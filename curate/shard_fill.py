@@ -174,13 +174,23 @@ class _OpenTars:
         self._close()
 
     def write(self, shard: int, data: bytes, offset: int) -> None:
-        path = self._destination.staged(self._plan.shards[shard].name)
-        with writing(path):
-            if shard not in self._open:
-                if len(self._open) >= FILES_OPEN:
-                    self._close()
-                self._open[shard] = os.open(path, os.O_WRONLY)
+        if shard not in self._open:
+            self._begin(shard)
+        try:
             write_all(self._open[shard], data, offset)
+        except OSError:
+            with writing(self._path(shard)):
+                raise
+
+    def _begin(self, shard: int) -> None:
+        if len(self._open) >= FILES_OPEN:
+            self._close()
+        path = self._path(shard)
+        with writing(path):
+            self._open[shard] = os.open(path, os.O_WRONLY)
+
+    def _path(self, shard: int) -> Path:
+        return self._destination.staged(self._plan.shards[shard].name)
 
     def _close(self) -> None:
         with ExitStack() as stack:

@@ -15,6 +15,7 @@ from schemas import shards
 
 SIDES = (shards.PREFERRED, shards.REJECTED)
 ROWS_READ_TOGETHER = 1024
+MEASURED = "size_bytes"
 Row = dict[str, Any]
 
 
@@ -30,7 +31,7 @@ class SelectedPairs:
         self._connection, self._seed = connection, seed
         create_parquet_view(connection, "ranking", (run.rankings / f"{name}.parquet").resolve())
         columns = connection.execute("select * from images limit 0").description
-        self.measured = "size_bytes" in {column[0] for column in columns}
+        self.measured = MEASURED in {column[0] for column in columns}
 
     def rows(self) -> Iterator[Row]:
         """One pair at a time, in the shards' order."""

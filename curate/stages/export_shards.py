@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from curate.card import write_card
+from curate.database import connect_views
 from curate.destination import Destination
 from curate.encoding import Encoding
 from curate.engines.local import in_threads
@@ -27,7 +28,7 @@ from curate.shard_plan import PlannedShard, ShardPlan, ShardSize, plan_shards
 from curate.shard_samples import SIDES, SelectedPairs, common_extension, facts_of, location_of
 from curate.source import Location, Source, reopen_source
 from curate.spool import Spool
-from curate.stages.rank import open_views, ranking_settings
+from curate.stages.rank import ranking_settings
 from curate.tar_layout import TarLayout
 
 
@@ -48,8 +49,9 @@ def export_shards(run: Run, name: str, options: ExportOptions) -> dict[str, Any]
 
     Raises: RunError when there is no such ranking or an image is not the one that was scored; SourceError; WriteError.
     """
+    run.summary()  # that embedding has finished
     settings, ranking = run.settings(), ranking_settings(run, name)
-    pairs = SelectedPairs(open_views(run, ranking=name), run, name, options.seed)
+    pairs = SelectedPairs(connect_views(run, rankings=False), run, name, options.seed)
     source = reopen_source(settings["settings"])
     destination = Destination(options.output, run.root / ".export")
     with destination.held(), ExitStack() as stack:
