@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from threading import Lock
 from typing import Any
 
 from curate.destination import Destination
@@ -22,6 +23,7 @@ class ShardFolder:
         self.destination = destination
         self.earlier = _earlier_entries(destination)
         self.entries: dict[str, Entry] = {}
+        self._lock = Lock()
 
     def stands(self, shard: PlannedShard) -> bool:
         """Whether an earlier export left this very tar, sound; then it is taken over."""
@@ -34,13 +36,22 @@ class ShardFolder:
         return True
 
     def mark_unfinished(self) -> None:
-        """From here on the folder is visibly unfinished, until `write`; what stands is noted."""
-        known = self.earlier | self.entries
-        listed = [{"name": name, **entry} for name, entry in known.items()]
-        self.destination.write_text(shards.UNFINISHED_INDEX, json.dumps({"shards": listed}) + "\n")
-        for split in {name.rpartition("/")[0] for name in known}:
+        """From here on the folder is visibly unfinished, until `write`."""
+        self._note()
+        for split in {"", *(name.rpartition("/")[0] for name in self.earlier)}:
             self.destination.remove(_inside(split, shards.SHARD_INDEX))
         self.destination.remove(shards.SPLIT_INDEX)
+
+    def publish(self, shard: PlannedShard, sha256: str) -> None:
+        """Give a tar its final name; its entry is noted before, so that no kill leaves a tar that nothing names."""
+        with self._lock:
+            self.entries[shard.name] = entry_of(shard, sha256)
+            self._note()
+        self.destination.publish(shard.name)
+
+    def _note(self) -> None:
+        listed = [{"name": name, **entry} for name, entry in (self.earlier | self.entries).items()]
+        self.destination.write_text(shards.UNFINISHED_INDEX, json.dumps({"shards": listed}) + "\n")
 
     def write(self, indices: dict[str, dict[str, Any]], shares: tuple[SplitShare, ...]) -> None:
         """Remove tars that an earlier export left and this one does not name; then the indices, by split."""

@@ -22,7 +22,7 @@ from curate.errors import RunError, SourceError
 from curate.progress import progress, say
 from curate.run import Run
 from curate.shard_fill import StagedShards, fill_shards, flush
-from curate.shard_index import Entry, ShardFolder, about_export, entry_of, split_indices
+from curate.shard_index import ShardFolder, about_export, split_indices
 from curate.shard_order import SplitShare
 from curate.shard_plan import PlannedShard, ShardPlan, ShardSize, plan_shards
 from curate.shard_samples import SIDES, SelectedPairs, common_extension, facts_of, location_of
@@ -103,18 +103,15 @@ def _finish(plan: ShardPlan, folder: ShardFolder, staged: StagedShards, workers:
     """Hash each tar while its bytes are still in memory, flush it, and give it its final name."""
     todo = [shard for shard in plan.shards if shard.name not in folder.entries]
 
-    def finish(shard: PlannedShard) -> Entry:
+    def finish(shard: PlannedShard) -> None:
         path = staged.destination.staged(shard.name)
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         flush(path)
-        staged.destination.publish(shard.name)
-        return entry_of(shard, sha256)
+        folder.publish(shard, sha256)
 
-    for shard, entry in zip(todo, in_threads(finish, todo, workers), strict=True):
-        folder.entries[shard.name] = entry
-        if shard is not todo[-1]:
-            folder.mark_unfinished()
+    for _ in in_threads(finish, todo, workers):
+        pass
     staged.forget()
 
 
