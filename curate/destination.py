@@ -11,7 +11,7 @@ from typing import Any
 
 import fsspec
 
-from curate.errors import RunError, WriteError
+from curate.errors import RunError, UploadError
 from curate.storage import is_local, retrying
 from curate.tables import write_text, writing
 
@@ -51,7 +51,7 @@ class Destination:
         return self.staging / folder / f".{file}.tmp"
 
     def publish(self, name: str) -> None:
-        """Give a staged file, which is on the disk whole, its final name, or upload it. Raises: WriteError."""
+        """Give a staged file, whole on the disk, its final name, or upload it. Raises: WriteError, UploadError."""
         staged = self.staged(name)
         if not self.remote:
             with writing(self.staging / name):
@@ -121,9 +121,7 @@ class Destination:
     def _uploading(self, name: str) -> Iterator[None]:
         try:
             yield
-        except WriteError:
-            raise
         except Exception as error:  # every remote file system raises its own errors
-            raise WriteError(
+            raise UploadError(
                 f"cannot write {self.output}/{name}: {type(error).__name__}: {error}; run again to go on"
             ) from error

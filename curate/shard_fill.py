@@ -75,8 +75,8 @@ class StagedShards:
         self._done.update(groups)
         if not now and time.monotonic() - self._noted < NOTE_EVERY_SEC:
             return
-        for name in self.layouts:
-            flush(self.destination.staged(name))
+        for path in filter(Path.exists, map(self.destination.staged, self.layouts)):
+            flush(path)
         text = json.dumps({"layouts": self.layouts, "done": sorted(self._done)})
         temporary = self._note.with_suffix(".tmp")
         with writing(self._note):

@@ -18,7 +18,7 @@ from curate.database import connect_views
 from curate.destination import Destination
 from curate.encoding import Encoding
 from curate.engines.local import in_threads
-from curate.errors import RunError, SourceError
+from curate.errors import RunError, SourceError, UploadError
 from curate.progress import progress, say
 from curate.run import Run
 from curate.shard_fill import StagedShards, fill_shards, flush
@@ -120,7 +120,7 @@ def _tidied(staged: StagedShards) -> Iterator[None]:
     """On failure remove the unfinished tars, unless a later attempt can go on with them."""
     try:
         yield
-    except (SourceError, KeyboardInterrupt):
+    except (SourceError, UploadError, KeyboardInterrupt):
         staged.note([], now=True)
         raise
     except BaseException:
