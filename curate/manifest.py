@@ -55,6 +55,10 @@ class Manifest:
             "control_image_uids": list(self.control_image_uids),
         }
 
+    def about(self) -> dict[str, str]:
+        """What the manifest says of the data set for people, for run.toml; it decides no table."""
+        return {"description": self.description, "homepage": self.homepage, "license": self.license}
+
 
 def load_manifest(name_or_path: str) -> Manifest:
     """Read a bundled manifest by name, or any manifest by path.

@@ -44,6 +44,7 @@ COLUMNS = {
     "source_row": "Row within the row group, from 0.",
     "source_side": "Which image of that row, 0 or 1.",
     "sha256": "Hex sha256 of the encoded bytes.",
+    "size_bytes": "Length of the encoded bytes.",
     "width": "Pixels across, upright.",
     "height": "Pixels down, upright.",
     "format": "How the bytes are encoded, such as JPEG or PNG.",

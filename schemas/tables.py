@@ -31,6 +31,7 @@ IMAGES = pa.schema(
     [
         pa.field("image_uid", pa.string(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),  # of the encoded bytes
+        pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("format", pa.string(), nullable=False),

@@ -213,6 +213,8 @@ ELSEWHERE = {
     "margins": "test_calibration.py",
     "compared_pairs": "test_compare.py",
     "shard_samples": "test_export_shards.py",
+    "shard_formats": "test_export_shards.py",
+    "verified_samples": "test_verify.py",
     "search": "test_search.py",
     "search_pairs": "test_search.py",
     **dict.fromkeys(OF_THE_REPORT, "test_report_sql.py"),
