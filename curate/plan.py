@@ -16,7 +16,7 @@ from curate.errors import SourceError
 from curate.source import Location, Source
 from schemas import tables
 
-OPTIONAL_TEXT = ("annotator_id", "judgement_id", "image_0_model", "image_1_model")
+OPTIONAL_TEXT = ("annotator_id", "judgement_id", "image_0_model", "image_1_model", "category")
 LABELS = (0.0, 0.5, 1.0)
 
 

@@ -38,7 +38,7 @@ JSON_FIELDS = (
 INDEX_FIELDS = (
     "format",  # INDEX_FORMAT
     "dataset",
-    "ranking",  # {"name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs"}
+    "ranking",  # {"name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs", "chosen_by"}
     "extension",
     "pairs",  # total samples
     "shards",  # [{"file", "samples", "bytes", "sha256"}]

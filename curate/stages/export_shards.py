@@ -153,7 +153,7 @@ def _index(run: Run, ranking: dict[str, Any], extension: str, entries: list[dict
     return {
         "format": shards.INDEX_FORMAT,
         "dataset": run.settings()["settings"]["manifest"]["name"],
-        "ranking": {key: ranking[key] for key in kept},
+        "ranking": {key: ranking[key] for key in kept} | {"chosen_by": ranking.get("chosen_by", list(ranking["psi"]))},
         "extension": extension,
         "pairs": sum(entry["samples"] for entry in entries),
         "shards": entries,
