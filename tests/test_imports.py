@@ -16,11 +16,11 @@ LEVELS = [
     {"commands"},
     {"stages"},
     {"selection", "coverage", "pipeline"},
-    {"calibration", "filters", "fronts", "metrics", "diversity"},
+    {"comparison", "spread", "calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "scoring", "database", "pictures", "comments", "run"},
     {"towers", "heads", "engines", "source", "tables"},
     {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
-    {"errors", "lines"},
+    {"bootstrap", "bradley_terry", "errors", "lines", "compare_lines"},
 ]
 
 

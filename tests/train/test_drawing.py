@@ -47,7 +47,7 @@ def test_the_pictures_are_those_of_diffusers_itself(sd: Path) -> None:
         assert np.abs(np.asarray(one.image).astype(int) - np.asarray(other).astype(int)).max() <= 1
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, for diffusers
 @pytest.mark.parametrize("name", [*SCHEDULERS, "LMSDiscreteScheduler"])
 def test_each_scheduler_draws(sd: Path, name: str) -> None:
     painter = open_painter(str(sd), name)
