@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from curate.commands import compare, embed, export, look, rank
+from curate.commands import compare, embed, export, look, rank, review
 from curate.errors import CurateError
 from curate.progress import say
 
@@ -23,7 +23,8 @@ app.command(short_help="Say how two rankings differ.")(rank.diff)
 app.command(short_help="Write the selected pairs as WebDataset shards.")(export.export_shards)
 app.command(short_help="Query the run's tables, read-only.")(look.sql)
 app.command(short_help="Find the prompts, and their pairs, that are like a text.")(look.search)
-app.command(short_help="Say which of two models wins, by each scorer.")(compare.compare)
+app.command(short_help="Say which of two or more models wins, by each scorer.")(compare.compare)
+app.command(short_help="Judge pairs of pictures blind, on a page of this machine.")(review.review)
 app.command(short_help="Write one HTML page about a ranking.")(look.report)
 app.command(short_help="Serve the page of a ranking on this machine.")(look.browse)
 

@@ -20,7 +20,7 @@ def two_model_lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"{report['model']} against {report['against']}: {report['pairs']:,} pairs over {report['prompts']:,} prompts",
         f"{'scorer':<12}{'win rate':>9}  {'95 % interval':>15}  {'win/tie/lose':>14}  {'mean':>18}  "
-        f"{'mean change (95 % interval)':>30}  {'sign test':>9}",
+        f"{'mean change (95 % interval)':>30}  {'sign test':>10}",
     ]
     for v in report["verdicts"]:
         means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
@@ -41,7 +41,7 @@ def many_model_lines(report: dict[str, Any]) -> list[str]:
     for scorer in dict.fromkeys(item["scorer"] for item in report["standings"]):
         lines.append(
             f"{scorer:<{width}}{'mean':>9}{'median':>9}  {'strength':>22}{'win rate':>9}  {'95 % interval':>15}"
-            f"  {'win/tie/lose':>14}  {'sign test':>9}"
+            f"  {'win/tie/lose':>14}  {'sign test':>10}"
         )
         for item in (item for item in report["standings"] if item["scorer"] == scorer):
             strength = "-"
@@ -102,8 +102,39 @@ def _interval(item: dict[str, Any], name: str) -> str | None:
 
 
 def _p(v: dict[str, Any]) -> str:
-    return f"{'p < .0001' if v['sign_p_value'] < 0.0001 else 'p = ' + format(v['sign_p_value'], '.4f')[1:]:>9}"
+    shown = f"p = {v['sign_p_value']:.4f}" if v["sign_p_value"] >= 0.0001 else "p < 0.0001"
+    return f"{shown:>10}"
 
 
 def _mark(item: dict[str, Any]) -> str:
     return "  in-sample scorer" if item["in_sample"] else ""
+
+
+def review_lines(done: dict[str, Any]) -> list[str]:
+    """How far one reviewer has come; not who wins, which would not be blind."""
+    if done["manifest"] is None:
+        return [f"{done['reviewer']}: nothing judged yet of {done['pairs']:,} pairs"]
+    return [
+        f"{done['reviewer']}: {done['judged']:,} of {done['pairs']:,} pairs judged",
+        f"written  {done['manifest']}; `curate review --report` says who wins",
+    ]
+
+
+def reviewed_lines(report: dict[str, Any]) -> list[str]:
+    """Reviewers, how far they agree, and whose pictures they prefer."""
+    lines = [f"{'reviewer':<16}{'judged':>8}{'ties':>7}{'left':>9}{'median time':>13}"]
+    for item in report["reviewers"]:
+        left = "-" if item["left_share"] is None else f"{100 * item['left_share']:.1f} %"
+        seconds = f"{item['median_seconds']:.1f} s"
+        lines.append(f"{item['reviewer']:<16}{item['judged']:>8,}{item['ties']:>7,}{left:>9}{seconds:>13}")
+    for item in report["agreement"]:
+        alike = "-" if item["alike"] is None else f"{100 * item['alike']:.1f} %"
+        kappa = "-" if item["kappa"] is None else f"{item['kappa']:+.3f}"
+        pair = " and ".join(item["reviewers"])
+        lines.append(f"{pair}: {alike} alike of {item['pairs']:,} pairs that both judged, Cohen's kappa {kappa}")
+    for v in report["verdicts"]:
+        lines.append(
+            f"{v['model']} against {v['against']}: {_rate(v).strip()} of {v['judgements']:,} judgements over "
+            f"{v['prompts']:,} prompts, sign test {_p(v).strip()}"
+        )
+    return [*lines, f"written  {report['manifest']}"]

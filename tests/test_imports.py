@@ -16,7 +16,7 @@ LEVELS = [
     {"commands"},
     {"stages"},
     {"selection", "coverage", "pipeline"},
-    {"comparison", "spread", "calibration", "filters", "fronts", "metrics", "diversity"},
+    {"comparison", "spread", "judgements", "calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "scoring", "database", "pictures", "comments", "run"},
     {"towers", "heads", "engines", "source", "tables"},
     {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
@@ -85,7 +85,7 @@ HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    
 
 @pytest.mark.parametrize(
     "command",
-    ["", "embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "compare", "report", "browse"],
+    ["", "embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "compare", "review", "report", "browse"],
 )
 def test_curate_help_loads_nothing_heavy(command: str) -> None:
     arguments = [*command.split(), "--help"]
@@ -98,6 +98,8 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
     assert not loaded_by(HELP.format(arguments=arguments, package="train")) & set(HEAVY)
 
 
-@pytest.mark.parametrize("stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse"])
+@pytest.mark.parametrize(
+    "stage", ["rank", "metrics", "diff", "query", "shell", "compare", "review", "report", "browse"]
+)
 def test_stages_after_embedding_need_no_torch(stage: str) -> None:
     assert "torch" not in loaded_by(f"import curate.stages.{stage}")

@@ -80,6 +80,9 @@ function card(prompt, by) {
 
 /* Which prompts, in which order; cards are made as they come near. */
 const filter = byId("filter"), count = byId("count"), many = number => number.toLocaleString("en");
+const sentinel = new IntersectionObserver(entries => { if (entries.some(entry => entry.isIntersecting) && made < queue.length) { more(); watch(); } }, { rootMargin: "1200px" });
+/* An observer tells of changes only: it is asked anew when what it saw before was not the end. */
+function watch() { sentinel.unobserve(byId("more")); sentinel.observe(byId("more")); }
 let queue = [], made = 0, by = null;
 function arrange() {
   by = { scorer: chosen("scorer", 0), one: chosen("model", 0), other: chosen("against", models.length - 1) };
@@ -96,6 +99,7 @@ function arrange() {
   made = 0;
   home.replaceChildren();
   more();
+  watch();
   const total = many(prompts.length);
   count.textContent = fitting.length < prompts.length ? `${many(fitting.length)} of ${total} prompts` : `${total} prompts`;
 }
@@ -103,7 +107,6 @@ function more() {
   const end = Math.min(made + 12, queue.length);
   for (; made < end; made++) home.append(card(queue[made], by));
 }
-const sentinel = new IntersectionObserver(entries => { if (entries.some(entry => entry.isIntersecting) && made < queue.length) { more(); sentinel.unobserve(byId("more")); sentinel.observe(byId("more")); } }, { rootMargin: "1200px" });
 filter.form.addEventListener("submit", event => event.preventDefault());
 filter.addEventListener("input", arrange);
 for (const id of ["category", "order", "scorer", "model", "against"]) byId(id)?.addEventListener("change", arrange);
@@ -112,4 +115,3 @@ addEventListener("keydown", event => {
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); filter.focus(); filter.select(); }
 });
 arrange();
-sentinel.observe(byId("more"));
