@@ -72,15 +72,26 @@ class Log:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = path.open("a+b")
         try:
+            self.judged = self._begin(reviewer, seed)
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def _begin(self, reviewer: str, seed: int) -> list[Judgement]:
+        """What stands; a new log gets its head."""
+        try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"{reviewer} is reviewing in another process; end it, or take another --reviewer") from error
         _cut_torn_line(self._stream)
-        head, self.judged = read_log(path)
+        head, judged = read_log(self.path)
         if head is None:
             self._append({"format": FORMAT, "reviewer": reviewer, "seed": seed})
         elif head["seed"] != seed:
-            raise RunError(f"{path} was begun with --seed {head['seed']}; go on with that, or take another --reviewer")
+            raise RunError(
+                f"{self.path} was begun with --seed {head['seed']}; go on with that, or take another --reviewer"
+            )
+        return judged
 
     def judge(self, judgement: Judgement) -> None:
         """Add one; it is on the disk when this returns."""

@@ -9,9 +9,8 @@ import json
 import math
 import threading
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -186,7 +185,7 @@ def make_server(session: Session) -> Server:
 def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
     """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError."""
     session = open_session(run, options)
-    with make_server(session) as server:
+    with closing(session.log), make_server(session) as server:
         say(
             f"{options.reviewer}: {len(session.log.judged):,} of {len(session.pairs):,} pairs are judged; "
             "every judgement is kept at once; end with Ctrl-C"
@@ -194,8 +193,7 @@ def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
         print(f"http://{HOST}:{server.server_address[1]}/", flush=True)  # noqa: T201
         with suppress(KeyboardInterrupt):
             server.serve_forever()
-    session.log.close()
-    written: Path | None = write_judgements(run)
+    written = write_judgements(run)
     judged = len(session.log.judged)
     return {
         "reviewer": options.reviewer,

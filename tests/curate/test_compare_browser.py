@@ -16,7 +16,7 @@ from curate.run import Run
 from curate.stages import compare_page
 from curate.stages.compare import CompareOptions, compare
 from tests.curate.builders import MODELS, pair_row, write_pairs
-from tests.curate.chromium import browser_page, needs_browser, overflow_px
+from tests.curate.chromium import browser_page, needs_browser, overflow_px, until
 from tests.curate.conftest import NASTY_PROMPT
 
 pytestmark = needs_browser
@@ -82,7 +82,7 @@ def test_it_opens_without_a_complaint_and_without_the_network(page_file: Path) -
         assert page.locator(".prompt").count() == PROMPTS
         assert page.locator(".prompt img").count() == 3 * PROMPTS
         page.locator(".prompt img").last.scroll_into_view_if_needed()
-        page.wait_for_function("[...document.querySelectorAll('.prompt img')].at(-1).naturalWidth > 0")
+        until(page, "[...document.querySelectorAll('.prompt img')].at(-1).naturalWidth > 0")
         assert [url for url in page.asked if not url.startswith(("data:", "file:"))] == []
         assert titles(page).count(NASTY_PROMPT) == 1
 
