@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from curate.commands import compare, embed, export, look, rank, status, verify
+from curate.commands import compare, embed, export, look, rank, review, status, verify
 from curate.errors import CurateError
 from curate.progress import say
 
@@ -25,7 +25,8 @@ app.command(short_help="Write the selected pairs as WebDataset shards.")(export.
 app.command(short_help="Check every hash, count and image of shards or a run.")(verify.verify)
 app.command(short_help="Query the run's tables, read-only.")(look.sql)
 app.command(short_help="Find the prompts, and their pairs, that are like a text.")(look.search)
-app.command(short_help="Say which of two models wins, by each scorer.")(compare.compare)
+app.command(short_help="Say which of two or more models wins, by each scorer.")(compare.compare)
+app.command(short_help="Judge pairs of pictures blind, on a page of this machine.")(review.review)
 app.command(short_help="Write one HTML page about a ranking.")(look.report)
 app.command(short_help="Serve the page of a ranking on this machine.")(look.browse)
 

@@ -142,24 +142,6 @@ def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def compare_lines(report: dict[str, Any]) -> list[str]:
-    """One line per scorer."""
-    lines = [
-        f"{report['model']} against {report['against']}: {report['pairs']:,} pairs over {report['prompts']:,} prompts",
-        f"{'scorer':<12}{'win rate':>9}  {'95 % interval':>15}  {'win/tie/lose':>14}  {'mean':>18}  "
-        f"{'mean change (95 % interval)':>30}",
-    ]
-    for v in report["verdicts"]:
-        interval = f"{100 * v['win_rate_low']:.1f} - {100 * v['win_rate_high']:.1f} %"
-        counts = f"{v['wins']}/{v['ties']}/{v['losses']}"
-        means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
-        change = f"{v['mean_change']:+.3g} ({v['mean_change_low']:+.3g} .. {v['mean_change_high']:+.3g})"
-        lines.append(
-            f"{v['scorer']:<12}{100 * v['win_rate']:>7.1f} %  {interval:>15}  {counts:>14}  {means:>18}  {change:>30}"
-        )
-    return [*lines, f"page {report['page']}"]
-
-
 def export_lines(report: dict[str, Any]) -> list[str]:
     """What was written, split by split, and how many tars stood already."""
     lines = []

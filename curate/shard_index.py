@@ -93,7 +93,8 @@ def about_export(
     return {
         "format": shards.INDEX_FORMAT,
         "dataset": dataset,
-        "ranking": {key: ranking[key] for key in RANKING_KEYS},
+        "ranking": {key: ranking[key] for key in RANKING_KEYS}
+        | {"chosen_by": ranking.get("chosen_by", list(ranking["psi"]))},
         "extension": extension,
         "order": {"by": "rank"} if seed is None else {"by": "shuffle", "seed": seed},
         "encoded": encoding.stated(),

@@ -36,6 +36,7 @@ COLUMNS = {
     "image_1_uid": "Image 1, the second of the two shown.",
     "image_0_model": "What drew image 0; null where the source does not say.",
     "image_1_model": "What drew image 1; null where the source does not say.",
+    "category": "The prompt's category; null where the source does not say.",
     "preference": "The image that the annotator preferred, 0 or 1; null for a tie, or where nobody judged.",
     "split": "The source's split, such as train.",
     "annotator_id": "Who judged the pair; null where the source does not say.",

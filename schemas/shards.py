@@ -44,7 +44,7 @@ JSON_FIELDS = (
 INDEX_FIELDS = (
     "format",  # INDEX_FORMAT
     "dataset",
-    "ranking",  # {"name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs"}
+    "ranking",  # {"name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs", "chosen_by"}
     "extension",
     "order",  # {"by": "rank"} or {"by": "shuffle", "seed": int}
     "split",  # null, or {"name", "share"}: of the prompts
