@@ -87,6 +87,15 @@ def test_prompts_are_cut_at_35_tokens(scorer: ImageReward) -> None:
     assert abs(scores[0] - scores[2]) > 1e-4
 
 
+def test_half_precision_is_near_float32(folder: Path, scorer: ImageReward) -> None:
+    spec = ScorerSpec("image_reward", None, "image_reward", OPTIONS)
+    half = load_image_reward(spec, folder, "cpu", "bf16")
+    matched = Matched(["a red circle", "the blue square"], None, (pictures(scorer, 2), torch.tensor([0, 1])))
+    found, expected = half(matched), scorer(matched)
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.05
+
+
 def test_the_middle_of_a_wide_picture_is_seen() -> None:
     picture = Image.new("RGB", (672, 224), "black")
     picture.paste((255, 255, 255), (220, 0, 452, 224))
