@@ -63,6 +63,7 @@ class ImageReward:
         vision: BlipVisionModel,
         text: BlipTextModel,
         head: AestheticHead,
+        transform: Compose,
         tokenizer: BertTokenizer,
         identity: dict[str, Any],
         device: str,
@@ -75,8 +76,8 @@ class ImageReward:
         self.identity = identity
         self.device = device
         self.precision = precision
-        self.transform = image_reward_transform(vision.embeddings.image_size)
-        self.preprocessing = str(self.transform)
+        self.transform = transform
+        self.preprocessing = str(transform)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """An RGB picture as a float32 (3, height, width) tensor."""
@@ -125,7 +126,8 @@ def load_image_reward(spec: ScorerSpec, folder: Path, device: str, precision: st
     identity |= {"med_config_sha256": file_sha256(med_config), "tokenizer": spec.options["tokenizer"]}
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        vision = load_vision(_under(state, "blip.visual_encoder."))
+        of_vision = _under(state, "blip.visual_encoder.")
+        vision, transform = load_vision(of_vision), image_reward_transform(image_side_px(of_vision))
         text = load_text(_under(state, "blip.text_encoder."), json.loads(med_config.read_text()), vision.config)
         head = fold_linear_layers(_under(state, "mlp."))
         tokenizer = load_tokenizer(spec, folder, text.config.vocab_size)
@@ -136,7 +138,7 @@ def load_image_reward(spec: ScorerSpec, folder: Path, device: str, precision: st
         ) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"scorer '{spec.name}' (image_reward) cannot be loaded from {checkpoint}: {error}") from error
-    return ImageReward(vision, text, head, tokenizer, identity, device, precision)
+    return ImageReward(vision, text, head, transform, tokenizer, identity, device, precision)
 
 
 def load_vision(state: dict[str, torch.Tensor]) -> BlipVisionModel:
@@ -148,13 +150,19 @@ def load_vision(state: dict[str, torch.Tensor]) -> BlipVisionModel:
         intermediate_size=state["blocks.0.mlp.fc1.weight"].shape[0],
         num_hidden_layers=depth,
         num_attention_heads=width // HEAD_WIDTH,
-        image_size=round((state["pos_embed"].shape[1] - 1) ** 0.5) * patch_px,
+        image_size=image_side_px(state),
         patch_size=patch_px,
         layer_norm_eps=1e-6,  # as the authors' VisionTransformer; transformers' default differs
     )
     model = BlipVisionModel(config)
     model.load_state_dict({vision_name(key): value.float() for key, value in state.items()})
     return model
+
+
+def image_side_px(state: dict[str, torch.Tensor]) -> int:
+    """Side of the square picture that the encoder's weights take: 224 as published."""
+    patches = state["pos_embed"].shape[1] - 1  # the class token has a position too
+    return round(patches**0.5) * int(state["patch_embed.proj.weight"].shape[-1])
 
 
 def load_text(state: dict[str, torch.Tensor], med_config: dict[str, Any], vision: BlipVisionConfig) -> BlipTextModel:
