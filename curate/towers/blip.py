@@ -136,7 +136,9 @@ def load_image_reward(spec: ScorerSpec, folder: Path, device: str, precision: st
             f"scorer '{spec.name}': {checkpoint} holds more than tensors, and unpickling that could "
             "run code; save its tensors alone"
         ) from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise ModelError(f"scorer '{spec.name}': {checkpoint} or {med_config} lacks the key {error}") from error
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"scorer '{spec.name}' (image_reward) cannot be loaded from {checkpoint}: {error}") from error
     return ImageReward(vision, text, head, transform, tokenizer, identity, device, precision)
 
@@ -198,8 +200,8 @@ def load_tokenizer(spec: ScorerSpec, folder: Path, vocabulary: int) -> BertToken
 
 
 def _under(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors below a prefix, without it. Raises: KeyError when there are none."""
+    """The tensors below a prefix, without it. Raises: ValueError when there are none."""
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not found:
-        raise KeyError(f"no '{prefix}…' among its keys")
+        raise ValueError(f"no '{prefix}…' among its keys")
     return found

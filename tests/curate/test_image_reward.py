@@ -140,6 +140,15 @@ def test_lacking_weights_are_named(folder: Path, tmp_path: Path, lost: str, mess
     assert message in str(caught.value)
 
 
+def test_what_is_no_checkpoint_and_no_config_is_refused(folder: Path, tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(ModelError, match=r"cannot be loaded from .*tensor\.pt: "):
+        load(folder, checkpoint=str(tmp_path / "tensor.pt"))
+    (tmp_path / "med.json").write_text('{"hidden_size": 48}')
+    with pytest.raises(ModelError, match=r"ImageReward\.pt or .*med\.json lacks the key 'intermediate_size'"):
+        load(folder, med_config=str(tmp_path / "med.json"))
+
+
 def test_a_checkpoint_with_code_is_refused(folder: Path, tmp_path: Path) -> None:
     torch.save({"mlp.layers.0.weight": Path("code")}, tmp_path / "pickled.pt")
     with pytest.raises(ModelError, match=r"pickled\.pt holds more than tensors, and unpickling that could run code"):
