@@ -150,7 +150,7 @@ def test_wrong_usage_is_one_unwrapped_line(curate: Curate, arguments: list[str],
         (["--scorers", "clip,clip"], "--scorers names one twice: clip,clip"),
         (
             ["--models", "published", "--scorers", ","],
-            "--scorers names none; known: aesthetic, clip, hpsv2, pickscore",
+            "--scorers names none; known: aesthetic, clip, hpsv2, image_reward, nsfw, nsfw_words, pickscore",
         ),
         (["--precision", "fp8"], "--precision fp8: choose auto, fp32, bf16, fp16"),
     ],
