@@ -212,6 +212,8 @@ def prepare_inputs(
     queries = [metric.text for metric in metrics] + ([filters.where] if filters and filters.where else [])
     by_annotator = filters is not None and filters.min_annotator_agreement is not None
     if by_annotator or any(mentions(query, view) for query in queries for view in ("calibrated", "annotators")):
+        if not judging(scorers):
+            raise RunError(f"the run's scorers ({', '.join(scorers)}) say nothing of quality: nothing to calibrate on")
         calibration = calibrate(connection, judging(scorers))
         if calibration.pairs == 0:
             raise RunError(f"no pair has a margin of every scorer ({', '.join(judging(scorers))}) to calibrate on")
