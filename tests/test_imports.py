@@ -17,9 +17,11 @@ LEVELS = [
     {"stages"},
     {"selection", "coverage", "pipeline"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
-    {"plan", "scoring", "database", "pictures", "comments", "run"},
-    {"towers", "heads", "engines", "source", "tables"},
-    {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
+    {"plan", "scoring", "database", "pictures", "comments", "run"}
+    | {"card", "shard_samples", "shard_plan", "shard_fill", "shard_index"},
+    {"towers", "heads", "engines", "source", "tables"} | {"destination", "spool"},
+    {"model_set", "manifest", "images", "progress", "charts", "prompt_map"}
+    | {"encoding", "shard_order", "storage", "tar_layout"},
     {"errors", "lines"},
 ]
 
