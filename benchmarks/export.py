@@ -6,13 +6,15 @@ python -m benchmarks.export --memory 1000,10000,100000
 A synthetic source of files, row groups and random bytes in the sizes of Pick-a-Pic's images (90 to 250 kB), and a
 ranking that selects pairs all over it. Each repeat runs every contestant once, one after the other, and ends with
 its bytes on the disk. All read the same source; ShardWriter is given its best case, the source's own order, and
-hashes nothing. `--memory` measures the peak of a process that exports so many small images.
+hashes nothing. CPU time is that of the process and its children, user and system: on a shared machine it says what
+the wall clock would on an idle one. `--memory` measures the peak of a process that exports so many small images.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -158,40 +160,44 @@ def shard_writer(run: Run) -> Callable[[Path], None]:
     return written
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of each contestant, repeat by repeat."""
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
+    """(wall, CPU) seconds of each contestant, repeat by repeat."""
     run = make_run(folder, options.source_pairs, options.pairs, IMAGE_BYTES)
     shards = folder / "shards"
     export_with(run, 2)(shards)  # what cp copies; also brings the source into the page cache for everyone
-    contestants = {
-        f"export, {n} workers" if n > 1 else "export, 1 worker": export_with(run, n) for n in options.workers
-    }
+    contestants = {f"export, {n} worker{'s' * (n > 1)}": export_with(run, n) for n in options.workers}
     contestants |= {"cp and sync": copy_of(shards), "ShardWriter and sync": shard_writer(run)}
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for _ in range(options.repeats):
         for name, work in contestants.items():
             output = folder / "output"
             os.sync()
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), _cpu_sec()
             work(output)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append((time.perf_counter() - start, _cpu_sec() - cpu))
             shutil.rmtree(output)
     return seconds
 
 
-def report(seconds: dict[str, list[float]], size_bytes: int, options: argparse.Namespace) -> None:
+def _cpu_sec() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def report(seconds: dict[str, list[tuple[float, float]]], size_bytes: int, options: argparse.Namespace) -> None:
     """A table of medians, then one JSON line."""
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    best = min(value for name, value in medians.items() if name.startswith("export"))
+    wall = {name: statistics.median(one for one, _ in values) for name, values in seconds.items()}
+    cpu = {name: statistics.median(one for _, one in values) for name, values in seconds.items()}
     print(f"{options.pairs:,} of {options.source_pairs:,} pairs, {size_bytes / 1e6:,.0f} MB of tars")
-    for name, value in medians.items():
-        print(f"{name:<24}{value:>8.2f} s{size_bytes / value / 1e6:>10,.0f} MB/s   of {sorted(seconds[name])}")
-    ratios = {
-        "of_cp": medians["cp and sync"] / best,
-        "times_shard_writer": medians["ShardWriter and sync"] / best,
-    }
+    print(f"{'median of':<14}{options.repeats:>3} runs{'wall':>10}{'':>14}{'CPU':>10}   wall, least to most")
+    for name, values in seconds.items():
+        rate, ends = size_bytes / wall[name] / 1e6, [f"{end(one for one, _ in values):.2f}" for end in (min, max)]
+        print(f"{name:<22}{wall[name]:>8.2f} s{rate:>9,.0f} MB/s{cpu[name]:>8.2f} s   {ends[0]} .. {ends[1]} s")
+    best = min(value for name, value in wall.items() if name.startswith("export"))
+    ratios = {"of_cp": wall["cp and sync"] / best, "times_shard_writer": wall["ShardWriter and sync"] / best}
     print(f"export runs at {ratios['of_cp']:.2f} of cp and {ratios['times_shard_writer']:.2f} x ShardWriter")
-    print(json.dumps({"benchmark": "export", "bytes": size_bytes, "seconds": seconds} | ratios))
+    document = {"benchmark": "export", "bytes": size_bytes, "wall_sec": wall, "cpu_sec": cpu}
+    print(json.dumps(document | ratios | {"load": os.getloadavg()[0], "cores": os.cpu_count()}))
 
 
 def measure_memory(folder: Path, counts: list[int]) -> None:

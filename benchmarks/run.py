@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("embed", "rank", "plan", "train")
+BENCHMARKS = ("embed", "rank", "plan", "export", "train")
 
 
 def main() -> None:

@@ -282,8 +282,9 @@ def changed_words(file: str, before: Fingerprint, now: Fingerprint) -> str | Non
     """Which of `before`'s values is another now, as a sentence that names the file; None when none is."""
     for key, then in before.items():
         if then != now.get(key):
-            shown = [f"{one:,} bytes" if key == "size" else f"{key} {one}" for one in (then, now.get(key, "unknown"))]
-            return f"{file} changed since it was embedded: {shown[0]} then, {shown[1]} now"
+            shown = [f"{one:,} bytes" if key == "size" else str(one) for one in (then, now.get(key, "unknown"))]
+            what = "" if key == "size" else f"{key} "
+            return f"{file} changed since it was embedded: {what}{shown[0]} then, {shown[1]} now"
     return None
 
 

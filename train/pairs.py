@@ -208,8 +208,8 @@ def _refuse_url(folder: Path) -> None:
     scheme, _, rest = str(folder).partition(":/")  # a Path holds one slash of the two
     if rest and len(scheme) > 1 and scheme.isalnum():
         raise ShardError(
-            f"{scheme}://{rest.lstrip('/')} is a URL, and shards are read from a folder of this machine; copy them first"
-            " (`aws s3 sync`, `gsutil rsync`, `huggingface-cli download`) and give that folder."
+            f"{scheme}://{rest.lstrip('/')} is a URL, and shards are read from a folder of this machine; copy them"
+            " first (`aws s3 sync`, `gsutil rsync`, `hf download`) and give that folder."
         )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from curate.errors import UsageError
 from curate.progress import progress
 from curate.run import SETTINGS_FILE, Run
+from curate.stages.verify_run import part_markers, verify_run
+from curate.stages.verify_shards import Findings, ShardFolder, is_shard_folder, planned_pairs, verify_shards
 from curate.storage import is_local
-from curate.verify_run import part_markers, verify_run
-from curate.verify_shards import Findings, ShardFolder, is_shard_folder, planned_pairs, verify_shards
 
 THREADS = os.cpu_count() or 1  # decoding and hashing release the GIL
 

@@ -1,5 +1,6 @@
 """Source files as canonical pairs: every way Parquet stores the columns, bytes by location, and what is refused."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,8 @@ def test_outage_stops_instead_of_dropping_images(tmp_path: Path, monkeypatch: py
     def unreachable(location: str, mode: str) -> None:
         raise ConnectionResetError("reset by peer")
 
-    monkeypatch.setattr("curate.source.fsspec.open", unreachable)
+    monkeypatch.setattr("curate.storage.RETRY_WAITS_SEC", (0.0, 0.0))
+    monkeypatch.setattr("curate.storage.fsspec.open", unreachable)
     with pytest.raises(SourceError) as caught:
         first_pictures(source)
     assert str(caught.value) == (
@@ -320,3 +322,31 @@ def test_reopened_source_notices_a_changed_or_missing_file(source_file: Path) ->
     with pytest.raises(SourceError) as caught:
         reopen_source(settings)
     assert str(caught.value) == f"{source_file} is not there; correct --source, or put it back"
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(source_file: Path) -> None:
+    """Between the plan and a part: the same size, another time of change."""
+    source = opened(source_file)
+    assert len(keys(source)) == 20
+    before = source.fingerprints()[str(source_file)]
+    assert set(before) == {"size", "modified"}
+    os.utime(source_file, ns=(0, 1_000_000_001))
+    with pytest.raises(SourceError) as caught:
+        first_pictures(source)
+    assert str(caught.value) == (
+        f"{source_file} changed since it was embedded: modified {before['modified']} then, "
+        "1970-01-01T00:00:01.000000001 now; embed it again into another --run"
+    )
+
+
+def test_reopened_source_reads_a_touched_file_and_says_so(
+    source_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = opened(source_file)
+    settings = {"manifest": source.manifest.settings(), "split": "train", "files": source.fingerprints()}
+    os.utime(source_file, ns=(0, 0))
+    assert first_pictures(reopen_source(settings)) == [picture_bytes(0), picture_bytes(1)]
+    assert capsys.readouterr().err.startswith(f"note: {source_file} changed since it was embedded: modified ")
+    earlier = settings | {"files": {str(source_file): source_file.stat().st_size}}  # as runs had it before
+    assert first_pictures(reopen_source(earlier)) == [picture_bytes(0), picture_bytes(1)]
+    assert capsys.readouterr().err == ""

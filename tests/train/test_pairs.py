@@ -132,5 +132,5 @@ def test_folder_of_splits_names_one(tmp_path: Path) -> None:
 
 def test_url_is_refused_by_its_name() -> None:
     assert refused(Path("s3://bucket/shards")).startswith(
-        "s3://bucket/shards is a URL, and shards are read from a folder of this machine; copy them first"
+        "s3://bucket/shards is a URL, and shards are read from a folder of this machine; copy them first ("
     )

@@ -14,7 +14,8 @@ from curate.errors import CurateError
 from curate.model_set import file_sha256
 from curate.progress import Advance
 from curate.run import Run
-from curate.verify_shards import Findings
+from curate.stages.rank import ranking_settings
+from curate.stages.verify_shards import Findings
 
 PART_TABLES = ("images", "prompts", "scores", "dropped")
 # Tables that `embed` and `rank` write whole, without a marker.
@@ -87,8 +88,6 @@ def _verify_counts(run: Run, summary: dict[str, Any], findings: Findings) -> Non
 
 def _verify_rankings(run: Run, findings: Findings) -> None:
     """Each ranking's rows against its own settings: ranks from 1 without a gap, as many selected as it says."""
-    from curate.stages.rank import ranking_settings
-
     for path in sorted(run.rankings.glob("*.parquet")):
         where = f"rankings/{path.name}"
         try:

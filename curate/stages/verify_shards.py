@@ -17,6 +17,7 @@ from curate.images import Rejected, decode
 from curate.plan import stable_id
 from curate.progress import Advance
 from curate.run import Run
+from curate.stages.rank import ranking_settings
 from curate.storage import retrying
 from schemas import shards
 
@@ -294,8 +295,6 @@ class _Ranking:
 
 
 def _selected(run: Run, name: str) -> dict[str, tuple[Any, ...]]:
-    from curate.stages.rank import ranking_settings
-
     ranking_settings(run, name)  # says which rankings there are
     connection = connect_views(run)
     query = query_text("verified_samples").replace("from ranking\n", f'from "ranking_{name}" as ranking\n')
