@@ -82,7 +82,7 @@ def thumbnail(picture: Image.Image, side_px: int = THUMBNAIL_PX) -> bytes:
     """WebP, at most side_px on the long side; small pictures keep every pixel."""
     buffer = io.BytesIO()
     if max(picture.size) <= side_px // 2:
-        picture.save(buffer, "WEBP", lossless=True)
+        picture.save(buffer, "WEBP", lossless=True, method=1, quality=20)  # a seventh of the time, a tenth larger
     else:
         small = picture.copy()
         small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -17,6 +17,7 @@ from curate.run import Run
 SIDES_PX = (256, 192, 144, 112, 88)
 TRIED = 24  # pictures that the size of the others is guessed from
 FILLED = 0.92  # of the room, by that guess
+MOST_FURTHER = 4000  # pictures up to which a prompt's further drawings are shown: each takes milliseconds to shrink
 DIGITS = 5
 
 Row = list[int | None]  # one picture of each model, from one drawing
@@ -51,7 +52,8 @@ def make_gallery(
         return gallery
     firsts = sum(one is not None for prompt in gallery.order[:prompts] for one in gallery.rows[prompt][0])
     gallery.side_px, mean_bytes = _size(run, connection, pictures, queue, firsts, room_bytes)
-    chosen = queue[: max(len(pictures.models), int(FILLED * room_bytes / mean_bytes))]
+    most = min(int(FILLED * room_bytes / mean_bytes), max(firsts, MOST_FURTHER))
+    chosen = queue[: max(len(pictures.models), most)]
     for picture, small in _read(run, connection, pictures, chosen, gallery.side_px):
         if isinstance(small, Rejected):
             gallery.missing[picture] = small.detail
