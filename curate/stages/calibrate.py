@@ -109,9 +109,11 @@ def measure(source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions,
 
 def sample_locations(pairs: pa.Table, images: int) -> list[Location]:
     """Where the images of the first pairs lie, at most so many."""
-    columns = ("source_file", "source_row_group", "source_row")
-    rows = pairs.slice(0, images // 2).select(columns).to_pylist()
-    return [Location(*row.values(), side) for row in rows for side in tables.IMAGE_SIDES]
+    return [
+        Location(row["source_file"], row["source_row_group"], row["source_row"], side)
+        for row in pairs.slice(0, images // 2).to_pylist()
+        for side in tables.IMAGE_SIDES
+    ]
 
 
 def rate_of(work: Callable[[], int], seconds: float) -> float:

@@ -85,8 +85,11 @@ def test_examples_name_manifests_that_exist() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_at_most_a_dozen_options(name: str) -> None:
-    """Of `rank` a dozen beside its five filters, its five limits and help: each is asked for by its own name."""
-    assert len(options_of(COMMANDS[name])) <= (23 if name == "rank" else 12)
+    """Of `rank` a dozen beside its five filters, its five limits and help: each is asked for by its own name.
+
+    Of `embed` a dozen beside those that fit it to a device: --compile, --decode, --parity, --calibrate.
+    """
+    assert len(options_of(COMMANDS[name])) <= {"rank": 23, "embed": 16}.get(name, 12)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -121,7 +124,7 @@ def test_overview_lists_each_command_with_a_whole_sentence(curate: Curate) -> No
         (["rnk"], "Error: No such command 'rnk'."),
         (["sql", "select 1", "extra"], "Error: Got unexpected extra argument(s) (extra)"),
         (["embed", "--batch"], "Error: Option '--batch' requires an argument."),
-        (["embed", "--batch", "0"], "Error: Invalid value for '--batch': "),
+        (["embed", "--calibrate", "31"], "Error: Invalid value for '--calibrate': "),
         (["embed", "--part-images", "1.5"], "Error: Invalid value for '--part-images': "),
         (["compare", "--gallery", "-1"], "Error: Invalid value for '--gallery': "),
         (["rank", "extra"], "Error: Got unexpected extra argument(s) (extra)"),
@@ -153,6 +156,12 @@ def test_wrong_usage_is_one_unwrapped_line(curate: Curate, arguments: list[str],
             "--scorers names none; known: aesthetic, clip, hpsv2, pickscore",
         ),
         (["--precision", "fp8"], "--precision fp8: choose auto, fp32, bf16, fp16"),
+        (["--batch", "0"], "--batch 0: give auto, or a whole number of pictures from 1 up"),
+        (["--decode", "turbo"], "--decode turbo: choose pillow, scaled, nvjpeg"),
+        (
+            ["--decode", "nvjpeg"],
+            "--decode nvjpeg needs a CUDA device, and this run is on cpu; use pillow or scaled",
+        ),
     ],
 )
 def test_embed_refuses(curate: Curate, source_file: Path, arguments: list[str], message: str) -> None:
@@ -225,6 +234,7 @@ def test_embed_reports_sums_and_json(curate: Curate, source_file: Path, tmp_path
     ("option", "value", "difference"),
     [
         ("--part-images", 7, "part_images was 1024, now 7"),
+        ("--decode", "scaled", "decode was 'pillow', now 'scaled'"),
         ("--scorers", "clip", "models.towers.pickscore was "),
         ("--manifest", "pickapic_v1", "manifest.name was 'pickapic_v2', now 'pickapic_v1'"),
     ],
