@@ -15,7 +15,7 @@ from curate.plan import make_plan
 from curate.scoring import load_scoring
 from curate.source import open_source
 from curate.stages import calibrate
-from curate.stages.calibrate import Rates, expected_time, tower_gflop, total_tflop
+from curate.stages.calibrate import Rates, expected_time, total_tflop, tower_gflop
 from curate.towers.flops import tower_flop
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
