@@ -13,7 +13,7 @@ from curate.engines.local import batched
 from curate.errors import RunError, SourceError
 from curate.live import live, write_progress
 from curate.pipeline import EmbedOptions, compute_parts
-from curate.plan import Part, Plan, make_plan
+from curate.plan import Plan, make_plan
 from curate.progress import Advance, progress, say
 from curate.run import Run, part_rows, write_part
 from curate.scoring import EmbeddedPrompts, Scoring, embedding_columns, embedding_matrix
