@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.cheap import PROMPTS, MadeSource, cheap_pixels, cheap_scoring, column, made_parts
 from curate.decode_processes import DecodeProcesses, modules_in
 from curate.decoding import Prepared, batches_ahead, compact, decoder
 from curate.errors import CurateError
@@ -24,17 +25,7 @@ from curate.reading import Batch, Encoded
 from curate.run import Run
 from curate.scoring import load_scoring
 from tests.curate.builders import MODELS, picture_bytes
-from tests.curate.cheap import (
-    DEADLY_SIZE,
-    PROMPTS,
-    MadeSource,
-    OnceDeadly,
-    cheap_pixels,
-    cheap_scoring,
-    column,
-    deadly_pixels,
-    made_parts,
-)
+from tests.curate.deadly import DEADLY_SIZE, OnceDeadly, deadly_pixels
 
 DEADLY = picture_bytes(1, DEADLY_SIZE)
 ROOT = Path(__file__).parents[2]
@@ -184,7 +175,7 @@ import sys, time, torch
 from curate.decode_processes import DecodeProcesses
 from curate.preparing import layouts
 from tests.curate.builders import picture_bytes
-from tests.curate.cheap import cheap_pixels
+from benchmarks.cheap import cheap_pixels
 
 if __name__ == "__main__":
     preprocessors = {"8x8": cheap_pixels}

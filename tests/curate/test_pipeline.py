@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.cheap import PROMPTS, CheapTower, MadeSource, cheap_scoring, column, made_parts
 from curate import pipeline, preparing
 from curate.ahead import ahead, behind
 from curate.decoding import batches_ahead
@@ -20,7 +21,6 @@ from curate.run import Run, part_rows
 from curate.scoring import Scoring
 from curate.tally import ALL_BAD_IMAGES, Done, Tally
 from tests.curate.builders import picture_bytes
-from tests.curate.cheap import PROMPTS, CheapTower, MadeSource, cheap_scoring, column, made_parts
 
 OPTIONS = EmbedOptions("cpu", "fp32", batch_images=4, decode_threads=2)
 PICTURE = picture_bytes(0, (16, 16))

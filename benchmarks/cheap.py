@@ -1,7 +1,5 @@
-"""A tower and a source that cost next to nothing, for tests of what goes on around the towers."""
+"""A tower and a source that cost next to nothing: for tests and benchmarks of what goes on around the towers."""
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,33 +18,11 @@ from curate.scoring import EmbeddedPrompts, Scoring
 from curate.source import Location
 
 DIMENSION = 4
-DEADLY_SIZE = (13, 13)
 
 
 def cheap_pixels(image: Image.Image) -> torch.Tensor:
     """(3, 8, 8), float32."""
     return torch.from_numpy(np.asarray(image.resize((8, 8)), np.float32).transpose(2, 0, 1).copy()) / 255
-
-
-def deadly_pixels(image: Image.Image) -> torch.Tensor:
-    """A picture of DEADLY_SIZE kills the process that prepares it, by a real signal, as a decoder's bug would."""
-    if image.size == DEADLY_SIZE:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return cheap_pixels(image)
-
-
-@dataclass(frozen=True)
-class OnceDeadly:
-    """As deadly_pixels, by SIGKILL, and the first time only: afterwards `mark` is there."""
-
-    mark: Path
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """(3, 8, 8), float32."""
-        if image.size == DEADLY_SIZE and not self.mark.exists():
-            self.mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return cheap_pixels(image)
 
 
 class CheapTower:
