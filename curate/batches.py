@@ -94,7 +94,10 @@ def score_within(
         within = [(matched[index][0] - start, matched[index][1]) for index in own]
         return own, score(rows_of(pictures, start, stop), within, prompts)
 
-    pieces = limit.run(count_of(pictures), piece)
+    count = count_of(pictures, matched)
+    if count == 0:
+        return score(pictures, matched, prompts)
+    pieces = limit.run(count, piece)
     if len(pieces) == 1:
         return pieces[0][1]
     order = np.argsort(np.concatenate([own for own, _ in pieces]))
@@ -106,8 +109,10 @@ def score_within(
     )
 
 
-def count_of(pictures: Pictures) -> int:
-    """How many pictures."""
+def count_of(pictures: Pictures, matched: list[tuple[int, str]]) -> int:
+    """How many pictures; where no tower looks at them, those that have a prompt."""
+    if not pictures:
+        return 1 + max((row for row, _ in matched), default=-1)
     return len(next(iter(pictures.values()))) if isinstance(pictures, dict) else len(pictures)
 
 

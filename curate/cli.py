@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from curate.commands import compare, embed, export, look, rank
+from curate.commands import compare, embed, export, look, rank, status
 from curate.errors import CurateError
 from curate.progress import say
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     help="Score the pairs of a preference data set, rank them by a SQL metric, and pack the best as shards.",
 )
 app.command(short_help="Score every image and prompt of a data set once.")(embed.embed)
+app.command(short_help="Say how far a run is, and how fast.")(status.status)
 app.command(short_help="Rank the pairs by a SQL metric and select the top.")(rank.rank)
 app.add_typer(rank.metrics_app, name="metrics", short_help="List the shipped metrics, or check one of your own.")
 app.command(short_help="Say how two rankings differ.")(rank.diff)

@@ -39,6 +39,48 @@ def sum_line(total: int, kept: int, kept_name: str, dropped: dict[str, int]) -> 
     return f"{total:,} = {' + '.join(terms)}"
 
 
+def progress_line(numbers: dict[str, Any]) -> str:
+    """What a run has done, how fast, and how long the rest will take."""
+    busy = "" if numbers["busy_share"] is None else f", towers busy {100 * numbers['busy_share']:.0f} %"
+    left = "" if numbers["seconds_left"] is None else f", {duration(numbers['seconds_left'])} left"
+    return (
+        f"images {numbers['images_done']:,}/{numbers['images']:,}, {numbers['images_per_sec']:,.1f}/s{busy}, "
+        f"parts {numbers['parts_done']:,}/{numbers['parts']:,}{_dropped_words(numbers['dropped'])}{left}"
+    )
+
+
+def status_lines(report: dict[str, Any]) -> list[str]:
+    """A run's state, its last progress, each device where there are several, and under what settings it runs."""
+    why = f": {report['error']}" if "error" in report else ""
+    lines = [f"{report['state']:<9} {report['run']}{why}"]
+    if "images" in report:
+        lines.append(f"progress  {progress_line(report)}, {duration(report['elapsed_sec'])} so far")
+    devices = report.get("devices", {})
+    if len(devices) > 1:
+        for name, of in devices.items():
+            busy = "" if of["busy_share"] is None else f", busy {100 * of['busy_share']:.0f} %"
+            lines.append(f"device    {name}: {of['images']:,} images{busy}")
+    settings = ", ".join(f"{name} {value}" for name, value in report.get("settings", {}).items())
+    return [*lines, *([f"settings  {settings}"] if settings else [])]
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 5 s`, `2 h 7 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def _dropped_words(dropped: dict[str, int]) -> str:
+    if not dropped:
+        return ""
+    each = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+    return f", dropped {sum(dropped.values()):,} ({each})"
+
+
 def rank_lines(report: dict[str, Any], run: str) -> list[str]:
     """What was ranked, selected and passed over, and by which metric."""
     blend = " + ".join(f"{weight:g} {scorer}" for scorer, weight in report["psi"].items())

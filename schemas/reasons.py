@@ -24,6 +24,7 @@ IMAGE_REASONS = {
     "image_unreadable": "not an image, truncated, or of a format that cannot be decoded",
     "image_too_large": "more pixels than the limit: a decompression bomb",
     "image_missing": "the path or URL cannot be read",
+    "image_kills_worker": "the process that decoded it crashed or was killed, twice",
 }
 
 PASSED_OVER = {

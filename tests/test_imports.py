@@ -16,10 +16,15 @@ LEVELS = [
     {"commands"},
     {"stages"},
     {"selection", "coverage", "pipeline"},
+    {"decoding", "part_tables"},
+    {"decode_processes", "reading"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
-    {"plan", "scoring", "database", "pictures", "comments", "run"},
-    {"towers", "heads", "engines", "source", "tables"},
+    {"plan", "scoring", "batches", "database", "pictures", "comments", "run"},
+    {"towers", "heads", "engines", "source", "live"},
+    {"tables"},
+    {"preparing", "decoders"},
     {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
+    {"ahead", "tally"},
     {"errors", "lines"},
 ]
 
@@ -85,7 +90,7 @@ HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    
 
 @pytest.mark.parametrize(
     "command",
-    ["", "embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "compare", "report", "browse"],
+    ["", "embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "compare", "report", "browse", "status"],
 )
 def test_curate_help_loads_nothing_heavy(command: str) -> None:
     arguments = [*command.split(), "--help"]
@@ -98,6 +103,8 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
     assert not loaded_by(HELP.format(arguments=arguments, package="train")) & set(HEAVY)
 
 
-@pytest.mark.parametrize("stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse"])
+@pytest.mark.parametrize(
+    "stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse", "status"]
+)
 def test_stages_after_embedding_need_no_torch(stage: str) -> None:
     assert "torch" not in loaded_by(f"import curate.stages.{stage}")

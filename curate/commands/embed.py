@@ -52,6 +52,10 @@ def embed(
         ),
     ] = None,
     part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 1024,
+    decode_processes: Annotated[
+        int | None,
+        typer.Option(help="Processes that decode; 0: threads.  [default: 0 on the CPU, a GPU's cores on CUDA]", min=0),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,7 +86,7 @@ def embed(
         gflop = tower_gflop(model_set, chosen)
         costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
         if calibrate is not None:
-            options = _options(device, precision, batch, part_images, decode, compiled)
+            options = _options(device, precision, batch, part_images, decode_processes, decode, compiled)
             scoring = load_scoring(model_set, chosen, options.device, options.precision)
             costs["expected"] = expected_time(opened, plan, scoring, options, calibrate)
         print_report(settings | plan.counts() | costs, as_json)
@@ -93,7 +97,7 @@ def embed(
     from curate.stages.parity import measure_parity
     from curate.towers.precision import describe_device
 
-    options = _options(device, precision, batch, part_images, decode, compiled)
+    options = _options(device, precision, batch, part_images, decode_processes, decode, compiled)
     Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
     names = ", ".join(spec.name for spec in chosen)
     say(f"models '{model_set.name}', scorers {names}, on {describe_device(options.device, options.precision)}")
@@ -106,16 +110,30 @@ def embed(
     print_report(summary, as_json, lines)
 
 
-def _options(device: str, precision: str, batch: str, part_images: int, decode: str, compiled: bool) -> "EmbedOptions":
+def _options(
+    device: str,
+    precision: str,
+    batch: str,
+    part_images: int,
+    decode_processes: int | None,
+    decode: str,
+    compiled: bool,
+) -> "EmbedOptions":
     from curate.batches import parse_batch
     from curate.decoders import check_decode
-    from curate.pipeline import EmbedOptions
+    from curate.pipeline import EmbedOptions, default_decode_processes
     from curate.towers.precision import choose_device, choose_precision
 
     on = choose_device(device)
     check_decode(decode, on)
     return EmbedOptions(
-        on, choose_precision(precision, on), parse_batch(batch), part_images, decode=decode, compiled=compiled
+        on,
+        choose_precision(precision, on),
+        parse_batch(batch),
+        part_images,
+        decode_processes=default_decode_processes(on) if decode_processes is None else decode_processes,
+        decode=decode,
+        compiled=compiled,
     )
 
 

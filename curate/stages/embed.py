@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import torch
 
 from curate.engines.local import batched
-from curate.errors import SourceError
+from curate.errors import RunError, SourceError
+from curate.live import live, write_progress
 from curate.pipeline import EmbedOptions, compute_parts
 from curate.plan import Plan, make_plan
 from curate.progress import Advance, progress, say
@@ -18,6 +19,7 @@ from curate.run import Run, part_rows, write_part
 from curate.scoring import EmbeddedPrompts, Scoring, embedding_columns, embedding_matrix
 from curate.source import Source
 from curate.tables import write_table
+from curate.tally import Tally
 from schemas import tables
 from schemas.reasons import IMAGE_REASONS
 
@@ -60,13 +62,60 @@ def _embed(run: Run, source: Source, plan: Plan, scoring: Scoring, options: Embe
         say(f"note: the manifest expects {source.expected_rows:,} rows, the files hold {plan.source_rows:,}")
     write_table(plan.pairs, run.pairs, tables.PAIRS)
     write_table(plan.dropped, run.table("dropped") / "plan.parquet", tables.DROPPED)
+    there = {part.index: part_rows(run, part.name) for part in plan.parts}
+    todo = [part for part in plan.parts if there[part.index] is None]
+    shown = shown_settings(source, scoring, options)
+    tally = _tally(plan, there)
+    if todo:
+        write_progress(run.root, "running", shown, tally)
     prompt_embeddings = _embed_prompts(run, plan, scoring)
-    todo = [part for part in plan.parts if part_rows(run, part.name) is None]
-    with progress("images", sum(len(part.images) for part in todo)) as advance:
-        compute_parts(run, source, scoring, prompt_embeddings, todo, options, lambda done: advance(done.images))
+    if todo:
+        tally.restart()
+        with live(run.root, tally, shown) as report:
+            compute_parts(run, source, scoring, prompt_embeddings, todo, options, report)
     summary = _summary(run, plan, source, scoring) | {"parts_computed": len(todo), "parts": len(plan.parts)}
+    summary["computed"] = _computed(tally, shown) if todo else _computed_before(run)
     run.mark_finished(summary)
     return summary
+
+
+def shown_settings(source: Source, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
+    """What `curate status` and embed.json say of how a run is computed."""
+    return {
+        "dataset": source.manifest.name,
+        "split": source.split,
+        "models": scoring.models,
+        "scorers": ", ".join(scoring.heads),
+        "device": options.device,
+        "precision": options.precision,
+        "batch": options.batch_images or "auto",
+        "part_images": options.part_images,
+        "decode_processes": options.decode_processes,
+        "decode": options.decode,
+        "compiled": options.compiled,
+    }
+
+
+def _tally(plan: Plan, there: dict[int, dict[str, int] | None]) -> Tally:
+    """Nothing done yet, beside the parts that are there: their rows of each table, by index."""
+    stands = [part for part in plan.parts if there[part.index] is not None]
+    scored = any((there[part.index] or {}).get("images") for part in stands)
+    return Tally(plan.image_count, len(plan.parts), sum(len(part.images) for part in stands), len(stands), scored)
+
+
+def _computed(tally: Tally, settings: dict[str, Any]) -> dict[str, Any]:
+    """How this process came to its parts; embed.json's other counts are those of the whole run."""
+    numbers = tally.numbers()
+    kept = ("elapsed_sec", "images_per_sec", "busy_share", "dropped", "devices")
+    return {"images": tally.done_images} | {name: numbers[name] for name in kept} | settings
+
+
+def _computed_before(run: Run) -> dict[str, Any]:
+    """With nothing left to compute, what is known of an earlier process stays."""
+    try:
+        return dict(run.summary().get("computed", {}))
+    except RunError:
+        return {}
 
 
 def _embed_prompts(run: Run, plan: Plan, scoring: Scoring) -> EmbeddedPrompts:

@@ -58,7 +58,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_commands() -> None:
     assert set(COMMANDS) == {
-        *("embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "report", "browse", "compare")
+        *("embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "report", "browse", "compare", "status")
     }
 
 
@@ -87,9 +87,10 @@ def test_examples_name_manifests_that_exist() -> None:
 def test_at_most_a_dozen_options(name: str) -> None:
     """Of `rank` a dozen beside its five filters, its five limits and help: each is asked for by its own name.
 
-    Of `embed` a dozen beside those that fit it to a device: --compile, --decode, --parity, --calibrate.
+    Of `embed` a dozen beside those that fit it to a device: --compile, --decode, --parity, --calibrate,
+    --decode-processes.
     """
-    assert len(options_of(COMMANDS[name])) <= {"rank": 23, "embed": 16}.get(name, 12)
+    assert len(options_of(COMMANDS[name])) <= {"rank": 23, "embed": 17}.get(name, 12)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

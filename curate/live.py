@@ -1,0 +1,101 @@
+"""A run's progress while it lasts: a bar or lines on stderr, and RUN/progress.json for `curate status`."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from curate.errors import WriteError
+from curate.lines import json_text, progress_line
+from curate.progress import say, stderr
+from curate.tables import write_text
+from curate.tally import Done, Tally
+
+PROGRESS_FILE = "progress.json"
+TICK_SEC = 1.0
+LINE_EVERY_SEC = 30.0
+
+
+@contextmanager
+def live(root: Path, tally: Tally, settings: dict[str, Any]) -> Iterator[Callable[[Done], None]]:
+    """Give the tally's `add`, and until the block ends show what it holds and write it to RUN/progress.json.
+
+    The file says running, and at the end finished, or stopped and why. It is written whole, once a second, by a
+    thread of its own, so that a slow disk or a long forward pass holds up neither.
+    """
+    ended = threading.Event()
+    with ExitStack() as stack:
+        show = stack.enter_context(_bar(tally)) if sys.stderr.isatty() else _lines(tally)
+        ticker = threading.Thread(target=_tick, args=(root, tally, settings, show, ended), name="progress", daemon=True)
+        write_progress(root, "running", settings, tally)
+        ticker.start()
+        error: BaseException | None = None
+        try:
+            yield tally.add
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            ended.set()
+            ticker.join()
+            show(True)
+            reason = {"error": str(error) or type(error).__name__} if error else {}
+            write_progress(root, "stopped" if error else "finished", settings, tally, **reason)
+
+
+def write_progress(root: Path, state: str, settings: dict[str, Any], tally: Tally | None = None, **more: Any) -> None:
+    """RUN/progress.json. A disk that takes no more is said, and met again by the parts themselves."""
+    numbers = tally.numbers() if tally else {}
+    written = {"state": state, **more, **numbers, "settings": settings, "pid": os.getpid(), "written_at": time.time()}
+    try:
+        write_text(json_text(written) + "\n", root / PROGRESS_FILE)
+    except WriteError as error:
+        say(f"note: {error}")
+
+
+def read_progress(root: Path) -> dict[str, Any] | None:
+    """What was written last; None where there is nothing, or nothing readable."""
+    try:
+        return dict(json.loads((root / PROGRESS_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _tick(
+    root: Path, tally: Tally, settings: dict[str, Any], show: Callable[[bool], None], ended: threading.Event
+) -> None:
+    while not ended.wait(TICK_SEC):
+        show(False)
+        write_progress(root, "running", settings, tally)
+
+
+def _lines(tally: Tally) -> Callable[[bool], None]:
+    """A line every half minute, and one at the end."""
+    printed = time.monotonic()
+
+    def show(last: bool) -> None:
+        nonlocal printed
+        if last or time.monotonic() - printed >= LINE_EVERY_SEC:
+            printed = time.monotonic()
+            say(progress_line(tally.numbers()))
+
+    return show
+
+
+@contextmanager
+def _bar(tally: Tally) -> Iterator[Callable[[bool], None]]:
+    with Progress(BarColumn(), TextColumn("{task.fields[line]}"), console=stderr) as bar:
+        task = bar.add_task("images", total=tally.images, line="")
+
+        def show(last: bool) -> None:
+            numbers = tally.numbers()
+            bar.update(task, completed=numbers["images_done"], line=progress_line(numbers))
+
+        yield show

@@ -1,0 +1,112 @@
+"""What the devices of a run have done so far: each reports, one tally adds up. Light: nothing here loads torch."""
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from curate.errors import SourceError
+
+ALL_BAD_IMAGES = 200
+"""So many images, every one dropped, and the run ends: it is the source that is bad, not its images."""
+SAMPLE = 5
+
+
+class Offender(NamedTuple):
+    """One dropped image: which, where it lies, and why."""
+
+    image_uid: str
+    file: str
+    row_group: int
+    row: int
+    side: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one device did since its last report; it travels between processes and machines by pickle.
+
+    images counts the dropped ones, too; offenders is a sample of them. busy_sec is the time that the towers
+    computed, of elapsed_sec; parts is how many were written.
+    """
+
+    device: str
+    images: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    offenders: tuple[Offender, ...] = ()
+    parts: int = 0
+    busy_sec: float = 0.0
+    elapsed_sec: float = 0.0
+
+
+class Tally:
+    """Sum of every device's reports; `add` may be called from any thread."""
+
+    def __init__(
+        self, images: int, parts: int, images_before: int = 0, parts_before: int = 0, scored_before: bool = False
+    ) -> None:
+        """images, parts: all of the run; *_before: those that stood before, and whether any of them was scored."""
+        self.images, self.parts = images, parts
+        self.images_before, self.parts_before, self.scored_before = images_before, parts_before, scored_before
+        self.restart()
+        self.done_images = self.done_parts = 0
+        self.dropped: Counter[str] = Counter()
+        self.offenders: list[Offender] = []
+        self.devices: dict[str, Counter[str]] = {}
+        self._lock = threading.Lock()
+
+    def restart(self) -> None:
+        """The clock starts now: what came before was not images."""
+        self.started = time.monotonic()
+
+    def add(self, done: Done) -> None:
+        """Count a report. Raises SourceError when every image so far was dropped, and they are many."""
+        with self._lock:
+            self.done_images += done.images
+            self.done_parts += done.parts
+            self.dropped.update(done.dropped)
+            self.offenders += done.offenders[: SAMPLE - len(self.offenders)]
+            device = self.devices.setdefault(done.device, Counter())
+            device["images"] += done.images
+            device["busy_ms"] += round(1000 * done.busy_sec)
+            device["elapsed_ms"] += round(1000 * done.elapsed_sec)
+        if not self.scored_before and self.done_images == self.dropped.total() >= ALL_BAD_IMAGES:
+            raise SourceError(self._all_bad())
+
+    def numbers(self) -> dict[str, Any]:
+        """What `curate status` shows; seconds_left is null until something is done."""
+        with self._lock:
+            elapsed = max(time.monotonic() - self.started, 1e-9)
+            left = self.images - self.images_before - self.done_images
+            return {
+                "images_done": self.images_before + self.done_images,
+                "images": self.images,
+                "parts_done": self.parts_before + self.done_parts,
+                "parts": self.parts,
+                "images_per_sec": self.done_images / elapsed,
+                "busy_share": _share(sum(self.devices.values(), Counter())),
+                "dropped": dict(sorted(self.dropped.items())),
+                "elapsed_sec": elapsed,
+                "seconds_left": left * elapsed / self.done_images if self.done_images else None,
+                "devices": {
+                    name: {"images": counts["images"], "busy_share": _share(counts)}
+                    for name, counts in sorted(self.devices.items())
+                },
+            }
+
+    def _all_bad(self) -> str:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()))
+        sample = "; ".join(
+            f"{one.file} row group {one.row_group} row {one.row}: {one.reason} ({one.detail})" for one in self.offenders
+        )
+        return (
+            f"not one of the first {self.done_images:,} images can be used: {counts}; such as {sample}; correct the "
+            "manifest's image columns or the files, or leave bad files out by --source, then run again"
+        )
+
+
+def _share(counts: Counter[str]) -> float | None:
+    return counts["busy_ms"] / counts["elapsed_ms"] if counts["elapsed_ms"] else None
