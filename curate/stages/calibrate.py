@@ -100,7 +100,7 @@ def measure(source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions,
     return Rates(
         read,
         decoded,
-        probe(scoring, images, seconds / 2),
+        probe(scoring, options.device, images, seconds / 2),
         rate_of(lambda: len(texts) if scoring.embed_prompts(texts) else 0, seconds / 6),
     )
 

@@ -18,6 +18,7 @@ from curate.batches import (
     made_up,
     make_ready,
     parse_batch,
+    probe,
     rows_of,
 )
 from curate.errors import ModelError, UsageError
@@ -103,7 +104,7 @@ def test_prompts_too_are_halved(scoring: Scoring, monkeypatch: pytest.MonkeyPatc
 
 
 def test_pieces_come_together_in_any_order_of_the_scores(scoring: Scoring) -> None:
-    pictures, matched, prompts = made_up(scoring, 5)
+    pictures, matched, prompts = made_up(scoring, "cpu", 5)
     shuffled = [matched[index] for index in (7, 2, 9, 0, 4, 1, 3, 8)]
     _, whole = scoring.score_pictures(pictures, shuffled, prompts)
     scoring.limit.size = 2
@@ -121,7 +122,7 @@ def test_one_picture_that_does_not_fit_is_one_sentence(scoring: Scoring, monkeyp
         "free some, use --precision bf16, or fewer --scorers at once"
     )
     with pytest.raises(ModelError, match=f"^{re.escape(message)}$"):
-        scoring.score_pictures(*made_up(scoring, 3))
+        scoring.score_pictures(*made_up(scoring, "cpu", 3))
 
 
 def test_another_failure_is_not_taken_for_memory() -> None:
@@ -182,7 +183,7 @@ def test_the_probe_runs_every_tower_and_the_cpu_has_a_fixed_batch(
     monkeypatch.setattr("curate.batches.MOST_IMAGES", 64)
     tower = scoring.towers["clip"]
     monkeypatch.setattr(tower, "image_features", too_many(tower.image_features, 32, []))
-    assert find_batch(scoring, "cuda") in (16, 32)
+    assert largest_useful(lambda images: probe(scoring, "cpu", images)) in (16, 32)
 
 
 @pytest.mark.parametrize("wanted", ["0", "-1", "1.5", "many", "", "²"])
@@ -197,7 +198,7 @@ def test_numbers_of_pictures() -> None:
 
 @pytest.mark.slow
 def test_compiled_towers_score_the_same_and_a_short_batch_is_not_compiled_anew(scoring: Scoring, capsys: Any) -> None:
-    pictures, matched, prompts = made_up(scoring, 4)
+    pictures, matched, prompts = made_up(scoring, "cpu", 4)
     embeddings, plain = scoring.score_pictures(pictures, matched, prompts)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -224,4 +225,4 @@ def test_a_compiler_that_fails_is_one_sentence(scoring: Scoring, monkeypatch: py
 
     monkeypatch.setattr("torch.compile", no_compiler)
     with pytest.raises(ModelError, match=r"^torch\.compile fails here \(no C compiler\); run without --compile$"):
-        compile_towers(scoring, 4)
+        compile_towers(scoring, "cpu", 4)

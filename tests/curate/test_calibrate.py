@@ -80,7 +80,7 @@ def test_a_source_of_broken_images_has_no_rate(tmp_path: Path) -> None:
 def test_made_up_pictures_have_the_towers_shape() -> None:
     models = load_model_set(MODELS)
     scoring = load_scoring(models, models.choose(["clip", "hpsv2"]), "cpu", "fp32")
-    pictures, matched, prompts = made_up(scoring, 3)
+    pictures, matched, prompts = made_up(scoring, "cpu", 3)
     assert isinstance(pictures, dict)
     assert {tuple(values.shape) for values in pictures.values()} == {(3, 3, 64, 64)}
     assert (len(matched), len(prompts.texts)) == (6, 2)
