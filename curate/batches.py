@@ -13,7 +13,7 @@ from PIL import Image
 
 from curate.errors import CurateError, ModelError, UsageError
 from curate.progress import say
-from curate.towers.compiled import StaticBatch
+from curate.towers.compiled import Compilable, StaticBatch
 
 if TYPE_CHECKING:
     from curate.scoring import EmbeddedPrompts, Pictures, Scoring
@@ -189,7 +189,8 @@ def make_ready(scoring: Scoring, device: str, batch_images: int | None, compiled
 def compile_towers(scoring: Scoring, device: str, images: int) -> None:
     """Compile every tower's picture encoder, by one batch of random pixels, and say how long it took."""
     start = time.perf_counter()
-    for tower in scoring.towers.values():
+    towers = [tower for tower in scoring.towers.values() if isinstance(tower, Compilable)]
+    for tower in towers:
         if not isinstance(tower.image_features, StaticBatch):
             tower.image_features = StaticBatch(tower.image_features, scoring.limit)
     try:
@@ -198,8 +199,7 @@ def compile_towers(scoring: Scoring, device: str, images: int) -> None:
         raise
     except Exception as error:  # the compiler's many ways to fail: no C compiler, no Triton, an operator it lacks
         raise ModelError(f"torch.compile fails here ({first_sentence(error)}); run without --compile") from error
-    count = len(scoring.towers)
-    say(f"compiled {count} {'tower' if count == 1 else 'towers'} in {time.perf_counter() - start:.0f} s")
+    say(f"compiled {len(towers)} {'tower' if len(towers) == 1 else 'towers'} in {time.perf_counter() - start:.0f} s")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """torch.compile for the picture's encoder: one batch size, so that it is compiled once."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -10,6 +10,13 @@ class Limit(Protocol):
     """`size` is how many pictures go through the towers at once; None: as many as there are."""
 
     size: int | None
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """A tower whose picture encoder can be replaced by a compiled one."""
+
+    image_features: Callable[[torch.Tensor], torch.Tensor]
 
 
 class StaticBatch:

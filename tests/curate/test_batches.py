@@ -71,7 +71,7 @@ def test_out_of_memory_in_a_run_costs_no_image_and_changes_no_score(
     embed(Run(tmp_path / "whole"), source, scoring, options)
     capsys.readouterr()
     sizes: list[int] = []
-    tower = scoring.towers["pickscore"]
+    tower: Any = scoring.towers["pickscore"]
     monkeypatch.setattr(tower, "image_features", too_many(tower.image_features, 4, sizes))
     summary = embed(Run(tmp_path / "short"), source, scoring, options)
     assert summary["images"] == summary["scored_images"] == 21
@@ -94,8 +94,9 @@ def test_the_batch_is_no_setting_of_a_run(tmp_path: Path, source_file: Path, sco
 def test_prompts_too_are_halved(scoring: Scoring, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     texts = [f"a red circle {index}" for index in range(9)]
     whole = scoring.embed_prompts(texts)
-    tower = scoring.towers["clip"]
-    monkeypatch.setattr(tower, "embed_prompts", too_many(tower.embed_prompts, 2, sizes := []))
+    tower: Any = scoring.towers["clip"]
+    sizes: list[int] = []
+    monkeypatch.setattr(tower, "embed_prompts", too_many(tower.embed_prompts, 2, sizes))
     found = scoring.embed_prompts(texts)
     assert sizes == [9, 4, 2, 2, 2, 2, 1]
     for name, values in whole.items():
@@ -115,7 +116,7 @@ def test_pieces_come_together_in_any_order_of_the_scores(scoring: Scoring) -> No
 
 
 def test_one_picture_that_does_not_fit_is_one_sentence(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = scoring.towers["clip"]
+    tower: Any = scoring.towers["clip"]
     monkeypatch.setattr(tower, "image_features", too_many(tower.image_features, 0, []))
     message = (
         "out of memory with one of the pictures at a time (CUDA out of memory); "
@@ -181,7 +182,7 @@ def test_the_probe_runs_every_tower_and_the_cpu_has_a_fixed_batch(
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("curate.batches.PROBE_SEC", 0.0)
     monkeypatch.setattr("curate.batches.MOST_IMAGES", 64)
-    tower = scoring.towers["clip"]
+    tower: Any = scoring.towers["clip"]
     monkeypatch.setattr(tower, "image_features", too_many(tower.image_features, 32, []))
     assert largest_useful(lambda images: probe(scoring, "cpu", images)) in (16, 32)
 
