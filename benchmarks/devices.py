@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.photos import photo
 from benchmarks.random_towers import load, random_towers
 from curate.batches import compile_towers, find_batch, free_memory, made_up, out_of_memory
-from curate.decoders import DECODES, choose_decode
+from curate.decoders import DECODES, choose_decoder
 from curate.images import Rejected
 from curate.manifest import load_manifest
 from curate.scoring import Scoring
 from curate.source import open_source
 from curate.stages.calibrate import rate_of, sample_locations
 from curate.towers.precision import choose_device, describe_device
-from curate.towers.preprocessing import needed_side_px, on_device
+from curate.towers.preprocessing import OnDevice, needed_side_px
 
 TOP = 0.0533
 PROMPTS = [f"a photograph of a fox number {index}" for index in range(8)]
@@ -96,8 +97,12 @@ def _tower_row(
 ) -> dict[str, Any]:
     found = scoring.embed_images(pictures)
     delta = max(float((1 - (found[tower] * exact[tower]).sum(dim=1)).abs().max()) for tower in exact)
-    rate = bench.rate(lambda: len(next(iter(scoring.embed_images(pictures).values()))))
-    return {"what": name, "images_per_sec": rate, "delta": delta}
+    return {"what": name, "images_per_sec": tower_rate(bench, scoring, pictures), "delta": delta}
+
+
+def tower_rate(bench: Bench, scoring: Scoring, pictures: Any) -> float:
+    """Pictures per second through every tower."""
+    return bench.rate(lambda: len(next(iter(scoring.embed_images(pictures).values()))))
 
 
 @contextmanager
@@ -122,7 +127,7 @@ def batches(bench: Bench) -> Iterator[dict[str, Any]]:
     for images in (16, 32, 64, 128, 256, 512, 1024) if bench.on_gpu else (1, 8, 32):
         pictures = made_up(scoring, bench.device, images)[0]
         try:
-            rate = bench.rate(lambda pictures=pictures: len(next(iter(scoring.embed_images(pictures).values()))))
+            rate = tower_rate(bench, scoring, pictures)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -137,17 +142,21 @@ def decoding(bench: Bench, name: str, encoded: list[bytes | None]) -> Iterator[d
     prompts = scoring.embed_prompts(PROMPTS)
     exact: dict[str, np.ndarray] = {}
     for how in DECODES if bench.on_gpu else DECODES[:2]:
-        decode = choose_decode(how, bench.device, needed_side_px(scoring.preprocessors.values()))
-        preprocessors = on_device(scoring.preprocessors)
+        decode = choose_decoder(how, bench.device, max(map(needed_side_px, scoring.preprocessors.values())))
+        preprocessors = {key: OnDevice(one) for key, one in scoring.preprocessors.items()}
 
         def pixels(decode: Any = decode, preprocessors: Any = preprocessors) -> list[dict[str, torch.Tensor]]:
             kept = [one for one in decode(encoded) if not isinstance(one, Rejected)]
             return [{key: one(item.image).cpu() for key, one in preprocessors.items()} for item in kept]
 
-        rate = bench.rate(lambda pixels=pixels: len(pixels()))
+        rate = bench.rate(partial(_count, pixels))
         scores = scores_of(scoring, pixels(), prompts, bench.batch)
         exact = exact or scores
         yield {"what": f"{name}, {how}", "images_per_sec": rate} | difference(scores, exact)
+
+
+def _count(pixels: Callable[[], list[dict[str, torch.Tensor]]]) -> int:
+    return len(pixels())
 
 
 def scores_of(
@@ -179,7 +188,7 @@ def pictures_of(source: str, images: int) -> list[bytes | None]:
     from curate.plan import make_plan
 
     opened = open_source(load_manifest("pickapic_v2"), None, [source])
-    located = dict.fromkeys(sample_locations(make_plan(opened, 1024).pairs, 4 * images))
+    located = dict.fromkeys(sample_locations(make_plan(opened, 10**9, 1024).pairs, 4 * images))
     unique = dict.fromkeys(opened.image_bytes(list(located)).values())
     return list(unique)[:images]
 

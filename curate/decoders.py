@@ -31,11 +31,11 @@ class DecodedOnDevice:
     height: int
 
 
-Decode = Callable[[list[bytes | None]], list[Decoded | DecodedOnDevice | Rejected]]
+Decoder = Callable[[list[bytes | None]], list[Decoded | DecodedOnDevice | Rejected]]
 
 
 @dataclass(frozen=True)
-class PillowDecode:
+class PillowDecoder:
     """Each image by Pillow; it pickles. at_least_px: as `images.decode` takes it."""
 
     at_least_px: int | None = None
@@ -43,10 +43,6 @@ class PillowDecode:
     def __call__(self, encoded: list[bytes | None]) -> list[Decoded | DecodedOnDevice | Rejected]:
         """A picture, or the reason why not, for each."""
         return [decode(data, at_least_px=self.at_least_px) for data in encoded]
-
-
-PILLOW = PillowDecode()
-"""Every picture whole, as Pillow decodes it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class _Jpeg:
     orientation: int
 
 
-class TorchvisionDecode:
+class TorchvisionDecoder:
     """JPEGs in RGB by torchvision, all of a list at once: nvJPEG on CUDA, libjpeg-turbo on the CPU.
 
     Everything else, and every JPEG that it fails on or that is cut short, is left to Pillow, which gives the reason.
@@ -151,9 +147,9 @@ def check_decode(how: str, device: str) -> None:
         raise UsageError(f"--decode nvjpeg needs a CUDA device, and this run is on {device}; use pillow or scaled")
 
 
-def choose_decode(how: str, device: str, needed_px: int) -> Decode:
+def choose_decoder(how: str, device: str, needed_px: int) -> Decoder:
     """needed_px: the short side that every preprocessing of the run only makes smaller. Raises UsageError."""
     check_decode(how, device)
     if how == "nvjpeg":
-        return TorchvisionDecode(device)
-    return PillowDecode(needed_px if how == "scaled" else None)
+        return TorchvisionDecoder(device)
+    return PillowDecoder(needed_px if how == "scaled" else None)

@@ -16,13 +16,12 @@ from functools import partial
 import torch
 
 from curate.decode_processes import DecodeProcesses
-from curate.decoders import PILLOW, Decode, PillowDecode
+from curate.decoders import Decoder as DecodeBytes
 from curate.images import Rejected
 from curate.plan import Part
 from curate.preparing import CHUNK_IMAGES, Facts, Layout, Pixels, Preprocessors, layouts, prepare
 from curate.reading import Batch
 from curate.source import Location
-from curate.towers.preprocessing import on_device
 
 ChunkWork = Callable[[list[bytes | None], Pixels], list[Facts | Rejected]]
 
@@ -97,24 +96,19 @@ def compact(pixels: Pixels, kept: list[int]) -> Pixels:
 
 @contextmanager
 def decoder(
+    decode: DecodeBytes,
     preprocessors: Preprocessors,
     batch_images: int,
     threads: int,
     processes: int = 0,
     pinned: bool = False,
-    decode: Decode | None = None,
 ) -> Iterator[Decoder]:
-    """A decoder over `processes` processes, or over `threads` threads of this one where that is 0.
-
-    decode: None is Pillow's; one that decodes on a device is of this process alone, so threads take it there.
-    """
-    layout, decode = layouts(preprocessors), decode or PILLOW
-    if not isinstance(decode, PillowDecode):
-        preprocessors, processes = on_device(preprocessors), 0
+    """A decoder over `processes` processes, or over `threads` threads of this one where that is 0."""
+    layout = layouts(preprocessors)
     with ExitStack() as stack:
-        work: ChunkWork = partial(prepare, preprocessors, decode=decode)
+        work: ChunkWork = partial(prepare, decode, preprocessors)
         if processes:
-            work = stack.enter_context(DecodeProcesses(preprocessors, layout, decode)).prepare
+            work = stack.enter_context(DecodeProcesses(decode, preprocessors, layout)).prepare
         pool = ThreadPoolExecutor(processes or threads, "decode")
         stack.callback(pool.shutdown, cancel_futures=True)
         yield Decoder(pool, work, layout, batches_ahead(batch_images, processes or threads), pinned)

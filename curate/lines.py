@@ -6,7 +6,13 @@ from typing import Any
 
 
 def embed_lines(summary: dict[str, Any]) -> list[str]:
-    """The counts as sums that the reader can add up."""
+    """The counts as sums that the reader can add up; of an unfinished run, what is left."""
+    if summary["parts_left"]:
+        return [
+            f"parts   {summary['parts_computed']:,} computed, {summary['parts_left']:,} of {summary['parts']:,} left, "
+            f"the first is {summary['first_left']}; other processes may be at them, "
+            "`curate embed` without --part-range finishes the run"
+        ]
     ties = f", of them {summary['ties']:,} ties" if summary["ties"] else ""
     return [
         f"rows    {sum_line(summary['source_rows'], summary['pairs'], 'pairs', summary['dropped_pairs'])}{ties}",
@@ -93,12 +99,20 @@ def rank_lines(report: dict[str, Any], run: str) -> list[str]:
         f"quality {'to' if report['reverse'] else 'from'} {report['least_selected_quality']:.4f}"
         + (f"; the limits leave no more of the {report['wanted_pairs']:,} asked for" if short else ""),
         *([f"passed    {sum(report['passed_over'].values()):,} better ones over{over}"] if over else []),
+        *_nsfw_lines(report),
         f"covers    {coverage_words(report['coverage'])}",
         f"metric    {report['metric']}{given}, psi = {blend} ({report['psi_norm']})" + ", reversed" * report["reverse"],
         *_calibration_lines(report.get("calibration")),
         f"written   {run}/rankings/{report['name']}.parquet; {run}/curation.duckdb has every table as a view",
     ]
     return lines
+
+
+def _nsfw_lines(report: dict[str, Any]) -> list[str]:
+    """Which scorers --max-nsfw went by."""
+    if not report["nsfw_scorers"]:
+        return []
+    return [f"nsfw      at most {report['filters']['max_nsfw']:g} by {' and '.join(report['nsfw_scorers'])}"]
 
 
 def coverage_words(coverage: dict[str, Any]) -> str:

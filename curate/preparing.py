@@ -1,13 +1,13 @@
 """One image's bytes to pixels and facts, in whatever thread or process: nothing here knows tables or sources."""
 
+import hashlib
 from collections.abc import Callable
-from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 
-from curate.decoders import PILLOW, Decode, DecodedOnDevice
+from curate.decoders import DecodedOnDevice, Decoder
 from curate.images import Decoded, Rejected
 
 CHUNK_IMAGES = 8
@@ -15,8 +15,8 @@ CHUNK_IMAGES = 8
 
 Pixels = dict[str, torch.Tensor]
 """Name of a preprocessing -> (n, 3, height, width)."""
-Preprocessors = dict[str, Callable[[Any], torch.Tensor]]
-"""Name -> what turns a decoded picture, Pillow's or a device's, into one row of pixels."""
+Preprocessors = dict[str, Callable[..., torch.Tensor]]
+"""Each takes what the decoder gives: a picture of Pillow's, or pixels on a device."""
 
 
 class Facts(NamedTuple):
@@ -47,20 +47,21 @@ def layouts(preprocessors: Preprocessors) -> dict[str, Layout]:
 
 
 def prepare(
-    preprocessors: Preprocessors, encoded: list[bytes | None], pixels: Pixels, decode: Decode = PILLOW
+    decode: Decoder, preprocessors: Preprocessors, encoded: list[bytes | None], pixels: Pixels
 ) -> list[Facts | Rejected]:
     """Decode each image once, and write every preprocessing of it into its row of `pixels`."""
     return [
-        _write(preprocessors, decoded, data, {key: values[index] for key, values in pixels.items()})
-        for index, (decoded, data) in enumerate(zip(decode(encoded), encoded, strict=True))
+        _prepare(preprocessors, data, decoded, {key: values[index] for key, values in pixels.items()})
+        for index, (data, decoded) in enumerate(zip(encoded, decode(encoded), strict=True))
     ]
 
 
-def _write(
-    preprocessors: Preprocessors, decoded: Decoded | DecodedOnDevice | Rejected, data: bytes | None, slot: Pixels
+def _prepare(
+    preprocessors: Preprocessors, data: bytes | None, decoded: Decoded | DecodedOnDevice | Rejected, slot: Pixels
 ) -> Facts | Rejected:
     if isinstance(decoded, Rejected):
         return decoded
     for key, preprocess in preprocessors.items():
         slot[key].copy_(preprocess(decoded.image))
-    return Facts(sha256(data or b"").hexdigest(), decoded.width, decoded.height, decoded.format)
+    sha256 = hashlib.sha256(data or b"").hexdigest()
+    return Facts(sha256, decoded.width, decoded.height, decoded.format)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.batches import make_ready, probe
-from curate.decoders import choose_decode
+from curate.decoders import choose_decoder
 from curate.decoding import decoder
 from curate.errors import SourceError
 from curate.images import Rejected
@@ -20,7 +20,7 @@ from curate.reading import Batch, Encoded
 from curate.scoring import Scoring
 from curate.source import Location, Source
 from curate.towers.flops import tower_flop
-from curate.towers.preprocessing import needed_side_px
+from curate.towers.preprocessing import OnDevice, needed_side_px
 from schemas import tables
 
 SAMPLE_IMAGES = 128
@@ -107,11 +107,9 @@ def measure(source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions,
 
 def sample_locations(pairs: pa.Table, images: int) -> list[Location]:
     """Where the images of the first pairs lie, at most so many."""
-    return [
-        Location(row["source_file"], row["source_row_group"], row["source_row"], side)
-        for row in pairs.slice(0, images // 2).to_pylist()
-        for side in tables.IMAGE_SIDES
-    ]
+    columns = ("source_file", "source_row_group", "source_row")
+    rows = zip(*(pairs[name].slice(0, images // 2).to_pylist() for name in columns), strict=True)
+    return [Location(file, row_group, row, side) for file, row_group, row in rows for side in tables.IMAGE_SIDES]
 
 
 def rate_of(work: Callable[[], int], seconds: float) -> float:
@@ -130,10 +128,11 @@ def _decode_rate(
 ) -> float:
     """Pictures per second through the pipeline's own decoder, as a run would set it up; 0 when none is one."""
     images = [Encoded(str(index), Location("", 0, index, 0), data) for index, data in enumerate(encoded)]
-    decode = choose_decode(options.decode, options.device, needed_side_px(scoring.preprocessors.values()))
-    with decoder(
-        scoring.preprocessors, len(images), options.decode_threads, options.decode_processes, decode=decode
-    ) as decoding:
+    preprocessors = scoring.preprocessors
+    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
+    if options.decode == "nvjpeg":
+        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
+    with decoder(decode, preprocessors, len(images), options.decode_threads, options.decode_processes) as decoding:
 
         def once() -> int:
             (prepared,) = decoding.batches([Batch(part, images, True)])

@@ -25,6 +25,16 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def choose_devices(wanted: str, workers: int | None) -> tuple[str, ...]:
+    """A device for each worker process: `auto` is every CUDA device, and more workers than devices share them.
+
+    Raises: UsageError for a device that is not there.
+    """
+    there = torch.cuda.device_count() if wanted == "auto" and choose_device(wanted) == "cuda" else 0
+    devices = [f"cuda:{number}" for number in range(there)] if there > 1 else [choose_device(wanted)]
+    return tuple(devices[number % len(devices)] for number in range(workers or len(devices)))
+
+
 def choose_precision(wanted: str, device: str) -> str:
     """`auto` is float32 on the CPU, bfloat16 on GPUs that have it, float16 on the others."""
     if wanted == "auto":
@@ -55,7 +65,8 @@ def hold(module: torch.nn.Module, device: str, precision: str) -> None:
         return
     for part in module.modules():
         if isinstance(part, torch.nn.Linear | torch.nn.Conv2d):
-            part.to(DTYPES[precision]).to(memory_format=memory_format(device, precision))
+            part.to(DTYPES[precision])
+            part.to(memory_format=memory_format(device, precision))
         elif isinstance(part, torch.nn.MultiheadAttention) and part.in_proj_weight is not None:
             part.in_proj_weight.data = part.in_proj_weight.data.to(DTYPES[precision])
             part.in_proj_bias.data = part.in_proj_bias.data.to(DTYPES[precision])

@@ -1,6 +1,6 @@
 """What is known of the towers' preprocessings: the size that they need, and the same steps on a device's own pixels."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +16,11 @@ from curate.towers.transformers_clip import ProcessorPixels
 Preprocess = Callable[[Image.Image], torch.Tensor]
 
 
-def needed_side_px(preprocesses: Iterable[Preprocess]) -> int:
-    """The short side from which each of them only ever makes a picture smaller.
+def needed_side_px(preprocess: Preprocess) -> int:
+    """The short side from which a picture is only ever made smaller.
 
     Of a preprocessing whose steps are not known, the longer side of what it returns.
     """
-    return max(map(_needed_side_px, preprocesses), default=1)
-
-
-def on_device(preprocessors: dict[str, Preprocess]) -> dict[str, Callable[[Any], torch.Tensor]]:
-    """The same, each for a device's own pictures, too."""
-    return {key: OnDevice(preprocess) for key, preprocess in preprocessors.items()}
-
-
-def _needed_side_px(preprocess: Preprocess) -> int:
     steps = _steps(preprocess)
     sides = [_side_px(step) for step in steps if isinstance(step, Resize | FitLongSide)] if steps else []
     return max(sides, default=0) or max(preprocess(Image.new("RGB", (64, 64))).shape[-2:])
