@@ -75,13 +75,16 @@ def test_out_of_memory_in_a_run_costs_no_image_and_changes_no_score(
     monkeypatch.setattr(tower, "image_features", too_many(tower.image_features, 4, sizes))
     summary = embed(Run(tmp_path / "short"), source, scoring, options)
     assert summary["images"] == summary["scored_images"] == 21
-    assert sizes == [12, 6, 3, 3, 3, 3, 3, 3, 3]
+    tried, held = sizes[:2], sizes[2:]
+    assert tried == [11, 5]  # the first part, at once and halved
+    assert max(held) == 2  # halved again, for good
+    assert sum(held) == 21
     whole, short = scores_of(tmp_path / "whole"), scores_of(tmp_path / "short")
     assert whole.keys() == short.keys()
     for key, values in whole.items():
         np.testing.assert_allclose(short[key], values, rtol=1e-5, atol=1e-6)
     said = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
-    assert said == ["out of memory with 12 pictures at once: going on with 6, and with fewer if need be"]
+    assert said == ["out of memory with 11 pictures at once: going on with 5, and with fewer if need be"]
 
 
 def test_the_batch_is_no_setting_of_a_run(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
