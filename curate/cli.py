@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from curate.commands import compare, embed, export, look, rank, status
+from curate.commands import compare, embed, export, look, rank, review, status, verify
 from curate.errors import CurateError
 from curate.progress import say
 
@@ -22,9 +22,11 @@ app.command(short_help="Rank the pairs by a SQL metric and select the top.")(ran
 app.add_typer(rank.metrics_app, name="metrics", short_help="List the shipped metrics, or check one of your own.")
 app.command(short_help="Say how two rankings differ.")(rank.diff)
 app.command(short_help="Write the selected pairs as WebDataset shards.")(export.export_shards)
+app.command(short_help="Check every hash, count and image of shards or a run.")(verify.verify)
 app.command(short_help="Query the run's tables, read-only.")(look.sql)
 app.command(short_help="Find the prompts, and their pairs, that are like a text.")(look.search)
-app.command(short_help="Say which of two models wins, by each scorer.")(compare.compare)
+app.command(short_help="Say which of two or more models wins, by each scorer.")(compare.compare)
+app.command(short_help="Judge pairs of pictures blind, on a page of this machine.")(review.review)
 app.command(short_help="Write one HTML page about a ranking.")(look.report)
 app.command(short_help="Serve the page of a ranking on this machine.")(look.browse)
 

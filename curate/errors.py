@@ -40,6 +40,10 @@ class WriteError(CurateError):
     """An output could not be written; nothing half-written is left in place."""
 
 
+class UploadError(WriteError):
+    """A finished file could not be brought to a URL; it is kept here, and a later attempt goes on with it."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when some known word is close, else the list of known words, if there are any."""
     known = sorted(known)

@@ -72,7 +72,7 @@ def fold_linear_layers(state: dict[str, torch.Tensor]) -> AestheticHead:
     state: a `.pth` in LAION's layouts: `layers.<i>.weight/.bias`, or one linear layer's `weight/bias`.
     Raises: ValueError when the layers do not chain or do not end in one number.
     """
-    names = sorted((key.removesuffix("weight") for key in state if key.endswith("weight")), key=layer_number)
+    names = sorted((key.removesuffix("weight") for key in state if key.endswith("weight")), key=_layer_number)
     if not names:
         raise ValueError("no '…weight' among its keys")
     weight = torch.eye(state[f"{names[0]}weight"].shape[1], dtype=torch.float64)
@@ -127,7 +127,6 @@ def load_aesthetic_head(path: Path) -> AestheticHead:
         raise ModelError(f"{path} is not an aesthetic head in LAION's layout: {error}") from error
 
 
-def layer_number(name: str) -> int:
-    """The digits of a layer's name as a number; 0 without any."""
+def _layer_number(name: str) -> int:
     digits = "".join(filter(str.isdigit, name))
     return int(digits) if digits else 0

@@ -142,22 +142,30 @@ def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def compare_lines(report: dict[str, Any]) -> list[str]:
-    """One line per scorer."""
-    lines = [
-        f"{report['model']} against {report['against']}: {report['pairs']:,} pairs over {report['prompts']:,} prompts",
-        f"{'scorer':<12}{'win rate':>9}  {'95 % interval':>15}  {'win/tie/lose':>14}  {'mean':>18}  "
-        f"{'mean change (95 % interval)':>30}",
-    ]
-    for v in report["verdicts"]:
-        interval = f"{100 * v['win_rate_low']:.1f} - {100 * v['win_rate_high']:.1f} %"
-        counts = f"{v['wins']}/{v['ties']}/{v['losses']}"
-        means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
-        change = f"{v['mean_change']:+.3g} ({v['mean_change_low']:+.3g} .. {v['mean_change_high']:+.3g})"
+def export_lines(report: dict[str, Any]) -> list[str]:
+    """What was written, split by split, and how many tars stood already."""
+    lines = []
+    for index in report.get("splits", {"": report}).values():
+        size_mb = sum(entry["bytes"] for entry in index["shards"]) / 1e6
+        folder = "/".join(filter(None, [report["output"], (index["split"] or {}).get("name")]))
         lines.append(
-            f"{v['scorer']:<12}{100 * v['win_rate']:>7.1f} %  {interval:>15}  {counts:>14}  {means:>18}  {change:>30}"
+            f"written  {index['pairs']:,} pairs over {index['prompts']:,} prompts in {len(index['shards']):,} shards, "
+            f"{size_mb:,.1f} MB: {folder}"
         )
-    return [*lines, f"page {report['page']}"]
+    return lines + ([f"kept     {report['kept_shards']:,} of them were there already"] if report["kept_shards"] else [])
+
+
+def verify_lines(report: dict[str, Any]) -> list[str]:
+    """What was checked, then each fault on a line of its own."""
+    checked = ", ".join(f"{count:,} {what}" for what, count in report["checked"].items()) or "nothing"
+    faults = report["faults"]
+    return [
+        f"checked  {checked}",
+        *(f"note     {note}" for note in report["notes"]),
+        *(f"fault    {fault['where']}: {fault['what']}" for fault in faults),
+        f"{'sound' if report['sound'] else 'damaged'}  {report['path']}"
+        + (f": {len(faults):,} faults" if faults else ""),
+    ]
 
 
 def metrics_lines(metrics: list[dict[str, Any]]) -> list[str]:

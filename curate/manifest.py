@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import ManifestError, UsageError, nearest
-from schemas.manifests import COLUMN_KEYS, MANIFEST_KEYS, REQUIRED_COLUMNS, RULE_KEYS, SPLIT_KEYS
+from schemas.manifests import (
+    COLUMN_KEYS,
+    MANIFEST_KEYS,
+    REQUIRED_COLUMNS,
+    RULE_KEYS,
+    SAMPLED_KEYS,
+    SAMPLED_MODEL_KEYS,
+    SPLIT_KEYS,
+)
 
 BUNDLED = Path(str(files("data_manifests")))
 DEMO = "demo"
@@ -23,7 +31,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set of pairs. `columns` maps our names (schemas.manifests) to the data set's."""
+    """A data set of pairs. `columns` maps our names (schemas.manifests) to the data set's.
+
+    sampled: how the pictures were drawn, where `train sample` drew them; else empty.
+    """
 
     name: str
     path: Path
@@ -35,6 +46,7 @@ class Manifest:
     description: str = ""
     homepage: str = ""
     license: str = ""
+    sampled: dict[str, Any] = field(default_factory=dict)
     judged: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,11 +61,16 @@ class Manifest:
 
     def settings(self) -> dict[str, Any]:
         """What of the manifest decides the tables, for run.toml."""
-        return {
+        decided = {
             "name": self.name,
             "columns": dict(self.columns),
             "control_image_uids": list(self.control_image_uids),
         }
+        return decided | ({"sampled": self.sampled} if self.sampled else {})
+
+    def about(self) -> dict[str, str]:
+        """What the manifest says of the data set for people, for run.toml; it decides no table."""
+        return {"description": self.description, "homepage": self.homepage, "license": self.license}
 
 
 def load_manifest(name_or_path: str) -> Manifest:
@@ -87,6 +104,7 @@ def load_manifest(name_or_path: str) -> Manifest:
         description=(texts["description"] or "").strip(),
         homepage=texts["homepage"] or "",
         license=texts["license"] or "",
+        sampled=_sampled(raw, path),
     )
 
 
@@ -135,6 +153,17 @@ def _control_image_uids(rules: dict[str, Any], path: Path) -> tuple[str, ...]:
     if not isinstance(uids, list) or not all(isinstance(uid, str) for uid in uids):
         raise ManifestError(f"{path}: 'rules.control_image_uids' must be a list of image uids, got {uids!r}")
     return tuple(uids)
+
+
+def _sampled(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    sampled = _table(raw, "sampled", path)
+    _check_keys(sampled, SAMPLED_KEYS, path, "sampled.")
+    models = sampled.get("models", [])
+    if not isinstance(models, list) or not all(isinstance(model, dict) and "name" in model for model in models):
+        raise ManifestError(f"{path}: 'sampled.models' must be tables with a name, got {models!r}")
+    for model in models:
+        _check_keys(model, SAMPLED_MODEL_KEYS, path, "sampled.models.")
+    return sampled
 
 
 def _check_columns(columns: dict[str, Any], path: Path) -> None:

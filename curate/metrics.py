@@ -62,6 +62,14 @@ def mentions(sql: str, view: str) -> bool:
     return re.search(rf"\b{view}\b", re.sub(r"--[^\n]*", "", sql), re.IGNORECASE) is not None
 
 
+def scorers_of(sql: str, scorers: list[str], weighed: Iterable[str]) -> list[str]:
+    """The scorers whose values a query reads: by a column of theirs, through psi, or through what is fitted to all."""
+    if any(mentions(sql, view) for view in ("calibrated", "annotators", "fronts")):
+        return sorted(judging(scorers))
+    read = {name for name in scorers if mentions(sql, rf"{name}_\w+")}
+    return sorted(read | (set(weighed) if mentions(sql, r"psi_\w+") else set()))
+
+
 def judging(scorers: list[str]) -> list[str]:
     """The scorers that say how good a picture is: all but those that say what must not be shown."""
     return [name for name in scorers if not flags_nsfw(name)]

@@ -88,7 +88,10 @@ class ModelSet:
 
 
 def load_model_set(name_or_path: str) -> ModelSet:
-    """Read a bundled set by name or any set by path. Raises ManifestError naming file and key."""
+    """Read a bundled set by name or any set by path.
+
+    Raises: ManifestError naming file and key; ModelError when two packages give the installed scorer that it names.
+    """
     path = _locate(name_or_path)
     raw = read_toml(path)
     for key in raw:
@@ -173,7 +176,8 @@ def _scorer(name: str, raw: dict[str, Any], towers: dict[str, TowerSpec], path: 
     if name.casefold() in RESERVED:
         raise ManifestError(f"{path}: scorer '{name}' bears the name of a column that is there already")
     head, tower = raw.get("head"), raw.get("tower")
-    if not isinstance(head, str) or head not in (known := {*HEAD_KEYS, *installed()}):
+    if not isinstance(head, str) or not (head in HEAD_KEYS or head in installed()):
+        known = {*HEAD_KEYS, *installed()}
         raise ManifestError(f"{path}: 'scorers.{name}.head' is {head!r}{nearest(str(head), known)}")
     if head in WITHOUT_TOWER and tower is not None:
         raise ManifestError(f"{path}: 'scorers.{name}.tower' is {tower!r}, but {head} reads no embeddings; remove it")

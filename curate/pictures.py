@@ -44,6 +44,15 @@ def thumbnails(
             yield from zip(chunk, pool.map(_thumbnail_of, found, repeat(side_px)), strict=True)
 
 
+def originals(run: Run, connection: duckdb.DuckDBPyConnection, uids: list[str]) -> dict[str, bytes | Rejected]:
+    """Each image's own bytes by its uid; one that can no longer be read comes as Rejected, with the reason."""
+    settings = run.settings()["settings"]
+    places = picture_places(connection, uids)
+    encoded = _read_places(recorded_source(settings), settings["files"], list(places.values()))
+    found = {uid: encoded[places[uid]] if uid in places else UNKNOWN for uid in uids}
+    return {uid: UNKNOWN if data is None else data for uid, data in found.items()}
+
+
 def _thumbnail_of(found: bytes | Rejected | None, side_px: int) -> bytes | Rejected:
     picture = found if isinstance(found, Rejected) else decode(found)
     return thumbnail(picture.image, side_px) if isinstance(picture, Decoded) else picture

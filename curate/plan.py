@@ -19,7 +19,7 @@ from curate.parts import Parts, cut
 from curate.source import Source
 from schemas import tables
 
-OPTIONAL_TEXT = ("annotator_id", "judgement_id", "image_0_model", "image_1_model")
+OPTIONAL_TEXT = ("annotator_id", "judgement_id", "image_0_model", "image_1_model", "category")
 IDENTITY = ("prompt", "image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")
 NUMBERS = ("label_0", "label_1", "image_0_size_bytes", "image_1_size_bytes")
 LABELS = (0.0, 0.5, 1.0)

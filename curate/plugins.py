@@ -40,6 +40,8 @@ def load_plugin(name: str, head: str, options: dict[str, Any], device: str, fold
         factory = entry.load()
     except Exception as error:  # a package's import may fail in any way
         raise ModelError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(factory):
+        raise ModelError(f"{where} is not a scorer: it is neither a class nor a function that makes one")
     scorer = factory(**_arguments(where, factory, options, device, folder))
     if not callable(scorer):
         raise ModelError(f"{where} is not a scorer: it cannot be called with matched rows")

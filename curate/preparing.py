@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     """What an image's bytes are."""
 
     sha256: str
+    size_bytes: int
     width: int
     height: int
     format: str
@@ -64,4 +65,4 @@ def _prepare(
     for key, preprocess in preprocessors.items():
         slot[key].copy_(preprocess(decoded.image))
     sha256 = hashlib.sha256(data or b"").hexdigest()
-    return Facts(sha256, decoded.width, decoded.height, decoded.format)
+    return Facts(sha256, len(data or b""), decoded.width, decoded.height, decoded.format)

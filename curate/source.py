@@ -5,10 +5,12 @@ Column names of the data set come from the manifest; everything below this modul
 
 import difflib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import fsspec
 import numpy as np
@@ -18,9 +20,12 @@ import pyarrow.parquet as pq
 
 from curate.errors import SourceError
 from curate.manifest import Manifest
+from curate.progress import say
+from curate.storage import Fingerprint, changed_meanwhile, fingerprint, is_local, read_whole, retrying
 
 IMAGE_COLUMNS = ("image_0_bytes", "image_1_bytes")
 KEYS_READ_TOGETHER = 100_000
+URLS_AT_ONCE = 16
 
 # What each column may hold; the second item says it in the error.
 _KINDS: dict[str, tuple[Any, str]] = {
@@ -40,15 +45,26 @@ class Location(NamedTuple):
     row: int
     side: int
 
+    def words(self) -> str:
+        """For messages."""
+        return f"{self.file}: row group {self.row_group}, row {self.row}, image {self.side}"
+
+
+Encoded: TypeAlias = Any  # bytes, or a pyarrow.Buffer, which is used like them but has no types of its own
+
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one split of a manifest, sorted by name."""
+    """The files of one split of a manifest, sorted by name.
+
+    known: what each file was like when it was first looked at; reading it later in another state stops.
+    """
 
     manifest: Manifest
     split: str
     files: tuple[str, ...]
     expected_rows: int | None
+    known: dict[str, Fingerprint] = field(default_factory=dict, compare=False, repr=False)
 
     def key_rows(self) -> Iterator[pa.Table]:
         """Tables of some row groups of one file each: everything but images, under our names.
@@ -64,25 +80,46 @@ class Source:
 
     def image_bytes(self, locations: list[Location]) -> dict[Location, bytes | None]:
         """The encoded bytes at each location (None where the row has none); each row group is read once."""
-        found: dict[Location, bytes | None] = {}
-        groups = sorted({(item.file, item.row_group) for item in locations})
-        for file, row_group in groups:
-            wanted = [item for item in locations if (item.file, item.row_group) == (file, row_group)]
-            found.update(self._read_group(file, row_group, wanted))
-        return found
+        return {
+            place: bytes(data) if isinstance(data, pa.Buffer) else data for place, data in self.read_images(locations)
+        }
+
+    def read_images(self, locations: Iterable[Location]) -> Iterator[tuple[Location, Encoded | None]]:
+        """The same, as they come, and without a copy: buffers lie in the row group that was read.
+
+        Raises: SourceError, also when a file is no longer what it was when it was first looked at.
+        """
+        for file, here in groupby(sorted(set(locations)), key=lambda place: place.file):
+            parquet = self._open(file)
+            for row_group, wanted in groupby(here, key=lambda place: place.row_group):
+                yield from self._read_group(parquet, file, row_group, list(wanted))
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Size, and ETag or time of change, of each file, so that a source that changed under a run is noticed."""
+        for file in self.files:
+            if file not in self.known:
+                self.known[file] = _state(file)
+        return {file: self.known[file] for file in self.files}
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file, so that a source that changed under a run is noticed."""
-        return {file: _size(file) for file in self.files}
+        """Bytes of each file."""
+        return {file: int(state["size"]) for file, state in self.fingerprints().items()}
 
     def _open(self, file: str) -> pq.ParquetFile:
         try:
-            filesystem, path = fsspec.core.url_to_fs(file)
-            return pq.ParquetFile(filesystem.open(path, "rb"))
+            now = fingerprint(file)
+            parquet = retrying(lambda: _parquet(file), file)
         except pa.ArrowInvalid as error:
             raise SourceError(f"{file} is not a Parquet file ({error}); remove it or correct --source") from error
         except (OSError, ImportError, ValueError) as error:
             raise SourceError(f"{file} cannot be opened: {error}") from error
+        except Exception as error:  # every remote file system raises its own errors
+            said = f"{type(error).__name__}: {error}"
+            raise SourceError(f"{file} cannot be opened: {said}; run again to go on") from error
+        words = changed_words(file, self.known.setdefault(file, now), now)
+        if words is not None:
+            raise SourceError(f"{words}; embed it again into another --run")
+        return parquet
 
     def _physical_columns(self, parquet: pq.ParquetFile, file: str) -> dict[str, str]:
         """Our names -> the file's, checked to be there and of a fitting type."""
@@ -156,18 +193,19 @@ class Source:
                 "paths may be different images; map columns.image_0_uid and columns.image_1_uid, or read one folder"
             )
 
-    def _read_group(self, file: str, row_group: int, wanted: list[Location]) -> dict[Location, bytes | None]:
-        sides = sorted({item.side for item in wanted})
-        names = {side: self._image_column(side) for side in sides}
-        table = self._read(self._open(file), file, row_group, list(dict.fromkeys(names.values())))
-        found: dict[Location, bytes | None] = {}
-        for side in sides:
+    def _read_group(
+        self, parquet: pq.ParquetFile, file: str, row_group: int, wanted: list[Location]
+    ) -> Iterator[tuple[Location, Encoded | None]]:
+        names = {side: self._image_column(side) for side in sorted({item.side for item in wanted})}
+        table = self._read(parquet, file, row_group, list(dict.fromkeys(names.values())))
+        for side, name in names.items():
             here = [item for item in wanted if item.side == side]
-            column = table[names[side]].take(pa.array([item.row for item in here], pa.int64()))
-            values = _bytes_array(column) if f"image_{side}_bytes" in self.manifest.columns else column
-            for item, value in zip(here, values, strict=True):
-                found[item] = _fetch(value.as_py(), file)
-        return found
+            if f"image_{side}_bytes" in self.manifest.columns:
+                column = _bytes_array(table[name])
+                yield from ((item, column[item.row].as_buffer()) for item in here)
+            else:
+                paths = [table[name][item.row].as_py() for item in here]
+                yield from zip(here, _fetch_all(paths, file), strict=True)
 
     def _image_column(self, side: int) -> str:
         columns = self.manifest.columns
@@ -181,8 +219,14 @@ class Source:
 
     def _read(self, parquet: pq.ParquetFile, file: str, row_group: int, columns: list[str]) -> pa.Table:
         try:
-            return parquet.read_row_group(row_group, columns=columns)
-        except (OSError, pa.ArrowException) as error:
+            return retrying(
+                lambda: parquet.read_row_group(row_group, columns=columns), f"{file}: row group {row_group}"
+            )
+        except Exception as error:  # every remote file system raises its own errors
+            if changed_meanwhile(error):
+                raise SourceError(f"{file} changed while it was read; embed it again into another --run") from error
+            if not isinstance(error, OSError | pa.ArrowException):
+                raise
             raise SourceError(
                 f"{file}: row group {row_group} cannot be read ({error}); fetch the file again"
             ) from error
@@ -202,9 +246,14 @@ def open_source(manifest: Manifest, split_name: str | None, override: list[str] 
 
 
 def reopen_source(settings: dict[str, Any]) -> Source:
-    """The files that a run was embedded from, by its run.toml. Raises SourceError when one is gone or changed."""
-    for file, size in settings["files"].items():
-        check_unchanged(file, size)
+    """The files that a run was embedded from, by its run.toml. Raises SourceError when one is gone or changed.
+
+    A file of the same size with another time of change is a note only: this is for readers that compare each
+    image's sha256 with the run's.
+    """
+    for file, recorded in settings["files"].items():
+        if (note := check_unchanged(file, recorded)) is not None:
+            say(f"note: {note}; each image is compared with the sha256 of the one that was scored")
     return recorded_source(settings)
 
 
@@ -215,13 +264,27 @@ def recorded_source(settings: dict[str, Any]) -> Source:
     return Source(manifest, settings["split"], tuple(settings["files"]), None)
 
 
-def check_unchanged(file: str, size_bytes: int) -> None:
-    """Raises SourceError when a file is gone, or of another size than when it was embedded."""
-    now = _size(file)
-    if now != size_bytes:
-        raise SourceError(
-            f"{file} changed since it was embedded: {size_bytes:,} bytes then, {now:,} now; embed it again"
-        )
+def check_unchanged(file: str, recorded: int | Fingerprint) -> str | None:
+    """What else changed of a file since it was embedded, in words, or None.
+
+    recorded: of run.toml; a number is the size alone, as earlier runs have it.
+    Raises: SourceError when the file is gone, or of another size.
+    """
+    before: Fingerprint = recorded if isinstance(recorded, dict) else {"size": recorded}
+    now = _state(file)
+    words = changed_words(file, before, now)
+    if words is not None and before.get("size") != now.get("size"):
+        raise SourceError(f"{words}; embed it again")
+    return words
+
+
+def changed_words(file: str, before: Fingerprint, now: Fingerprint) -> str | None:
+    """Which of `before`'s values is another now, as a sentence that names the file; None when none is."""
+    for key, then in before.items():
+        if then != now.get(key):
+            shown = [f"{one:,} bytes" if key == "size" else f"{key} {one}" for one in (then, now.get(key, "unknown"))]
+            return f"{file} changed since it was embedded: {shown[0]} then, {shown[1]} now"
+    return None
 
 
 def _from_manifest(pattern: str, manifest: Manifest) -> str:
@@ -241,14 +304,21 @@ def _expand(pattern: str) -> list[str]:
     return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
 
 
-def _size(file: str) -> int:
+def _state(file: str) -> Fingerprint:
     try:
-        filesystem, path = fsspec.core.url_to_fs(file)
-        return int(filesystem.size(path))
+        return fingerprint(file)
     except FileNotFoundError as error:
         raise SourceError(f"{file} is not there; correct --source, or put it back") from error
     except Exception as error:  # every remote file system raises its own errors
         raise SourceError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _parquet(file: str) -> pq.ParquetFile:
+    """Opened so that only the bytes of the columns that are asked for travel, in few requests."""
+    filesystem, path = fsspec.core.url_to_fs(file)
+    if is_local(file):
+        return pq.ParquetFile(path)
+    return pq.ParquetFile(filesystem.open(path, "rb", cache_type="none"), pre_buffer=True)
 
 
 def _kind(ours: str) -> str:
@@ -290,15 +360,26 @@ def _bytes_array(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
-def _fetch(value: bytes | str | None, beside: str) -> bytes | None:
-    """Bytes as they are; a path or URL is read, relative to the Parquet file it stands in."""
-    if value is None or isinstance(value, bytes):
-        return value
-    location = value if "://" in value or value.startswith("/") else f"{beside.rpartition('/')[0]}/{value}"
+def _fetch_all(values: list[str | None], beside: str) -> list[bytes | None]:
+    """Each path's or URL's bytes; URLs several at once, since each waits for its server."""
+    if not any(value and not is_local(_absolute(value, beside)) for value in values):
+        return [_fetch(value, beside) for value in values]
+    with ThreadPoolExecutor(URLS_AT_ONCE) as pool:
+        return list(pool.map(lambda value: _fetch(value, beside), values))
+
+
+def _fetch(value: str | None, beside: str) -> bytes | None:
+    """The bytes at a path or URL, relative to the Parquet file it stands in."""
+    if value is None:
+        return None
+    location = _absolute(value, beside)
     try:
-        with fsspec.open(location, "rb") as stream:
-            return stream.read()
+        return read_whole(location)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError):
         return None  # counted as image_missing
     except Exception as error:  # every remote file system raises its own errors; an outage must not drop images
         raise SourceError(f"{location} cannot be read: {type(error).__name__}: {error}; run again to go on") from error
+
+
+def _absolute(value: str, beside: str) -> str:
+    return value if "://" in value or value.startswith("/") else f"{beside.rpartition('/')[0]}/{value}"

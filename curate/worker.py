@@ -48,7 +48,11 @@ class EmbedWork:
     def __call__(self, device: str, tasks: Iterator[Part], report: Callable[[Any], None]) -> None:
         """Raises: RunError when the run was made under other settings; SourceError, ModelError, WriteError."""
         scoring = self.scorers.on(device)
-        info = {"models": scoring.models, "packages": {name: version(name) for name in PACKAGES}}
+        info = {
+            "data_set": self.source.manifest.about(),
+            "models": scoring.models,
+            "packages": {name: version(name) for name in PACKAGES},
+        }
         # Equal settings give equal tables: this is everything that decides a table's content.
         self.run.claim(self.settings | {"models": scoring.identity}, info)
         prompts = self._prompts(scoring, report)

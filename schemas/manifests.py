@@ -1,4 +1,4 @@
-"""Keys of a data set's manifest (TOML). `curate` reads manifests; `train sample` writes one."""
+"""Keys of manifests (TOML): of a data set, which `curate` reads and `train sample` writes, and of a set of prompts."""
 
 MANIFEST_KEYS = (
     "name",
@@ -10,6 +10,7 @@ MANIFEST_KEYS = (
     "splits",
     "columns",
     "rules",
+    "sampled",
 )
 SPLIT_KEYS = ("files", "rows")
 
@@ -28,6 +29,25 @@ OPTIONAL_COLUMNS = (
     "labelled",  # boolean: false means not judged
     "annotator_id",
     "judgement_id",  # one value per judgement; tells repeated judgements of a pair apart
+    "category",  # of the prompt
 )
 COLUMN_KEYS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 RULE_KEYS = ("control_image_uids",)
+
+# [sampled]: how the pictures were drawn, where `train sample` drew them.
+SAMPLED_KEYS = ("seed", "steps", "guidance", "scheduler", "images_per_prompt", "models")
+SAMPLED_MODEL_KEYS = (
+    "name",  # as in image_0_model and image_1_model
+    "source",  # the pipeline, hub id or LoRA
+    "base",  # what it was trained from; absent where nothing says so
+    "chosen_by",  # scorers that chose its training pairs: they are no impartial judges of it
+    "black",  # pictures left out because they are black, ...
+    "not_finite",  # ... or hold values that are not finite
+)
+
+# data_manifests/prompts/*.toml: sets of prompts by name. The sets themselves are not shipped.
+PROMPT_SET_KEYS = ("name", "description", "homepage", "license", "source", "rows", "columns", "blocks")
+PROMPT_COLUMN_KEYS = ("prompt", "category")
+PROMPT_BLOCK_KEYS = ("category", "rows")  # where the category follows from the place in the file
+PROMPT_COLUMNS = ("prompt", "Prompt", "caption")  # looked for, in this order, where no manifest names one
+CATEGORY_COLUMNS = ("category", "Category")

@@ -20,6 +20,7 @@ PAIRS = pa.schema(
         pa.field("annotator_id", pa.string()),
         pa.field("image_0_model", pa.string()),
         pa.field("image_1_model", pa.string()),
+        pa.field("category", pa.string()),  # of the prompt, where the source says
         pa.field("source_file", pa.string(), nullable=False),
         pa.field("source_row_group", pa.int32(), nullable=False),
         pa.field("source_row", pa.int64(), nullable=False),  # counted within the row group
@@ -31,6 +32,7 @@ IMAGES = pa.schema(
     [
         pa.field("image_uid", pa.string(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),  # of the encoded bytes
+        pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("format", pa.string(), nullable=False),
@@ -87,16 +89,41 @@ RANKING = pa.schema(
 SAMPLED_PAIRS = pa.schema(
     [
         pa.field("prompt", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
         pa.field("image_0_uid", pa.string(), nullable=False),
         pa.field("image_1_uid", pa.string(), nullable=False),
-        pa.field("image_0_bytes", pa.binary(), nullable=False),  # encoded PNG
-        pa.field("image_1_bytes", pa.binary(), nullable=False),
+        pa.field("image_0_path", pa.string()),  # PNG, relative to this table's file; null: black or not finite
+        pa.field("image_1_path", pa.string()),
         pa.field("image_0_model", pa.string(), nullable=False),
         pa.field("image_1_model", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
     ]
 )
-"""Grain: one prompt drawn by two models from one seed; side 0 is `--model`, side 1 `--against`."""
+"""Grain: one prompt drawn by two models from one seed; side 0 is the one named first.
+
+Every two of the models make a pair, so a picture of M models stands in M - 1 rows: they share its file.
+"""
+
+REVIEWED_PAIRS = pa.schema(
+    [
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("image_0_uid", pa.string(), nullable=False),
+        pa.field("image_1_uid", pa.string(), nullable=False),
+        pa.field("image_0_path", pa.string(), nullable=False),  # the source's own bytes, relative to this table's file
+        pa.field("image_1_path", pa.string(), nullable=False),
+        pa.field("image_0_model", pa.string()),
+        pa.field("image_1_model", pa.string()),
+        pa.field("label_0", pa.float64(), nullable=False),  # 1 = image 0 preferred, 0 = image 1, 0.5 = tie
+        pa.field("label_1", pa.float64(), nullable=False),
+        pa.field("annotator_id", pa.string(), nullable=False),
+        pa.field("judgement_id", pa.string(), nullable=False),
+        pa.field("place", pa.int64(), nullable=False),  # in the order of the review, from 0
+        pa.field("left_side", pa.int8(), nullable=False),  # which image was shown on the left, 0 or 1
+        pa.field("seconds", pa.float64(), nullable=False),  # from the pair's showing to the judgement
+    ]
+)
+"""Grain: one judgement of one reviewer on one pair."""
 
 
 def embedding_column(tower: str) -> str:

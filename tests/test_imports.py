@@ -15,18 +15,18 @@ LEVELS = [
     {"cli"},
     {"commands"},
     {"stages"},
-    {"selection", "coverage", "worker"},
-    {"pipeline"},
+    {"selection", "coverage", "worker", "shard_fill", "shard_index", "verify_run", "verify_shards"},
+    {"pipeline", "shard_plan"},
     {"decoding", "part_tables"},
     {"decode_processes", "reading"},
-    {"calibration", "filters", "fronts", "metrics", "diversity"},
-    {"plan", "parts", "scoring", "batches", "database", "pictures", "comments", "run"},
-    {"towers", "heads", "nsfw", "scorers", "engines", "source", "live"},
-    {"tables"},
-    {"preparing"},
-    {"model_set", "plugins", "manifest", "decoders", "images", "progress", "charts", "prompt_map"},
-    {"ahead", "tally"},
-    {"errors", "lines"},
+    {"comparison", "spread", "judgements", "calibration", "filters", "fronts", "metrics", "diversity"},
+    {"plan", "parts", "scoring", "batches", "database", "pictures", "comments", "run", "shard_samples"},
+    {"preparing", "towers", "heads", "nsfw", "scorers", "engines", "source", "spool", "live", "card"},
+    {"tables", "destination"},
+    {"model_set", "plugins", "manifest", "decoders", "encoding", "images", "storage"},
+    {"progress", "charts", "prompt_map"},
+    {"ahead", "tally", "shard_order", "tar_layout"},
+    {"bootstrap", "bradley_terry", "errors", "lines", "compare_lines"},
 ]
 
 
@@ -91,7 +91,10 @@ HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    
 
 @pytest.mark.parametrize(
     "command",
-    ["", "embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "compare", "report", "browse", "status"],
+    [
+        *("", "embed", "status", "rank", "metrics", "diff", "export-shards", "verify"),
+        *("sql", "search", "report", "browse", "compare", "review"),
+    ],
 )
 def test_curate_help_loads_nothing_heavy(command: str) -> None:
     arguments = [*command.split(), "--help"]
@@ -105,7 +108,8 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse", "status"]
+    "stage",
+    ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse", "review", "status", "verify"],
 )
 def test_stages_after_embedding_need_no_torch(stage: str) -> None:
     assert "torch" not in loaded_by(f"import curate.stages.{stage}")

@@ -70,6 +70,8 @@ def card_text(settings: dict[str, Any], facts: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " + ".join(map(str, value)) or "none"
     return " + ".join(f"{weight:g} {name}" for name, weight in value.items()) if isinstance(value, dict) else str(value)
 
 

@@ -103,56 +103,79 @@ def run(
 @app.command()
 def sample(
     model: Annotated[
-        str | None, typer.Option(help="Side 0: a pipeline, hub id or LoRA of ours; run/trained/model if absent.")
+        list[str] | None,
+        typer.Option(help="A pipeline, hub id or LoRA of ours, or NAME=ONE; repeatable.  [default: run/trained/model]"),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="The other side; what --model was trained from if absent.")
+        str | None, typer.Option(help="One model more, the last; what a lone --model was trained from if absent.")
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help=".txt, .tsv (column Prompt) or .json; the demo's if absent.")
+        str | None,
+        typer.Option(help=".txt, .tsv, .json or .parquet, or a known set such as parti_prompts; the demo's if absent."),
     ] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Your copy of the known set that --prompts names.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for pairs.parquet and manifest.toml; run/sampled if absent.")
+        Path | None, typer.Option(help="Folder for pairs.parquet, manifest.toml and pictures; run/sampled if absent.")
     ] = None,
     images_per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")] = 7.5,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="ddim, dpm++, euler, unipc, ..., or a class of diffusers; the model's own if absent."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; changes no picture.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial noise.")] = 0,
     models: Annotated[str | None, typer.Option(help="Set of scoring models that the manifest asks for.")] = None,
-    grid: Annotated[Path | None, typer.Option(help="Also draw a PNG of the first 8 prompts, side by side.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Also draw a PNG of the first 8 prompts, last model and first.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw the same prompts from the same noise with two models, as pairs for `curate embed`.
+    """Draw the same prompts from the same noise with two or more models, as pairs for `curate embed`.
 
-    Example: train sample --prompts prompts.txt --grid run/sampled/grid.png
+    Example: train sample --model tuned=run/trained/model --model demo --prompts prompts.txt --images-per-prompt 2
     """
+    from train.drawing import Manner
     from train.export import base_of
-    from train.prompts import bundled_prompts, read_prompts
+    from train.prompts import bundled_prompts, load_prompts
     from train.quiet import hush
     from train.record import Reporter
-    from train.sample import MANIFEST_FILE, Sampling, sample_pairs, save_tiles
+    from train.sample import MANIFEST_FILE, Sampling, parse_model, save_tiles
+    from train.sample import sample as run_sample
 
-    model, output = model or str(_run_folder() / "trained" / "model"), output or _run_folder() / "sampled"
+    named = [parse_model(text) for text in model or [str(_run_folder() / "trained" / "model")]]
+    output = output or _run_folder() / "sampled"
     if prompts is None:
-        prompts = bundled_prompts()
+        prompts = str(bundled_prompts())
         _note("No --prompts: drawing the bundled demo's held-out prompts.")
-    if against is None:
-        against = base_of(model)
-        _note(f"No --against: drawing against {against}, which {model} was trained from.")
-    sampling = Sampling(model, against, read_prompts(prompts), images_per_prompt, steps, guidance, batch, seed, models)
+    if against is None and len(named) == 1:
+        against = base_of(named[0].source)
+        _note(f"No --against: drawing against {against}, which {named[0].name} was trained from.")
+    named += [] if against is None else [parse_model(against)]
+    found = load_prompts(prompts, prompts_file)
+    for note in found.notes():
+        _note(note)
+    sampling = Sampling(
+        tuple(named), found.prompts, images_per_prompt, Manner(steps, guidance, scheduler), batch, seed, models
+    )
     hush()
     with Reporter(main=True) as reporter:
-        first = sample_pairs(
-            sampling, output, lambda done, total: reporter.advance("sample", done, total), keep=GRID_PROMPTS
-        )
+        faults = run_sample(sampling, output, lambda done, total: reporter.advance("sample", done, total))
+    for name, kinds in faults.items():
+        words = " and ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items())
+        drawn = sampling.pictures // len(named)
+        _note(f"{name}: {words} of {drawn} pictures; they are left out of every comparison, and counted there.")
     summary = {
         "manifest": str(output / MANIFEST_FILE),
-        "pairs": sampling.pairs,
+        "models": [one.name for one in named],
         "prompts": len(sampling.prompts),
+        "pictures": sampling.pictures,
+        "pairs": sampling.pictures * (len(named) - 1) // 2,
+        "faults": faults,
     }
     if grid is not None:
-        save_tiles(grid, first, sampling)
+        save_tiles(grid, sampling, output, GRID_PROMPTS)
         summary["grid"] = str(grid)
     _print(summary, as_json=as_json)
 

@@ -30,6 +30,7 @@ class Trained:
 
     base: str
     kind: str  # "lora" or "full"
+    chosen_by: tuple[str, ...] = ()  # scorers that chose the pairs, its base's pairs too
 
 
 def save_model(
@@ -39,11 +40,12 @@ def save_model(
     *,
     lora: bool,
     settings: dict[str, Any],
+    source: dict[str, Any] | None = None,
     card: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Write `<output>/model`, whole or not at all; `card` adds what describes it.
 
-    Raises: StorageError, ModelError.
+    source: what shards.json says of the data set and the ranking. Raises: StorageError, ModelError.
     """
     base = settings["recipe"]["model"]
     pipeline = None if lora else _pipeline(base, torch.float32, **{FAMILIES[family].denoiser_name: denoiser})
@@ -52,7 +54,7 @@ def save_model(
             _save_lora(folder, denoiser, family)
         else:
             pipeline.save_pretrained(folder)
-        document = {"base": base, "kind": "lora" if lora else "full", **settings}
+        document = {"base": base, "kind": "lora" if lora else "full", "source": source or {}, **settings}
         (folder / TRAINING).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
         card(folder)
     return output / "model"
@@ -78,9 +80,20 @@ def read_trained(folder: Path) -> Trained | None:
         return None
     try:
         document = json.loads(path.read_text("utf-8"))
-        return Trained(base=document["base"], kind=document["kind"])
-    except (ValueError, KeyError) as error:
+        return Trained(document["base"], document["kind"], _chosen_by(document))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not what `train run` writes; train again or name a pipeline.") from error
+
+
+def _chosen_by(document: dict[str, Any]) -> tuple[str, ...]:
+    """Scorers that had a say in which pairs were trained on, here and in the training of what it was trained from.
+
+    Shards of before `chosen_by` say psi alone.
+    """
+    ranking = document.get("source", {}).get("ranking") or {}
+    earlier = read_trained(Path(document["base"]))
+    chosen = ranking.get("chosen_by", list(ranking.get("psi", {})))
+    return tuple(sorted({*chosen, *(earlier.chosen_by if earlier else ())}))
 
 
 def base_of(source: str) -> str:

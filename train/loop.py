@@ -189,6 +189,7 @@ def train(
             family,
             lora=recipe.lora is not None,
             settings=settings,
+            source=pairs.source,
             card=lambda folder: write_card(folder, settings, facts, output / "log.jsonl"),
         )
         write_json(output / rundir.SUMMARY, summary)

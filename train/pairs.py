@@ -188,17 +188,29 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / SHARD_INDEX
+    _refuse_url(folder)
     try:
         index = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise ShardError(
-            f"{folder} has no {SHARD_INDEX}; give the folder that `curate export-shards` wrote."
-        ) from error
+        split = next((path.parent for path in sorted(folder.glob(f"*/{SHARD_INDEX}"))), None)
+        hint = "give the folder that `curate export-shards` wrote"
+        hint = f"it holds splits; give the folder of one of them, such as {split}" if split else hint
+        raise ShardError(f"{folder} has no {SHARD_INDEX}; {hint}.") from error
     except (OSError, ValueError) as error:
         raise ShardError(f"{path} cannot be read as JSON; {SAME_EXPORT}.") from error
     if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
         raise ShardError(f"{path} is not an index of format {INDEX_FORMAT}; {SAME_EXPORT}.")
     return index
+
+
+def _refuse_url(folder: Path) -> None:
+    """Tars are mapped and read at offsets, many times over: they must lie on this machine."""
+    scheme, _, rest = str(folder).partition(":/")  # a Path holds one slash of the two
+    if rest and len(scheme) > 1 and scheme.isalnum():
+        raise ShardError(
+            f"{scheme}://{rest.lstrip('/')} is a URL, and shards are read from a folder of this machine; copy them first"
+            " (`aws s3 sync`, `gsutil rsync`, `huggingface-cli download`) and give that folder."
+        )
 
 
 def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:

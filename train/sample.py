@@ -1,179 +1,187 @@
-"""Two models draw the same prompts from the same noise: a pair dataset that `curate embed` takes.
+"""Models draw the same prompts from the same noise: a pair data set that `curate embed` takes.
 
-<output>/pairs.parquet   SAMPLED_PAIRS; side 0 is `model`, side 1 `against`; a row group per batch
+<output>/pairs.parquet   SAMPLED_PAIRS: every two of the models, drawing by drawing
          manifest.toml   the description that `curate embed --manifest` reads
+         images/         the pictures, each once; sampling.json says how they were drawn (train/drawn.py)
 """
 
-import hashlib
-import io
-import json
+import gc
+import itertools
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
+import tomli_w
 from PIL import Image
 
 from schemas.tables import IMAGE_SIDES, SAMPLED_PAIRS
-from train.export import open_pipeline, read_trained
+from train.drawing import Drawing, Manner, drawings, open_painter, paint
+from train.drawn import Kept, Key, Model, Parts, earlier_weights, fingerprint, record
+from train.errors import ModelError, SettingsError
+from train.export import read_trained
 from train.files import whole_file
 from train.grid import Tile, save_grid
-from train.models import BUNDLED
+from train.models import BUNDLED, pipeline_index
+from train.prompts import Prompt
 
 PAIRS_FILE, MANIFEST_FILE, SPLIT = "pairs.parquet", "manifest.toml", "sampled"
 MAPPED = [name for name in SAMPLED_PAIRS.names if name != "seed"]  # the columns that a manifest knows
+WRITTEN_BEHIND = 2  # batches that may wait for the disk while the next is drawn
+ROWS_TOGETHER = 4096
+
+Pictures = dict[str, dict[Key, Kept]]  # by model
 
 
 @dataclass(frozen=True)
 class Sampling:
     """What to draw. `score_models`: the set of scoring models that the manifest asks for, if any."""
 
-    model: str
-    against: str
-    prompts: list[str]
+    models: tuple[Model, ...]
+    prompts: list[Prompt]
     images_per_prompt: int
-    steps: int
-    guidance: float
+    manner: Manner
     batch_images: int
     seed: int
     score_models: str | None = None
 
+    def drawings(self) -> list[Drawing]:
+        """What each model draws."""
+        return drawings(self.prompts, self.images_per_prompt, self.seed)
+
     @property
-    def pairs(self) -> int:
-        return len(self.prompts) * self.images_per_prompt
+    def pictures(self) -> int:
+        """How many all models draw together."""
+        return len(self.models) * len(self.prompts) * self.images_per_prompt
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides a picture beside its model, prompt and number; None is left out, as TOML knows none."""
+        return {name: value for name, value in {"seed": self.seed, **asdict(self.manner)}.items() if value is not None}
 
 
-class Drawing(NamedTuple):
-    """One picture to draw: its noise comes from `seed` alone."""
-
-    prompt: str
-    seed: int
-
-
-class DrawnPair(NamedTuple):
-    """Both models' pictures of one drawing."""
-
-    drawing: Drawing
-    images: tuple[Image.Image, Image.Image]
+def parse_model(text: str) -> Model:
+    """`NAME=SOURCE`, or a source that is its own name; a folder whose path has a `=` is a source."""
+    name, equals, source = text.partition("=")
+    return Model(name, source) if equals and name and source and not Path(text).exists() else Model(text, text)
 
 
-def drawings(sampling: Sampling) -> list[Drawing]:
-    """Prompt by prompt. An image's seed depends on (seed, prompt, number), not on the prompt's place."""
-    return [
-        Drawing(prompt, _image_seed(sampling.seed, prompt, number))
-        for prompt in sampling.prompts
-        for number in range(sampling.images_per_prompt)
-    ]
+def check_models(models: tuple[Model, ...]) -> None:
+    """Raises: SettingsError for fewer than two or a name given twice; ModelError for one that is no pipeline."""
+    names = [model.name for model in models]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise SettingsError(f"The model {repeated[0]} is named twice; give one of them another name by NAME=MODEL.")
+    if len(names) < 2:
+        raise SettingsError(f"{names[0]} alone has nothing to be compared with; name a second --model, or --against.")
+    for model in models:
+        trained = read_trained(Path(model.source))
+        pipeline_index(trained.base if trained and trained.kind == "lora" else model.source)
 
 
-def _image_seed(seed: int, prompt: str, number: int) -> int:
-    """63 bits, as a signed 64-bit column holds them."""
-    digest = hashlib.sha256(f"{seed}\0{number}\0{prompt}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def sample(sampling: Sampling, output: Path, progress: Callable[[int, int], None]) -> dict[str, dict[str, int]]:
+    """Draw what is not there yet, and write the pairs and the manifest; pictures at fault, by model and fault.
 
-
-def sample_pairs(
-    sampling: Sampling, output: Path, progress: Callable[[int, int], None], *, keep: int = 0
-) -> list[DrawnPair]:
-    """Draw and write everything; the first pair of each of the first `keep` prompts is handed back.
-
-    Raises: ModelError, StorageError.
+    Raises: SettingsError, ModelError, RunDirectoryError, StorageError.
     """
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    dtype = torch.float32 if device.type == "cpu" else torch.float16
-    painters = [open_pipeline(source, dtype).to(device) for source in (sampling.model, sampling.against)]
-    todo, kept, done = drawings(sampling), list[DrawnPair](), 0
+    check_models(sampling.models)
+    weights = {model.name: fingerprint(model.source) for model in sampling.models}
+    weights = earlier_weights(output, sampling.settings, weights) | weights
+    pictures: Pictures = {}
+    for index, model in enumerate(sampling.models):
+        before = index * len(sampling.drawings())
+        for done in _draw(sampling, Parts(output, model), weights):
+            progress(before + done, sampling.pictures)
+        pictures[model.name] = Parts(output, model).kept()
+    faults = {model.name: _faults(model, pictures, sampling) for model in sampling.models}
+    rows = _pairs(sampling, pictures)
     with whole_file(output / PAIRS_FILE) as temporary, pq.ParquetWriter(temporary, SAMPLED_PAIRS) as writer:
-        for start in range(0, len(todo), sampling.batch_images):
-            chunk = todo[start : start + sampling.batch_images]
-            sides = [paint(painter, chunk, sampling) for painter in painters]
-            pairs = [DrawnPair(*one) for one in zip(chunk, zip(*sides, strict=True), strict=True)]
-            writer.write_table(_table(pairs, sampling))
-            firsts = range(-start % sampling.images_per_prompt, len(pairs), sampling.images_per_prompt)
-            kept.extend(pairs[place] for place in firsts if len(kept) < keep)
-            done += len(pairs)
-            progress(done, len(todo))
+        while chunk := list(itertools.islice(rows, ROWS_TOGETHER)):
+            writer.write_table(pa.Table.from_pylist(chunk, schema=SAMPLED_PAIRS))
     with whole_file(output / MANIFEST_FILE) as temporary:
-        temporary.write_text(manifest(sampling, len(todo)), "utf-8")
-    return kept
+        temporary.write_text(manifest(sampling, faults), "utf-8")
+    return {name: found for name, found in faults.items() if found}
 
 
-def save_tiles(path: Path, pairs: list[DrawnPair], sampling: Sampling) -> None:
-    """The grid of `pairs`, `against` on the left and `model` on the right. Raises: StorageError."""
-    trained = read_trained(Path(sampling.model))
-    words = ("base", "trained") if trained and trained.base == sampling.against else ("against", "model")
-    heading = f"{words[0]}: {sampling.against}   {words[1]}: {sampling.model}   seed {sampling.seed}"
-    tiles = [Tile(pair.drawing.prompt, left=pair.images[1], right=pair.images[0]) for pair in pairs]
-    save_grid(path, tiles, words, heading)
+def _draw(sampling: Sampling, parts: Parts, weights: dict[str, str]) -> Iterator[int]:
+    """Draw and write the model's missing pictures; how many of its pictures stand, again and again."""
+    todo, there = sampling.drawings(), parts.kept()
+    missing = [one for one in todo if one.key not in there]
+    done = len(todo) - len(missing)
+    if missing:
+        painter = open_painter(parts.model.source, sampling.manner.scheduler)
+        record(parts.output, sampling.settings, weights)  # only now: a scheduler that does not fit leaves nothing
+        with ThreadPoolExecutor(1) as disk:
+            writing: deque[tuple[Future[None], int]] = deque()
+            for start in range(0, len(missing), sampling.batch_images):
+                chunk = missing[start : start + sampling.batch_images]
+                writing.append((disk.submit(parts.write, chunk, paint(painter, chunk, sampling.manner)), len(chunk)))
+                while len(writing) > WRITTEN_BEHIND or (writing and writing[0][0].done()):
+                    done += _finished(*writing.popleft())
+                    yield done
+            while writing:
+                done += _finished(*writing.popleft())
+                yield done
+        del painter
+        gc.collect()  # a pipeline refers to itself; the next model needs its memory
+    else:
+        yield done
 
 
-@torch.no_grad()
-def paint(painter: Any, chunk: list[Drawing], sampling: Sampling) -> list[Image.Image]:
-    """The pictures of one batch; what a picture looks like does not depend on what else is in it."""
-    painter.set_progress_bar_config(disable=True)
-    shape = _latent_shape(painter)
-    noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in chunk]
-    images: list[Image.Image] = painter(
-        prompt=[one.prompt for one in chunk],
-        latents=torch.from_numpy(np.stack(noise)).to(painter.device, _denoiser(painter).dtype),
-        generator=[torch.Generator().manual_seed(one.seed) for one in chunk],  # for schedulers that add noise
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        output_type="pil",
-    ).images
-    return images
+def _finished(written: Future[None], pictures: int) -> int:
+    written.result()
+    return pictures
 
 
-def _latent_shape(painter: Any) -> tuple[int, int, int]:
-    config = _denoiser(painter).config
-    size = config["sample_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    return config["in_channels"], height, width
+def _faults(model: Model, pictures: Pictures, sampling: Sampling) -> dict[str, int]:
+    """Raises: ModelError when the model drew nothing that could be compared."""
+    kept = [pictures[model.name][one.key] for one in sampling.drawings()]
+    faults = Counter(one.fault for one in kept if one.fault)
+    if sum(faults.values()) == len(kept):
+        words = " and ".join(f"{count} {fault.replace('_', ' ')}" for fault, count in sorted(faults.items()))
+        raise ModelError(f"{model.name} drew nothing that could be compared: {words} of {len(kept)} pictures.")
+    return dict(sorted(faults.items()))
 
 
-def _denoiser(painter: Any) -> Any:
-    return painter.transformer if hasattr(painter, "transformer") else painter.unet
+def _pairs(sampling: Sampling, pictures: Pictures) -> Iterator[dict[str, Any]]:
+    """Rows of SAMPLED_PAIRS: of each drawing every two of the models, side 0 the one named first."""
+    for drawing in sampling.drawings():
+        for pair in itertools.combinations([model.name for model in sampling.models], 2):
+            row = {"prompt": drawing.prompt.text, "category": drawing.prompt.category, "seed": drawing.seed}
+            for side, name in zip(IMAGE_SIDES, pair, strict=True):
+                kept = pictures[name][drawing.key]
+                row |= {f"image_{side}_uid": kept.uid, f"image_{side}_path": kept.path, f"image_{side}_model": name}
+            yield row
 
 
-def _table(pairs: list[DrawnPair], sampling: Sampling) -> pa.Table:
-    rows = [
-        {"prompt": pair.drawing.prompt, "seed": pair.drawing.seed}
-        | dict(column for side in IMAGE_SIDES for column in _side_columns(pair, sampling, side))
-        for pair in pairs
-    ]
-    return pa.Table.from_pylist(rows, schema=SAMPLED_PAIRS)
-
-
-def _side_columns(pair: DrawnPair, sampling: Sampling, side: int) -> Iterator[tuple[str, Any]]:
-    """The uid names side, model, drawing and bytes: equal pictures of both sides are still two images."""
-    model, data = (sampling.model, sampling.against)[side], _png(pair.images[side])
-    named = f"{side}\0{model}\0{pair.drawing.seed}\0{pair.drawing.prompt}\0".encode()
-    yield f"image_{side}_uid", hashlib.sha256(named + data).hexdigest()[:32]
-    yield f"image_{side}_bytes", data
-    yield f"image_{side}_model", model
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def manifest(sampling: Sampling, rows: int) -> str:
+def manifest(sampling: Sampling, faults: dict[str, dict[str, int]]) -> str:
     """manifest.toml. It maps no label: nobody has judged these pairs."""
-    described = f"{sampling.model} (side 0) against {sampling.against} (side 1), seed {sampling.seed}"
-    lines = [f'name = "sampled"\ndescription = {_quoted(described)}']
-    models = sampling.score_models or ("demo" if uses_bundled(sampling.model) else None)
-    if models is not None:
-        lines.append(f"models = {_quoted(models)}")
-    lines.append(f'default_split = "{SPLIT}"\n\n[splits.{SPLIT}]\nfiles = ["{PAIRS_FILE}"]\nrows = {rows}\n')
-    lines.append("[columns]")
-    lines.extend(f'{name} = "{name}"' for name in MAPPED)
-    return "\n".join(lines) + "\n"
+    models = sampling.score_models or ("demo" if uses_bundled(sampling.models[0].source) else None)
+    rows = sampling.pictures * (len(sampling.models) - 1) // 2
+    document: dict[str, Any] = {
+        "name": "sampled",
+        "description": f"{' against '.join(model.name for model in sampling.models)}, seed {sampling.seed}",
+        **({"models": models} if models else {}),
+        "default_split": SPLIT,
+        "splits": {SPLIT: {"files": [PAIRS_FILE], "rows": rows}},
+        "columns": {name: name for name in MAPPED},
+        "sampled": {
+            **sampling.settings,
+            "images_per_prompt": sampling.images_per_prompt,
+            "models": [_model_table(model) | faults.get(model.name, {}) for model in sampling.models],
+        },
+    }
+    return tomli_w.dumps(document)
+
+
+def _model_table(model: Model) -> dict[str, Any]:
+    """What is known of a model: where it is, what it was trained from, which scorers chose its training pairs."""
+    trained = read_trained(Path(model.source))
+    base = {"base": trained.base} if trained else {}
+    return {"name": model.name, "source": model.source, **base, "chosen_by": list(trained.chosen_by if trained else ())}
 
 
 def uses_bundled(source: str) -> bool:
@@ -182,6 +190,21 @@ def uses_bundled(source: str) -> bool:
     return (source if trained is None else trained.base) in BUNDLED
 
 
-def _quoted(text: str) -> str:
-    """A TOML basic string; JSON's escapes are among TOML's."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def save_tiles(path: Path, sampling: Sampling, output: Path, prompts: int) -> None:
+    """The first pictures of the first `prompts` prompts: the model named last on the left, the first on the right.
+
+    Raises: StorageError.
+    """
+    right, left = sampling.models[0], sampling.models[-1]
+    trained = read_trained(Path(right.source))
+    words = ("base", "trained") if trained and trained.base == left.source else ("against", "model")
+    heading = f"{words[0]}: {left.name}   {words[1]}: {right.name}   seed {sampling.seed}"
+    chosen = sampling.drawings()[:: sampling.images_per_prompt][:prompts]
+    kept = [Parts(output, side).kept() for side in (left, right)]
+    tiles = [Tile(one.prompt.text, *(_picture(output, side[one.key]) for side in kept)) for one in chosen]
+    save_grid(path, tiles, words, heading)
+
+
+def _picture(output: Path, kept: Kept) -> Image.Image:
+    """A picture at fault is shown black, as it came."""
+    return Image.open(output / kept.path).convert("RGB") if kept.path else Image.new("RGB", (64, 64))

@@ -8,12 +8,13 @@ from accelerate import Accelerator
 
 from train.batches import BatchPlan
 from train.config import Recipe
+from train.drawing import Drawing, Manner, drawings, paint
 from train.export import open_pipeline
 from train.grid import Tile, save_grid
 from train.loss import implicit_accuracy, pair_loss
 from train.models import FAMILIES, Family, Scheduler
 from train.policy import Reference, pair_errors
-from train.sample import Drawing, Sampling, drawings, paint
+from train.prompts import Prompt
 
 SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 7.5  # what `train sample` takes when nothing is said
 
@@ -42,18 +43,15 @@ def sample_grid(
     The base is opened anew each time, so nothing of it is held between. A policy whose weights are spread over
     processes draws on all of them; one of them is told to `save`. Raises: StorageError.
     """
-    sampling = Sampling(
-        str(output), recipe.model, prompts, 1, SAMPLE_STEPS, SAMPLE_GUIDANCE, len(prompts), recipe.run.seed
-    )
+    manner = Manner(SAMPLE_STEPS, SAMPLE_GUIDANCE)
+    todo = drawings(map(Prompt, prompts), 1, recipe.run.seed)
     device = next(policy.parameters()).device
-    painter, todo = (
-        open_pipeline(recipe.model, torch.float32).to(device),
-        drawings(sampling),
-    )  # a policy returns float32
-    before = _drawn(painter, todo, sampling)
+    painter = open_pipeline(recipe.model, torch.float32).to(device)  # a policy returns float32
+    painter.set_progress_bar_config(disable=True)
+    before = _drawn(painter, todo, manner)
     setattr(painter, FAMILIES[family].denoiser_name, policy)
     policy.eval()
-    after = _drawn(painter, todo, sampling)
+    after = _drawn(painter, todo, manner)
     policy.train()
     path = output / "samples" / f"step-{step:06d}.png"
     tiles = [Tile(prompt, *sides) for prompt, *sides in zip(prompts, before, after, strict=True)]
@@ -62,5 +60,5 @@ def sample_grid(
     return path
 
 
-def _drawn(painter: Any, todo: list[Drawing], sampling: Sampling) -> list[Any]:
-    return [picture for one in todo for picture in paint(painter, [one], sampling)]
+def _drawn(painter: Any, todo: list[Drawing], manner: Manner) -> list[Any]:
+    return [picture for one in todo for picture, _ in paint(painter, [one], manner)]

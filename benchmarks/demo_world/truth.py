@@ -133,11 +133,13 @@ def win_rate(scores: NDArray[np.float64], prompts: list[str], seed: int = 0) -> 
 
 def judge_sampled_pairs(path: Path) -> WinRate:
     """The truth's win rate of side 0 over side 1 in a Parquet of `schemas.tables.SAMPLED_PAIRS`."""
-    table = pq.read_table(path, columns=["prompt", "image_0_bytes", "image_1_bytes"])
-    prompts = table["prompt"].to_pylist()
-    sides = [table[f"image_{side}_bytes"].to_pylist() for side in (0, 1)]
-    scores = np.array([[truth_of_bytes(e, p) for e, p in zip(side, prompts, strict=True)] for side in sides]).T
-    return win_rate(scores, prompts)
+    rows = pq.read_table(path, columns=["prompt", "image_0_path", "image_1_path"]).to_pylist()
+    scores = np.array([[_truth_of_side(path, row, side) for side in (0, 1)] for row in rows])
+    return win_rate(scores, [row["prompt"] for row in rows])
+
+
+def _truth_of_side(path: Path, row: dict[str, str], side: int) -> float:
+    return truth_of_bytes((path.parent / row[f"image_{side}_path"]).read_bytes(), row["prompt"])
 
 
 def main() -> None:

@@ -6,25 +6,34 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
-from curate.lines import compare_lines
+from curate.compare_lines import compare_lines
 from curate.run import Run
 
 
 def compare(
     run: RunOption = "run",
-    model: Annotated[str | None, typer.Option(help="The model whose wins are counted.  [default: side 0's]")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model to compare; repeatable.  [default: all]")] = None,
     against: Annotated[
-        str | None, typer.Option(help="The model it is compared with.  [default: the other one]")
+        str | None,
+        typer.Option(help="The model that others are measured by.  [default: their base, else the last]"),
     ] = None,
     page: Annotated[Path | None, typer.Option(help="HTML page.  [default: RUN/compare.html]")] = None,
-    gallery: Annotated[int, typer.Option(help="Pairs that the page shows.", min=0)] = 200,
+    gallery: Annotated[int, typer.Option(help="Prompts that the page shows pictures of.", min=0)] = 2000,
+    csv: Annotated[Path | None, typer.Option(help="Write every win rate, by category too, to this CSV.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write a LaTeX table of means and win rates.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which of two models wins, by each scorer, with confidence intervals and a page of their pictures.
+    """Say which of two or more models wins, by each scorer, with confidence intervals and a page of their pictures.
 
-    Example: curate compare --run run/evaluation
+    Example: curate compare --run run/evaluation --latex table.tex
     """
+    from curate.stages.compare import CompareOptions
     from curate.stages.compare import compare as run_compare
+    from curate.stages.compare_forms import csv_text, latex_text
+    from curate.tables import write_text
 
-    report = run_compare(Run(Path(run)), model, against, page, gallery)
+    report = run_compare(Run(Path(run)), CompareOptions(tuple(model or ()), against, page, gallery))
+    for path, form in ((csv, csv_text), (latex, latex_text)):
+        if path is not None:
+            write_text(form(report), path)
     print_report(report, as_json, compare_lines(report))

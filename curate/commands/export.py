@@ -1,31 +1,53 @@
 """`curate export-shards`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
+from curate.lines import export_lines
 from curate.run import Run
+
+WORKERS = min(4, os.cpu_count() or 1)
 
 
 def export_shards(
     run: RunOption = "run",
     name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the tars and shards.json.  [default: RUN/shards]")
+        str | None, typer.Option(help="Folder or URL for the tars and shards.json.  [default: RUN/shards]")
     ] = None,
-    pairs_per_shard: Annotated[int, typer.Option(help="Samples of one tar.", min=1)] = 1000,
+    order: Annotated[str, typer.Option(help="rank, or shuffle by --seed.")] = "rank",
+    seed: Annotated[int, typer.Option(help="Of the shuffle.", min=0)] = 0,
+    pairs_per_shard: Annotated[int, typer.Option(help="Most samples of one tar.", min=1)] = 1000,
+    shard_bytes: Annotated[str | None, typer.Option(help="Most bytes of one tar, such as 500MB.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="NAME=SHARE of the prompts, each its own folder: train=0.95,validation=0.05.")
+    ] = None,
+    resize: Annotated[int | None, typer.Option(help="Most pixels of an image's shorter side.", min=1)] = None,
+    reencode: Annotated[str | None, typer.Option(help="Encode images anew: jpeg:95, webp:90 or png.")] = None,
+    workers: Annotated[int, typer.Option(help="Threads; the bytes do not depend on it.", min=1)] = WORKERS,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the selected pairs as WebDataset shards, the source's bytes untouched.
+    """Write the selected pairs as WebDataset shards, the source's bytes untouched unless you ask otherwise.
 
     Example: curate export-shards --name default --output run/shards
     """
+    from curate.encoding import parse_encoding
+    from curate.shard_order import check_order, parse_split
+    from curate.shard_plan import ShardSize, parse_bytes
+    from curate.stages.export_shards import ExportOptions
     from curate.stages.export_shards import export_shards as run_export
 
-    folder = output or Path(run) / "shards"
-    index = run_export(Run(Path(run)), ranking_name(name), folder, pairs_per_shard)
-    size_mb = sum(entry["bytes"] for entry in index["shards"]) / 1e6
-    lines = [f"written  {index['pairs']:,} pairs in {len(index['shards'])} shards, {size_mb:,.1f} MB: {folder}"]
-    print_report(index, as_json, lines)
+    options = ExportOptions(
+        output or str(Path(run) / "shards"),
+        ShardSize(pairs_per_shard, None if shard_bytes is None else parse_bytes(shard_bytes)),
+        seed if check_order(order) == "shuffle" else None,
+        parse_split(split),
+        parse_encoding(resize, reencode),
+        workers,
+    )
+    report = run_export(Run(Path(run)), ranking_name(name), options)
+    print_report(report, as_json, export_lines(report))

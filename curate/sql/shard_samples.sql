@@ -1,6 +1,7 @@
 -- Purpose: everything that a shard's sample says of a selected pair, and where its two images lie.
--- Grain:   one selected pair of a ranking, best first.
+-- Grain:   one selected pair of a ranking, best first, or shuffled.
 -- Inputs:  ranking, pairs, prompts, images.
+-- Parameters: $seed, of the shuffle; null leaves the order by rank.
 -- The lines between `each side|scorer` and `end` are repeated for both sides, and for every scorer of the run.
 select
     ranking.pair_id,
@@ -16,6 +17,7 @@ select
     -- each side
     {side}.image_uid as {side}_uid,
     {side}.sha256 as {side}_sha256,
+    {side}.size_bytes as {side}_size_bytes,
     {side}.format as {side}_format,
     {side}.width as {side}_width,
     {side}.height as {side}_height,
@@ -34,4 +36,7 @@ inner join prompts on ranking.prompt_id = prompts.prompt_id
 inner join images as preferred on ranking.preferred_uid = preferred.image_uid
 inner join images as rejected on ranking.rejected_uid = rejected.image_uid
 where ranking.selected
-order by ranking.rank
+order by
+    -- md5: the same in every version of the database, which its own hash() is not
+    case when $seed::bigint is null then '' else md5($seed::bigint::varchar || ':' || ranking.pair_id) end,
+    ranking.rank

@@ -151,8 +151,14 @@ def refusal(headers: Any, port: int) -> str | None:
     return None
 
 
-def make_handler(answer: Callable[[str], Answer], port: Callable[[], int]) -> type[BaseHTTPRequestHandler]:
-    """A request handler over `answer`; `port` is known once the server is bound."""
+def make_handler(
+    answer: Callable[[str], Answer], port: Callable[[], int], post: Callable[[str, bytes], Answer] | None = None
+) -> type[BaseHTTPRequestHandler]:
+    """A request handler over `answer`; `port` is known once the server is bound.
+
+    post: takes the JSON that a page of ours sends; without it nothing can be written.
+    """
+    methods = "GET and HEAD" if post is None else "GET, HEAD and POST"
 
     class Handler(BaseHTTPRequestHandler):
         server_version = "pairsieve"
@@ -167,13 +173,24 @@ def make_handler(answer: Callable[[str], Answer], port: Callable[[], int]) -> ty
 
         def refuse_method(self) -> None:
             """405, whatever is asked for."""
-            self._respond(Answer(b"only GET and HEAD", status=405), with_body=True)
+            self._respond(Answer(f"only {methods}".encode(), status=405), with_body=True)
 
-        def _answer(self) -> Answer:
+        def do_POST(self) -> None:
+            if post is None:
+                return self.refuse_method()
+            size = self.headers.get("Content-Length", "")
+            if self.headers.get("Origin") is None:  # every browser names it; a form of another page cannot leave it out
+                return self._respond(Answer(b"refused: no origin", status=403), with_body=True)
+            if self.headers.get("Content-Type") != "application/json" or not size.isdigit() or len(size) > 4:
+                return self._respond(Answer(b"a short JSON document is needed", status=400), with_body=True)
+            body = self.rfile.read(int(size))
+            return self._respond(self._answer(lambda path: post(path, body)), with_body=True)
+
+        def _answer(self, found: Callable[[str], Answer] = answer) -> Answer:
             if reason := refusal(self.headers, port()):
                 return Answer(f"refused: {reason}".encode(), status=403)
             try:
-                return answer(self.path)
+                return found(self.path)
             except (BadRequestError, ValueError) as error:
                 return Answer(str(error).encode(), status=400)
             except (CurateError, duckdb.Error) as error:
@@ -185,7 +202,7 @@ def make_handler(answer: Callable[[str], Answer], port: Callable[[], int]) -> ty
                 self.send_response(found.status)
                 stated = {"Content-Type": found.kind, "Content-Length": str(len(found.body)), **HEADERS}
                 if found.status == 405:
-                    stated["Allow"] = "GET, HEAD"
+                    stated["Allow"] = methods.replace(" and", ",")
                 for name, value in (stated | {"Content-Security-Policy": found.policy}).items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -197,7 +214,7 @@ def make_handler(answer: Callable[[str], Answer], port: Callable[[], int]) -> ty
         def log_message(self, format: str, *values: Any) -> None:
             """Nothing: a line a picture would bury what matters."""
 
-    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
         setattr(Handler, f"do_{method}", Handler.refuse_method)
     return Handler
 

@@ -3,58 +3,68 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import pyarrow as pa
+from markupsafe import Markup
 
+from curate.charts import PALETTES
+from curate.comparison import Pictures
 from curate.database import connect_views
-from curate.errors import SourceError
-from curate.images import Rejected
-from curate.pictures import data_uri, thumbnails
 from curate.run import Run
+from curate.stages.compare_gallery import Gallery, make_gallery, page_data
+from curate.stages.report_page import FOLDER, content_policy, data_block, environment
 from curate.tables import write_text
 
-TEMPLATE = Path(__file__).with_name("compare.html")
+MOST_BYTES = 28_000_000
+PER_PICTURE_BYTES = 90  # of the data about one: its place and scores
+PER_PROMPT_BYTES = 60
+TABLES_BYTES = 400_000
+BLOCK = 100  # pictures that the script unpacks at once, when the first of them comes near
 
 
-def write_page(run: Run, report: dict[str, Any], table: pa.Table, path: Path, gallery: int) -> None:
-    """Render the report and a gallery of at most `gallery` pairs, every k-th so that all prompts have their chance."""
-    step = max(1, -(-table.num_rows // gallery)) if gallery else 0
-    rows = table.take(list(range(0, table.num_rows, step))).to_pylist() if step else []
-    scorers = [item["scorer"] for item in report["verdicts"]]
-    pictures = _thumbnails(run, rows)
-    cards = [_card(row, scorers, pictures) for row in rows]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    write_text(template.render(report=report, cards=cards, scorers=scorers, dataset=run.summary()["dataset"]), path)
-
-
-def _card(row: dict[str, Any], scorers: list[str], pictures: dict[str, str]) -> dict[str, Any]:
-    scores = [
-        {
-            "scorer": scorer,
-            "model": row[f"{scorer}_model"],
-            "against": row[f"{scorer}_against"],
-            "change": row[f"{scorer}_model"] - row[f"{scorer}_against"],
-        }
-        for scorer in scorers
-    ]
+def write_page(run: Run, report: dict[str, Any], pictures: Pictures, path: Path, prompts: int) -> dict[str, Any]:
+    """Write the page; what it shows: page, page_bytes, gallery_prompts, pictures, pictures_wanted, picture_px."""
+    text_bytes = sum(len(prompt.encode()) + PER_PROMPT_BYTES for prompt in pictures.prompts)
+    room = MOST_BYTES - TABLES_BYTES - text_bytes - PER_PICTURE_BYTES * len(pictures.uids)
+    gallery = make_gallery(run, connect_views(run, rankings=False), pictures, prompts, max(room, 0))
+    page = render(report, pictures, gallery)
+    write_text(page, path)
+    shown = set(gallery.shown)
     return {
-        "prompt": row["prompt"],
-        "pair_id": row["pair_id"],
-        "model_picture": pictures[row["model_uid"]],
-        "against_picture": pictures[row["against_uid"]],
-        "scores": scores,
+        "page": str(path),
+        "page_bytes": len(page.encode()),
+        "gallery_prompts": sum(any(one in shown for row in rows for one in row) for rows in gallery.rows),
+        "pictures": len(shown),
+        "pictures_wanted": gallery.wanted,
+        "pictures_missing": len(gallery.missing),
+        "picture_px": gallery.side_px,
     }
 
 
-def _thumbnails(run: Run, rows: list[dict[str, Any]]) -> dict[str, str]:
-    """image_uid -> data URI of its thumbnail. Raises SourceError for a picture that can no longer be read."""
-    uids = sorted({row[side] for row in rows for side in ("model_uid", "against_uid")})
-    found: dict[str, str] = {}
-    for uid, small in thumbnails(run, connect_views(run), uids):
-        if isinstance(small, Rejected):
-            raise SourceError(f"image {uid} was scored but can no longer be read ({small.detail}); embed again")
-        found[uid] = data_uri(small)
-    return found
+def render(report: dict[str, Any], pictures: Pictures, gallery: Gallery) -> str:
+    """The whole page as text."""
+    ordered = [one for prompt in gallery.order for row in gallery.rows[prompt] for one in row if one in gallery.shown]
+    lost = [one for one in gallery.missing if one not in gallery.shown]
+    stored = {one: place for place, one in enumerate(ordered)} | {one: -1 - place for place, one in enumerate(lost)}
+    uris = [gallery.shown[one] for one in ordered]
+    script = (FOLDER / "compare.js").read_text(encoding="utf-8")
+    style = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "compare.css"))
+    return environment().get_template("compare.html").render(
+        report=report,
+        scorers=list(pictures.scores),
+        towers=list(dict.fromkeys(item["tower"] for item in report["spreads"])),
+        categories=sorted({one for one in pictures.categories if one is not None}),
+        verdicts={(v["scorer"], v["model"], v["against"]): v for v in report["verdicts"]},
+        standings={(item["scorer"], item["model"]): item for item in report["standings"]},
+        spreads={(item["tower"], item["model"]): item for item in report["spreads"]},
+        by_category={(v["category"], v["scorer"], v["model"], v["against"]): v for v in report["categories"]},
+        data=data_block(page_data(pictures, gallery, stored)),
+        missing=data_block([gallery.missing[one] for one in lost]),
+        blocks=[data_block(uris[start : start + BLOCK]) for start in range(0, len(uris), BLOCK)],
+        block=BLOCK,
+        shown=len(gallery.shown),
+        wanted=gallery.wanted,
+        side_px=gallery.side_px,
+        palettes=PALETTES,
+        style=Markup(style),
+        script=Markup(script),
+        policy=content_policy([script], live=False),
+    )  # fmt: skip

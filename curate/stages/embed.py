@@ -61,7 +61,7 @@ def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
     return {
         "manifest": source.manifest.settings(),
         "split": source.split,
-        "files": source.sizes(),
+        "files": source.fingerprints(),
         "device": options.device.split(":")[0],
         "precision": options.precision,
         "decode": options.decode,

@@ -1,179 +1,165 @@
-"""`curate export-shards`: the selected pairs as WebDataset tars, the source's bytes untouched.
+"""`curate export-shards`: the selected pairs as WebDataset tars, the source's bytes untouched unless asked for.
 
-The same selection gives the same bytes: fixed times, owner and order. Selected pairs lie scattered over the
-source, so the images are copied in source order to one spool file first: each row group is read once.
+Selected pairs lie scattered over the source. So every tar is laid out first, which needs only the images' lengths;
+then each row group is read once and its images are written where they belong. The same selection gives the same
+bytes, whatever the number of workers.
 """
 
 import hashlib
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
 
-from webdataset import TarWriter
-
-from curate.database import query_text
-from curate.engines.local import batched
-from curate.errors import RunError
-from curate.model_set import file_sha256
-from curate.progress import Advance, progress
+from curate.card import write_card
+from curate.database import connect_views
+from curate.destination import Destination
+from curate.encoding import Encoding
+from curate.engines.local import in_threads
+from curate.errors import RunError, SourceError, UploadError
+from curate.progress import progress, say
 from curate.run import Run
+from curate.shard_fill import StagedShards, fill_shards, flush
+from curate.shard_index import ShardFolder, about_export, split_indices
+from curate.shard_order import SplitShare
+from curate.shard_plan import PlannedShard, ShardPlan, ShardSize, plan_shards
+from curate.shard_samples import SIDES, SelectedPairs, common_extension, facts_of, location_of
 from curate.source import Location, Source, reopen_source
-from curate.stages.rank import open_views, ranking_settings
-from curate.tables import atomic_path, write_text, writing
-from schemas import shards
-
-SIDES = (shards.PREFERRED, shards.REJECTED)
-IMAGES_READ_TOGETHER = 512
-Row = dict[str, Any]
+from curate.spool import Spool
+from curate.stages.rank import ranking_settings
+from curate.tar_layout import TarLayout
 
 
 @dataclass(frozen=True)
-class Spool:
-    """Image bytes by location: (offset, size) in one file."""
+class ExportOptions:
+    """What is written where. output: a folder or URL. seed: of the shuffle; None: in rank order."""
 
-    stream: IO[bytes]
-    places: dict[Location, tuple[int, int]]
-
-    def read(self, location: Location) -> bytes:
-        """The image's encoded bytes."""
-        offset, size = self.places[location]
-        self.stream.seek(offset)
-        return self.stream.read(size)
+    output: str
+    size: ShardSize = field(default_factory=ShardSize)
+    seed: int | None = None
+    shares: tuple[SplitShare, ...] = ()
+    encoding: Encoding = field(default_factory=Encoding)
+    workers: int = min(4, os.cpu_count() or 1)
 
 
-def export_shards(run: Run, name: str, output: Path, pairs_per_shard: int) -> dict[str, Any]:
-    """Write the tars and, last, shards.json; return its content.
+def export_shards(run: Run, name: str, options: ExportOptions) -> dict[str, Any]:
+    """Write the tars, then the card and the index of each split; return what the indices say.
 
-    Raises: RunError when there is no such ranking or the source's bytes changed since it was scored; WriteError.
+    Raises: RunError when there is no such ranking or an image is not the one that was scored; SourceError; WriteError.
     """
-    settings = run.settings()["settings"]
-    ranking = ranking_settings(run, name)
-    rows = _selected_rows(run, name)
-    source = reopen_source(settings)
-    extension = common_extension(rows)
-    index_path = output / shards.SHARD_INDEX
-    stale = _earlier_files(index_path)
-    index_path.unlink(missing_ok=True)  # from here on the folder is visibly unfinished until the new index stands
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output) as stream, progress("images", 2 * len(rows)) as advance:
-            spool = _fill_spool(stream, rows, source, advance)
-            chunks = enumerate(batched(rows, pairs_per_shard))
-            entries = [
-                _write_shard(output / shards.SHARD_NAME.format(index=number), chunk, spool, extension, run)
-                for number, chunk in chunks
-            ]
-    for file in stale - {entry["file"] for entry in entries}:
-        (output / file).unlink(missing_ok=True)
-    index = _index(run, ranking, extension, entries)
-    write_text(json.dumps(index, indent=2) + "\n", index_path)
-    return index
+    run.summary()  # that embedding has finished
+    settings, ranking = run.settings(), ranking_settings(run, name)
+    pairs = SelectedPairs(connect_views(run, rankings=False), run, name, options.seed)
+    source = reopen_source(settings["settings"])
+    destination = Destination(options.output, run.root / ".export")
+    with destination.held(), ExitStack() as stack:
+        folder, staged = ShardFolder(destination), StagedShards(destination)
+        folder.mark_unfinished()
+        spool = _spooled(stack, pairs, source, destination, options)
+        formats = pairs.formats() if spool is None else {facts.format for facts in spool.facts.values()}
+        extension = common_extension(formats)
+        with _tidied(staged):
+            plan = _begun(pairs, folder, staged, options, extension, spool)
+            with progress("images", len(plan.places)) as advance:
+                fill_shards(plan, staged, spool or source, options.workers, advance)
+            _finish(plan, folder, staged, options.workers)
+        about = about_export(pairs.dataset, ranking, extension, options.seed, options.encoding)
+        indices = split_indices(plan, folder.entries, options.shares, about)
+        for split, index in indices.items():
+            if not index["pairs"]:
+                say(f"note: no prompt fell into the split '{split}'" if split else "note: the ranking selects no pair")
+        write_card(destination, settings, ranking, indices)
+        folder.write(indices, options.shares)
+        destination.clear()
+    return _report(options, indices, len(folder.entries) - len(staged.layouts))
 
 
-def common_extension(rows: list[Row]) -> str:
-    """The one extension of all members: the images' common format, or `jpg` when formats are mixed."""
-    formats = {row[f"{side}_format"] for row in rows for side in SIDES}
-    if len(formats) != 1:
-        return shards.MIXED_EXTENSION
-    return shards.IMAGE_EXTENSIONS.get(formats.pop(), shards.MIXED_EXTENSION)
+def _begun(
+    pairs: SelectedPairs,
+    folder: ShardFolder,
+    staged: StagedShards,
+    options: ExportOptions,
+    extension: str,
+    spool: Spool | None,
+) -> ShardPlan:
+    """Every shard laid out, and begun where it does not stand yet."""
+
+    def begin(shard: PlannedShard, layout: TarLayout) -> bool:
+        if folder.stands(shard):
+            return False
+        staged.begin(shard, layout)
+        return True
+
+    facts, encoded = (None if spool is None else spool.facts), options.encoding.changes
+    plan = plan_shards(pairs, options.size, options.shares, extension, facts, encoded, begin)
+    if folder.entries:
+        say(f"{len(folder.entries):,} of {len(plan.shards):,} shards stand already and are sound")
+    return plan
 
 
-def sample_of(row: Row, spool: Spool, extension: str, dataset: str, scorers: list[str]) -> dict[str, Any]:
-    """One pair as TarWriter takes it: member name -> bytes."""
-    meta = {
-        "pair_id": row["pair_id"],
-        "prompt_id": row["prompt_id"],
-        "quality": row["quality"],
-        "rank": row["rank"],
-        "scores": {s: {side: row[f"{s}_{side}"] for side in SIDES} for s in scorers},
-        "preferred": _image_meta(row, shards.PREFERRED),
-        "rejected": _image_meta(row, shards.REJECTED),
-        "source": {
-            "dataset": dataset,
-            "split": row["split"],
-            "file": Path(row["source_file"]).name,
-            "row_group": row["source_row_group"],
-            "row": row["source_row"],
-            "annotator_id": row["annotator_id"],
-        },
-    }
-    return {
-        "__key__": f"{row['rank']:0{shards.KEY_DIGITS}d}",
-        f"{shards.PREFERRED}.{extension}": spool.read(_location(row, shards.PREFERRED)),
-        f"{shards.REJECTED}.{extension}": spool.read(_location(row, shards.REJECTED)),
-        shards.PROMPT: row["prompt"].encode("utf-8"),
-        shards.META: json.dumps(meta, ensure_ascii=False).encode("utf-8"),
-    }
+def _finish(plan: ShardPlan, folder: ShardFolder, staged: StagedShards, workers: int) -> None:
+    """Hash each tar while its bytes are still in memory, flush it, and give it its final name."""
+    todo = [shard for shard in plan.shards if shard.name not in folder.entries]
+
+    def finish(shard: PlannedShard) -> None:
+        path = staged.destination.staged(shard.name)
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        flush(path)
+        folder.publish(shard, sha256)
+
+    for _ in in_threads(finish, todo, workers):
+        pass
+    staged.forget()
 
 
-def _selected_rows(run: Run, name: str) -> list[Row]:
-    connection = open_views(run)
-    scorers = run.summary()["scorers"]
-    query = query_text("shard_samples", scorer=scorers, side=list(SIDES)).replace(
-        "from ranking\n", f'from "ranking_{name}" as ranking\n'
-    )
-    found = connection.execute(query)
-    names = [column[0] for column in found.description]
-    return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
-
-
-def _fill_spool(stream: IO[bytes], rows: list[Row], source: Source, advance: Advance) -> Spool:
-    wanted = {_location(row, side): (row[f"{side}_sha256"], row[f"{side}_uid"]) for row in rows for side in SIDES}
-    places: dict[Location, tuple[int, int]] = {}
-    for locations in batched(sorted(wanted), IMAGES_READ_TOGETHER):
-        for location, data in source.image_bytes(locations).items():
-            sha256, uid = wanted[location]
-            if hashlib.sha256(data or b"").hexdigest() != sha256:
-                raise RunError(f"{location.file}: image {uid} is not the one that was scored; embed again")
-            places[location] = (stream.tell(), len(data or b""))
-            stream.write(data or b"")
-        advance(len(locations))
-    advance(2 * len(rows) - len(wanted))
-    return Spool(stream, places)
-
-
-def _write_shard(path: Path, rows: list[Row], spool: Spool, extension: str, run: Run) -> dict[str, Any]:
-    settings, scorers = run.settings()["settings"], run.summary()["scorers"]
-    dataset = settings["manifest"]["name"]
-    with atomic_path(path) as temporary:
-        with (
-            temporary.open("wb") as stream,
-            TarWriter(stream, user="pairsieve", group="pairsieve", mtime=0.0, encoder=False) as tar,
-        ):
-            for row in rows:
-                tar.write(sample_of(row, spool, extension, dataset, scorers))
-        digest, size = file_sha256(temporary), temporary.stat().st_size
-    return {"file": path.name, "samples": len(rows), "bytes": size, "sha256": digest}
-
-
-def _index(run: Run, ranking: dict[str, Any], extension: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    kept = ("name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs")
-    return {
-        "format": shards.INDEX_FORMAT,
-        "dataset": run.settings()["settings"]["manifest"]["name"],
-        "ranking": {key: ranking[key] for key in kept},
-        "extension": extension,
-        "pairs": sum(entry["samples"] for entry in entries),
-        "shards": entries,
-    }
-
-
-def _earlier_files(index_path: Path) -> set[str]:
-    """Tars of an earlier export into the same folder."""
+@contextmanager
+def _tidied(staged: StagedShards) -> Iterator[None]:
+    """On failure remove the unfinished tars, unless a later attempt can go on with them."""
     try:
-        return {entry["file"] for entry in json.loads(index_path.read_text(encoding="utf-8"))["shards"]}
-    except FileNotFoundError:
-        return set()
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{index_path} is damaged ({error}); delete {index_path.parent} and export again") from error
+        yield
+    except (SourceError, UploadError, KeyboardInterrupt):
+        staged.note([], now=True)
+        raise
+    except BaseException:
+        staged.discard()
+        raise
 
 
-def _location(row: Row, side: str) -> Location:
-    return Location(row[f"{side}_file"], row[f"{side}_row_group"], row[f"{side}_row"], row[f"{side}_side"])
+def _spooled(
+    stack: ExitStack, pairs: SelectedPairs, source: Source, destination: Destination, options: ExportOptions
+) -> Spool | None:
+    """All images read once into a spool, where their lengths are not known before; else None."""
+    if pairs.measured and not options.encoding.changes:
+        return None
+    wanted = {location_of(row, side): facts_of(row, side) for row in pairs.rows() for side in SIDES}
+    spool = stack.enter_context(Spool(destination.staging, options.encoding))
+
+    def read(locations: list[Location]) -> int:
+        for location, data in source.read_images(locations):
+            if data is None or hashlib.sha256(data).hexdigest() != wanted[location].sha256:
+                raise RunError(f"{location.words()} is not the one that was scored; embed again")
+            spool.add(location, data, wanted[location])
+        return len(locations)
+
+    title = "images encoded anew" if options.encoding.changes else "images measured"
+    with progress(title, len(wanted)) as advance:
+        for done in in_threads(read, _runs_of_groups(sorted(wanted)), options.workers):
+            advance(done)
+    return spool
 
 
-def _image_meta(row: Row, side: str) -> dict[str, Any]:
-    meta = {key: row[f"{side}_{key}"] for key in ("sha256", "format", "width", "height")}
-    return {"image_uid": row[f"{side}_uid"]} | meta
+def _runs_of_groups(locations: list[Location]) -> Iterator[list[Location]]:
+    """The images of whole row groups."""
+    for _, group in groupby(locations, key=lambda place: (place.file, place.row_group)):
+        yield list(group)
+
+
+def _report(options: ExportOptions, indices: dict[str, dict[str, Any]], kept: int) -> dict[str, Any]:
+    """What the command prints: of an export without splits its index, of one with splits that of each."""
+    if options.shares:
+        pairs = sum(index["pairs"] for index in indices.values())
+        return {"output": options.output, "pairs": pairs, "kept_shards": kept, "splits": indices}
+    return {"output": options.output, "kept_shards": kept} | indices[""]

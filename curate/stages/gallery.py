@@ -10,6 +10,7 @@ import duckdb
 from curate.calibration import Calibration, calibrate
 from curate.database import Psi, connect_views, create_psi_views, query_text, seal
 from curate.lines import sum_line
+from curate.metrics import judging
 from curate.run import Run
 from curate.stages.rank import ranking_settings
 from curate.stages.report_figures import Rows, query_rows
@@ -50,7 +51,7 @@ def open_ranking(run: Run, name: str) -> Ranking:
     connection.execute(f"create view report_ranking as select *{absent} from ranking_{name}")
     connection.execute(f"create table ranked_psi as\n{query_text('ranked_psi')}")
     found = connection.execute("select max(rank) filter (where selected) from report_ranking").fetchall()
-    return Ranking(connection, settings, scorers, calibrate(connection, scorers), found[0][0] or 0)
+    return Ranking(connection, settings, scorers, calibrate(connection, judging(scorers) or scorers), found[0][0] or 0)
 
 
 def pair_rows(ranking: Ranking, order: str, offset: int, limit: int, words: str = "") -> Rows:

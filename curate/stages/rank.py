@@ -33,7 +33,7 @@ from curate.database import (
 from curate.errors import QueryError, RunError, UsageError, nearest
 from curate.filters import Filters, set_aside
 from curate.fronts import create_fronts
-from curate.metrics import Metric, judging, load_metric, mentions, parameter_values
+from curate.metrics import Metric, judging, load_metric, mentions, parameter_values, scorers_of
 from curate.run import Run
 from curate.selection import Limits, Prompts, Selection, read_prompts, select
 from curate.tables import atomic_path, write_text
@@ -113,6 +113,7 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
         "reverse": options.reverse,
         "psi": dict(options.psi.weights),
         "psi_norm": options.psi.norm,
+        "chosen_by": _chosen_by(metric, scorers, options),
         "filters": options.filters.stated(),
         "nsfw_scorers": options.filters.nsfw_scorers(scorers),
         "limits": {key: value for key, value in vars(limits).items() if value is not None},
@@ -130,6 +131,14 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     connection.close()
     write_database(run)
     return report
+
+
+def _chosen_by(metric: Metric, scorers: list[str], options: RankOptions) -> list[str]:
+    """The scorers that had a say in which pairs are selected, by the metric or by a filter."""
+    filters = options.filters
+    queries = [metric.sql(judging(scorers)), filters.where or "", *(f"{name}_score" for name in filters.min_scores)]
+    queries += ["annotators"] if filters.min_annotator_agreement is not None else []
+    return scorers_of("\n".join(queries), scorers, options.psi.weights)
 
 
 def parse_psi(text: str, norm: str) -> Psi:
@@ -203,6 +212,8 @@ def prepare_inputs(
     queries = [metric.text for metric in metrics] + ([filters.where] if filters and filters.where else [])
     by_annotator = filters is not None and filters.min_annotator_agreement is not None
     if by_annotator or any(mentions(query, view) for query in queries for view in ("calibrated", "annotators")):
+        if not judging(scorers):
+            raise RunError(f"the run's scorers ({', '.join(scorers)}) say nothing of quality: nothing to calibrate on")
         calibration = calibrate(connection, judging(scorers))
         if calibration.pairs == 0:
             raise RunError(f"no pair has a margin of every scorer ({', '.join(judging(scorers))}) to calibrate on")

@@ -62,6 +62,7 @@ class ImageReward:
         vision: BlipVisionModel,
         text: BlipTextModel,
         head: AestheticHead,
+        transform: Compose,
         tokenizer: BertTokenizer,
         identity: dict[str, Any],
         device: str,
@@ -74,8 +75,8 @@ class ImageReward:
         self.identity = identity
         self.device = device
         self.precision = precision
-        self.preprocess = image_reward_transform(vision.embeddings.image_size)
-        self.preprocessing = str(self.preprocess)
+        self.preprocess = transform
+        self.preprocessing = str(transform)
 
     @torch.inference_mode()
     def __call__(self, matched: Matched) -> torch.Tensor:
@@ -120,7 +121,8 @@ def load_image_reward(spec: ScorerSpec, folder: Path, device: str, precision: st
     identity |= {"med_config_sha256": file_sha256(med_config), "tokenizer": spec.options["tokenizer"]}
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        vision = load_vision(_under(state, "blip.visual_encoder."))
+        of_vision = _under(state, "blip.visual_encoder.")
+        vision, transform = load_vision(of_vision), image_reward_transform(image_side_px(of_vision))
         text = load_text(_under(state, "blip.text_encoder."), json.loads(med_config.read_text()), vision.config)
         head = fold_linear_layers(_under(state, "mlp."))
         tokenizer = load_tokenizer(spec, folder, text.config.vocab_size)
@@ -129,9 +131,11 @@ def load_image_reward(spec: ScorerSpec, folder: Path, device: str, precision: st
             f"scorer '{spec.name}': {checkpoint} holds more than tensors, and unpickling that could "
             "run code; save its tensors alone"
         ) from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise ModelError(f"scorer '{spec.name}': {checkpoint} or {med_config} lacks the key {error}") from error
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"scorer '{spec.name}' (image_reward) cannot be loaded from {checkpoint}: {error}") from error
-    return ImageReward(vision, text, head, tokenizer, identity, device, precision)
+    return ImageReward(vision, text, head, transform, tokenizer, identity, device, precision)
 
 
 def load_vision(state: dict[str, torch.Tensor]) -> BlipVisionModel:
@@ -143,13 +147,19 @@ def load_vision(state: dict[str, torch.Tensor]) -> BlipVisionModel:
         intermediate_size=state["blocks.0.mlp.fc1.weight"].shape[0],
         num_hidden_layers=depth,
         num_attention_heads=width // HEAD_WIDTH,
-        image_size=round((state["pos_embed"].shape[1] - 1) ** 0.5) * patch_px,
+        image_size=image_side_px(state),
         patch_size=patch_px,
         layer_norm_eps=1e-6,  # as the authors' VisionTransformer; transformers' default differs
     )
     model = BlipVisionModel(config)
     model.load_state_dict({vision_name(key): value.float() for key, value in state.items()})
     return model
+
+
+def image_side_px(state: dict[str, torch.Tensor]) -> int:
+    """Side of the square picture that the encoder's weights take: 224 as published."""
+    patches = state["pos_embed"].shape[1] - 1  # the class token has a position too
+    return round(patches**0.5) * int(state["patch_embed.proj.weight"].shape[-1])
 
 
 def load_text(state: dict[str, torch.Tensor], med_config: dict[str, Any], vision: BlipVisionConfig) -> BlipTextModel:
@@ -185,8 +195,8 @@ def load_tokenizer(spec: ScorerSpec, folder: Path, vocabulary: int) -> BertToken
 
 
 def _under(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors below a prefix, without it. Raises: KeyError when there are none."""
+    """The tensors below a prefix, without it. Raises: ValueError when there are none."""
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not found:
-        raise KeyError(f"no '{prefix}…' among its keys")
+        raise ValueError(f"no '{prefix}…' among its keys")
     return found

@@ -31,7 +31,12 @@ class StaticBatch:
         self.limit = limit
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        missing = (self.limit.size or len(pixels)) - len(pixels)
-        if missing > 0:
-            pixels = torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
-        return self.function(pixels)[: len(pixels) - max(missing, 0)]
+        count = len(pixels)
+        missing = max(0, (self.limit.size or count) - count)
+        # What inference mode makes is another kind of tensor to the compiler, and would be compiled for anew.
+        with torch.inference_mode(False):
+            if missing:
+                pixels = torch.nn.functional.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))  # keeps channels last
+            elif pixels.is_inference():
+                pixels = pixels.clone()
+        return self.function(pixels)[:count]

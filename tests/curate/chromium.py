@@ -40,6 +40,15 @@ def all_charts_drawn(page: Any) -> None:
         plot.locator("svg").wait_for()
 
 
+def until(page: Any, expression: str, seconds: float = 20) -> None:
+    """Wait for a JavaScript expression to hold. Playwright's own way runs inside the page, whose policy forbids it."""
+    for _ in range(int(seconds * 20)):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{expression} did not come true in {seconds} s")
+
+
 def overflow_px(page: Any) -> int:
     """How much wider the document is than the window."""
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))

@@ -29,6 +29,7 @@ from curate.run import Run
 from curate.scoring import Scoring, load_scoring
 from curate.source import open_source
 from curate.stages.embed import embed
+from curate.towers.compiled import StaticBatch
 from tests.curate.builders import MODELS
 
 GIVEN = torch.OutOfMemoryError(
@@ -218,6 +219,26 @@ def test_compiled_towers_score_the_same_and_a_short_batch_is_not_compiled_anew(s
         assert torch.equal(short[name], found[name][:3])
     for name, scores in plain.items():
         np.testing.assert_allclose(compiled[name], scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_compiler_sees_one_kind_of_tensor(layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def compiled(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append((pixels.shape, pixels.stride(), pixels.is_inference()))
+        return pixels.mean(dim=(1, 2, 3))
+
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    static = StaticBatch(compiled, BatchLimit(4))
+    pixels = torch.randn(4, 3, 6, 6).to(memory_format=layout)
+    with torch.inference_mode():
+        whole = static(pixels)
+        assert torch.equal(static(pixels + 0), whole)
+        assert torch.equal(static(pixels[:3]), whole[:3])
+        assert torch.equal(static((pixels + 0)[:1]), whole[:1])
+    assert len(set(seen)) == 1
+    assert seen[0][0] == (4, 3, 6, 6)
 
 
 def test_a_compiler_that_fails_is_one_sentence(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> None:

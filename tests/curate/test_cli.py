@@ -58,7 +58,8 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_commands() -> None:
     assert set(COMMANDS) == {
-        *("embed", "rank", "metrics", "diff", "export-shards", "sql", "search", "report", "browse", "compare", "status")
+        *("embed", "status", "rank", "metrics", "diff", "export-shards", "verify"),
+        *("sql", "search", "report", "browse", "compare", "review"),
     }
 
 

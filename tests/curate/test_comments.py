@@ -88,6 +88,12 @@ def test_every_field_of_a_schema_is_described() -> None:
         assert [name for name in schema.names if not describe_column(view, name)] == []
 
 
+def test_scorers_that_read_one_side_only_say_so() -> None:
+    assert (describe_column("scores", "nsfw_words_score") or "").startswith("1 where the prompt holds a word")
+    assert (describe_column("scores", "nsfw_score") or "").endswith("the prompt plays no part.")
+    assert describe_column("scores", "colour_score") == "colour's score of the image for the prompt."
+
+
 def test_what_is_not_ours_has_no_description() -> None:
     assert describe_view("my_view") is None
     assert describe_column("pairs", "my_column") is None

@@ -1,55 +1,19 @@
-"""Verdicts against counts worked by hand and a naive bootstrap; the page stands alone."""
+"""`curate compare` over embedded runs: reports, forms, refusals. The numbers are worked in test_comparison.py."""
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
-from curate.stages.compare import clustered_interval, verdict
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 Curate = Callable[..., Outcome]
-
-
-def test_a_verdict_by_hand() -> None:
-    table = pa.table(
-        {
-            "prompt_id": ["p", "p", "q", "r"],
-            "clip_model": pa.array([0.5, 0.3, 0.2, 0.9], pa.float32()),
-            "clip_against": pa.array([0.25, 0.3, 0.7, 0.4], pa.float32()),
-        }
-    )
-    found = verdict(table, "clip", resamples=100)
-    assert (found.pairs, found.wins, found.ties, found.losses) == (4, 2, 1, 1)
-    assert found.win_rate == pytest.approx(2.5 / 4)
-    assert found.mean_model == pytest.approx(1.9 / 4)
-    assert found.mean_change == pytest.approx((0.25 + 0 - 0.5 + 0.5) / 4)
-    assert found.median_change == pytest.approx(0.125)
-    assert 0 <= found.win_rate_low <= found.win_rate <= found.win_rate_high <= 1
-
-
-def test_the_interval_equals_a_naive_cluster_bootstrap() -> None:
-    random = np.random.default_rng(1)
-    cluster = np.repeat(np.arange(40), random.integers(1, 6, 40))
-    values = random.normal(size=len(cluster)) + np.repeat(random.normal(size=40), np.bincount(cluster))
-    low, high = clustered_interval(values, cluster, 10_000)
-    means = []
-    for _ in range(4000):
-        drawn = random.integers(0, 40, 40)
-        means.append(np.concatenate([values[cluster == one] for one in drawn]).mean())
-    assert (low, high) == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))), abs=0.03)
-
-
-def test_pictures_of_one_prompt_do_not_narrow_the_interval() -> None:
-    """Ten copies of each prompt's outcome carry no more news than one."""
-    points = np.random.default_rng(0).integers(0, 2, 50).astype(float)
-    once = clustered_interval(points, np.arange(50), 5000)
-    repeated = clustered_interval(np.repeat(points, 10), np.repeat(np.arange(50), 10), 5000)
-    assert repeated == pytest.approx(once, abs=1e-9)
 
 
 def embedded(curate: Curate, tmp_path: Path, rows: list[dict[str, object]]) -> Path:
@@ -89,10 +53,10 @@ def test_report_and_page(curate: Curate, tmp_path: Path) -> None:
     )  # fmt: skip
     assert report["verdicts"][0]["win_rate"] == pytest.approx(scores[0]["rate"])
     page = (run / "compare.html").read_text()
-    assert page.count("<article") == 8
-    assert "prompt &lt;3&gt; &amp; more" in page
-    assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])  # type: ignore[index]
+    assert {one["text"] for one in data["prompts"]} == {f"prompt <{i}> & more" for i in range(8)}
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page).replace('http-equiv="Content', "")
 
 
 def test_swapping_the_models_mirrors_the_verdict(curate: Curate, tmp_path: Path) -> None:
@@ -118,15 +82,138 @@ def test_mixed_sides_are_oriented_by_model(curate: Curate, tmp_path: Path) -> No
     assert report["pairs"] == 2
 
 
-def test_more_than_two_models_need_a_choice(curate: Curate, tmp_path: Path) -> None:
-    run = embedded(curate, tmp_path, [pair_row(0), pair_row(2, model_1="gamma")])
+def test_more_than_two_models(curate: Curate, tmp_path: Path) -> None:
+    rows = [pair_row(4 * i, caption=f"prompt {i}") for i in range(5)]
+    third = [{"image_1_uid": f"c{i}", "jpg_1": pair_row(900 + i)["jpg_0"], "model_1": "gamma"} for i in range(5)]
+    rows += [row | other for row, other in zip(rows, third, strict=True)]
+    run = embedded(curate, tmp_path, rows)
+    done = curate("compare", "--run", run)
+    assert done.code == 0, done.err
+    report = json.loads((run / "compare.json").read_text())
+    assert (report["models"], report["pairs"]) == (["alpha", "beta", "gamma"], 10)
+    assert {(v["model"], v["against"]) for v in report["verdicts"]} == {("alpha", "beta"), ("alpha", "gamma")}
+    assert all(item["strength"] is not None for item in report["standings"])
+    assert done.out.startswith("3 models, win rates against gamma: 10 pairs over 5 prompts\n")
+    some = json.loads(curate("compare", "--run", run, "--model", "gamma", "--against", "alpha", "--json").out)
+    assert (some["models"], some["pairs"]) == (["gamma", "alpha"], 5)
+    stopped = curate("compare", "--run", run, "--model", "gama", "--against", "alpha")
+    assert stopped.err == f"curate: no picture in {run} was drawn by 'gama'; did you mean 'gamma'?\n"
+    stopped = curate("compare", "--run", run, "--model", "gamma", "--against", "beta")
+    assert stopped.err == (
+        f"curate: no pair of 'gamma' and 'beta' was scored on both sides in {run}; pictures of other prompts or seeds "
+        "make no pair; see also `dropped`\n"
+    )
+
+
+def test_one_model_only(curate: Curate, tmp_path: Path) -> None:
+    run = embedded(curate, tmp_path, [pair_row(0, model_1="alpha")])
     stopped = curate("compare", "--run", run)
     assert (stopped.code, stopped.out) == (1, "")
     assert stopped.err == (
-        f"curate: {run} has pictures of 3 models; name two with --model and --against; known: alpha, beta, gamma\n"
+        f"curate: every picture in {run} was drawn by 'alpha': there is nothing to compare it with\n"
     )
-    stopped = curate("compare", "--run", run, "--model", "gama", "--against", "alpha")
-    assert stopped.err == f"curate: no picture in {run} was drawn by 'gama'; did you mean 'gamma'?\n"
+
+
+def test_the_same_picture_from_both_models_is_a_tie_and_said_so(curate: Curate, tmp_path: Path) -> None:
+    run = embedded(curate, tmp_path, [pair_row(2 * i, jpg_1=pair_row(2 * i)["jpg_0"]) for i in range(3)])
+    done = curate("compare", "--run", run)
+    assert "note: alpha and beta score the same on every picture: their 50 % is made of 3 ties\n" in done.out
+    report = json.loads((run / "compare.json").read_text())
+    assert {(v["win_rate"], v["ties"], v["sign_p_value"]) for v in report["verdicts"]} == {(0.5, 3, 1.0)}
+
+
+def test_csv_and_latex(curate: Curate, tmp_path: Path) -> None:
+    run = embedded(curate, tmp_path, [pair_row(2 * i, model_0="50% of_a") for i in range(4)])
+    done = curate("compare", "--run", run, "--csv", tmp_path / "a.csv", "--latex", tmp_path / "a.tex")
+    assert done.code == 0, done.err
+    report = json.loads((run / "compare.json").read_text())
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
+    assert [(row["scorer"], float(row["win_rate"])) for row in rows] == [
+        (v["scorer"], v["win_rate"]) for v in report["verdicts"]
+    ]
+    latex = (tmp_path / "a.tex").read_text()
+    assert r"50\% of\_a & " in latex
+    assert latex.count(r"\\") == 4
+    columns = latex.partition(r"\begin{tabular}{")[2].partition("}")[0]
+    assert all(line.count(" & ") == len(columns) - 1 for line in latex.splitlines() if line.startswith(("50", "beta")))
+
+
+def sampled(curate: Curate, tmp_path: Path, models: list[dict[str, object]], lost: tuple[int, ...] = ()) -> Path:
+    """An embedded run of what `train sample` writes: two prompts of two categories, two pictures of each model."""
+    from schemas.tables import SAMPLED_PAIRS
+
+    folder, rows = tmp_path / "sampled", []
+    folder.mkdir()
+    for number in range(4):
+        for side in (0, 1):
+            row = pair_row(10 * number + side)
+            (folder / f"{number}-{side}.jpg").write_bytes(row["jpg_0"])
+        paths = {f"image_{side}_path": f"{number}-{side}.jpg" for side in (0, 1)}
+        paths |= {"image_0_path": None} if number in lost else {}
+        words = {"prompt": f"prompt {number // 2}", "category": "xy"[number // 2], "seed": number}
+        uids = {f"image_{side}_uid": f"{number}-{side}" for side in (0, 1)}
+        rows.append(words | uids | paths | {"image_0_model": "tuned", "image_1_model": "base"})
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLED_PAIRS), folder / "pairs.parquet")
+    columns = {name: name for name in SAMPLED_PAIRS.names if name != "seed"}
+    document = {
+        "name": "sampled",
+        "splits": {"sampled": {"files": ["pairs.parquet"]}},
+        "columns": columns,
+        "sampled": {"seed": 0, "models": models},
+    }
+    (folder / "manifest.toml").write_text(tomli_w.dumps(document))
+    run = tmp_path / "run"
+    options = ("--models", MODELS, "--scorers", "clip,hpsv2", "--run", run)
+    done = curate("embed", "--manifest", folder / "manifest.toml", *options)
+    assert done.code == 0, done.err
+    return run
+
+
+MODELS_DRAWN: list[dict[str, object]] = [
+    {"name": "tuned", "source": "run/model", "base": "demo", "chosen_by": ["clip"]},
+    {"name": "base", "source": "demo", "chosen_by": []},
+]
+
+
+def test_the_scorer_that_chose_the_training_pairs_is_marked(curate: Curate, tmp_path: Path) -> None:
+    run = sampled(curate, tmp_path, MODELS_DRAWN)
+    done = curate("compare", "--run", run)
+    assert done.code == 0, done.err
+    report = json.loads((run / "compare.json").read_text())
+    assert (report["model"], report["against"]) == ("tuned", "base")
+    assert [(v["scorer"], v["in_sample"]) for v in report["verdicts"]] == [("clip", True), ("hpsv2", False)]
+    clip, hpsv2 = done.out.splitlines()[2:4]
+    assert clip.endswith("  in-sample scorer")
+    assert not hpsv2.endswith("scorer")
+    assert "note: in-sample scorer: clip chose the pairs that tuned was trained on" in done.out
+    assert "in-sample scorer" in (run / "compare.html").read_text()
+    assert {v["category"] for v in report["categories"]} == {"x", "y"}
+    tower = next(item for item in report["spreads"] if item["tower"] == "clip" and item["model"] == "tuned")
+    assert tower["diversity"] > 0
+    assert tower["from_reference"] > 0
+
+
+def test_black_pictures_are_counted_by_name_and_not_compared(curate: Curate, tmp_path: Path) -> None:
+    models = [MODELS_DRAWN[0] | {"black": 1}, MODELS_DRAWN[1]]
+    run = sampled(curate, tmp_path, models, lost=(1,))
+    done = curate("compare", "--run", run)
+    assert done.code == 0, done.err
+    assert "note: tuned: 1 pictures left out: 1 black\n" in done.out
+    report = json.loads((run / "compare.json").read_text())
+    assert (report["pairs"], report["faults"]) == (3, {"tuned": {"black": 1}})
+
+
+def test_other_weights_or_seeds_are_another_run(curate: Curate, tmp_path: Path) -> None:
+    """A set drawn again in the same folder is not taken for the old one."""
+    run = sampled(curate, tmp_path, MODELS_DRAWN)
+    manifest = tmp_path / "sampled" / "manifest.toml"
+    manifest.write_text(manifest.read_text().replace("seed = 0", "seed = 1"))
+    options = ("--models", MODELS, "--scorers", "clip,hpsv2", "--run", run)
+    stopped = curate("embed", "--manifest", manifest, *options)
+    assert stopped.code == 1
+    assert "was made under other settings: manifest.sampled.seed was 0, now 1" in stopped.err
 
 
 def test_pictures_without_models_say_what_to_map(curate: Curate, tmp_path: Path) -> None:

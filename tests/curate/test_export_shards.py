@@ -107,6 +107,7 @@ def test_a_smaller_export_removes_the_tars_of_the_larger(
     (run / "shards" / "notes.txt").write_text("the user's own")
     curate("export-shards", "--run", run, "--pairs-per-shard", 5)
     assert sorted(path.name for path in (run / "shards").iterdir()) == [
+        "README.md",
         "notes.txt",
         "pairs-000000.tar",
         "pairs-000001.tar",
@@ -179,12 +180,16 @@ def test_a_failed_export_leaves_no_index(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("curate.stages.export_shards.TarWriter.write", full)
-    stopped = curate("export-shards", "--run", run)
+    monkeypatch.setattr("curate.shard_fill.write_all", full)
+    stopped = curate("export-shards", "--run", run, "--pairs-per-shard", 3)
     assert stopped.code == 1
     assert "No space left on device" in stopped.err
     assert not (run / "shards" / "shards.json").exists()
-    assert [path.name for path in (run / "shards").iterdir() if path.name.startswith(".")] == []
+    assert sorted(path.name for path in (run / "shards").iterdir()) == [
+        "README.md",
+        "pairs-000000.tar",
+        "unfinished.json",
+    ]
 
 
 def test_an_unknown_ranking_names_the_known(curate: Curate, tmp_path: Path, rows: list[dict[str, Any]]) -> None:

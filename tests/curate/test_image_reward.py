@@ -87,6 +87,15 @@ def test_prompts_are_cut_at_35_tokens(scorer: ImageReward) -> None:
     assert abs(scores[0] - scores[2]) > 1e-4
 
 
+def test_half_precision_is_near_float32(folder: Path, scorer: ImageReward) -> None:
+    spec = ScorerSpec("image_reward", None, "image_reward", OPTIONS)
+    half = load_image_reward(spec, folder, "cpu", "bf16")
+    matched = Matched(["a red circle", "the blue square"], None, (pictures(scorer, 2), torch.tensor([0, 1])))
+    found, expected = half(matched), scorer(matched)
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.05
+
+
 def test_the_middle_of_a_wide_picture_is_seen() -> None:
     picture = Image.new("RGB", (672, 224), "black")
     picture.paste((255, 255, 255), (220, 0, 452, 224))
@@ -129,6 +138,15 @@ def test_lacking_weights_are_named(folder: Path, tmp_path: Path, lost: str, mess
         f"scorer 'image_reward' (image_reward) cannot be loaded from {tmp_path}/cut.pt:"
     )
     assert message in str(caught.value)
+
+
+def test_what_is_no_checkpoint_and_no_config_is_refused(folder: Path, tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(ModelError, match=r"cannot be loaded from .*tensor\.pt: "):
+        load(folder, checkpoint=str(tmp_path / "tensor.pt"))
+    (tmp_path / "med.json").write_text('{"hidden_size": 48}')
+    with pytest.raises(ModelError, match=r"ImageReward\.pt or .*med\.json lacks the key 'intermediate_size'"):
+        load(folder, med_config=str(tmp_path / "med.json"))
 
 
 def test_a_checkpoint_with_code_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_urls(tmp_path: Path, source_file: Path, scheme: str) -> None:
     assert source.files[0].startswith(scheme)
     assert without_file(keys(source)) == without_file(keys(opened(source_file)))
     assert first_pictures(source) == [picture_bytes(0), picture_bytes(1)]
-    assert list(source.sizes().values()) == [source_file.stat().st_size]
+    assert [one["size"] for one in source.fingerprints().values()] == [source_file.stat().st_size]
 
 
 def test_files_are_sorted_and_named_once(tmp_path: Path, source_file: Path) -> None:
@@ -307,14 +307,14 @@ def test_damaged_row_group(tmp_path: Path, source_file: Path) -> None:
 
 def test_reopened_source_notices_a_changed_or_missing_file(source_file: Path) -> None:
     source = opened(source_file)
-    settings = {"manifest": source.manifest.settings(), "split": "train", "files": source.sizes()}
+    settings = {"manifest": source.manifest.settings(), "split": "train", "files": source.fingerprints()}
     assert first_pictures(reopen_source(settings)) == [picture_bytes(0), picture_bytes(1)]
     size = source_file.stat().st_size
     source_file.write_bytes(source_file.read_bytes() + b"x")
     with pytest.raises(SourceError) as caught:
         reopen_source(settings)
     assert str(caught.value) == (
-        f"{source_file} changed since it was embedded: {size:,} bytes then, {size + 1:,} now; embed it again"
+        f"{source_file} changed since it was embedded: {size:,} bytes then, {size + 1:,} bytes now; embed it again"
     )
     source_file.unlink()
     with pytest.raises(SourceError) as caught:

@@ -67,6 +67,26 @@ TABLES = {
     "not_ranked": ("pair_id varchar, reason varchar", "('6', 'tie'), ('2', 'where')"),
     "reasons": ("reason varchar, detail varchar", "('tie', 'neither'), ('where', 'no')"),
     "kept": ("prompt_id varchar, selected boolean", "('p', true), ('p', false), ('q', false)"),
+    # Pictures a and c of models m and n under p, judged twice; b of a third model; a pair of m with itself.
+    "sampled_pairs": (
+        "pair_id varchar, prompt_id varchar, image_0_uid varchar, image_1_uid varchar, image_0_model varchar, "
+        "image_1_model varchar, category varchar",
+        "('1', 'p', 'a', 'c', 'm', 'n', 'x'), ('2', 'p', 'c', 'a', 'n', 'm', 'x'), "
+        "('3', 'p', 'a', 'b', 'm', 'o', 'x'), ('4', 'q', 'b', 'a', 'n', 'm', null), "
+        "('5', 'q', 'a', 'z', 'm', 'm', null), ('6', 'q', 'a', 'y', 'm', 'n', null)",
+    ),
+    "compared_pictures": (
+        "picture bigint, place bigint, prompt_id varchar, image_uid varchar, model bigint",
+        "(0, 0, 'p', 'a', 0), (1, 0, 'p', 'c', 1), (2, 1, 'q', 'a', 0), (3, 1, 'q', 'z', 0), (4, 1, 'q', 'b', 1)",
+    ),
+    "images": (
+        "image_uid varchar, format varchar, clip_embedding float[2]",
+        "('c', 'JPEG', [3, 4]), ('a', 'PNG', [1, 2]), ('b', 'WEBP', [5, 6]), ('z', 'PNG', [7, 8])",
+    ),
+    "dropped": (
+        "image_uid varchar, pair_id varchar, reason varchar",
+        "('y', null, 'image_missing'), ('b', null, 'image_empty'), (null, '9', 'tie')",
+    ),
     "first_ranking": (
         "pair_id varchar, prompt_id varchar, rank bigint, percentile double, selected boolean",
         "('1', 'p', 1, 1, true), ('2', 'p', 2, 0.5, true), ('5', 'q', 3, 0, false)",
@@ -194,6 +214,49 @@ CASES: dict[str, Case] = {
         {"stage": "rank x"},
         [("rank x", "2", None, "where", "no"), ("rank x", "6", None, "tie", "neither")],
     ),
+    "compared_models": (["pairs"], {}, {}, [("m", "n", 5), (None, "n", 1)]),
+    # 'b' and 'z' of q: b has a row in `scored`, z has none; the third model, o, is not asked for.
+    "compared_pictures": (
+        ["sampled_pairs", "prompts", "scored"],
+        {"scorer": BOTH},
+        {"models": ["m", "n"]},
+        [
+            (0, 0, "p", "a", 0, 1, 10),
+            (1, 0, "p", "c", 1, 3, None),
+            (2, 1, "q", "a", 0, 4, 40),
+            (3, 1, "q", "b", 1, 4, 5),
+        ],
+    ),
+    # Judged twice is one pair; two pictures of one model are none; y was not scored.
+    "compared_pairs": (["sampled_pairs", "compared_pictures"], {}, {"models": ["m", "n"]}, [(0, 1), (2, 4)]),
+    "compared_prompts": (
+        ["sampled_pairs", "prompts", "compared_pictures"],
+        {},
+        {},
+        [(0, "a prompt", "x"), (1, "another", None)],
+    ),
+    "compared_embeddings": (
+        ["compared_pictures", "images"],
+        {"tower": ["clip"]},
+        {},
+        [((1.0, 2.0),), ((3.0, 4.0),), ((1.0, 2.0),), ((7.0, 8.0),), ((5.0, 6.0),)],
+    ),
+    "compared_faults": (
+        ["sampled_pairs", "dropped"],
+        {},
+        {"models": ["m", "n"]},
+        [("n", "image_empty", 1), ("n", "image_missing", 1)],
+    ),
+    # Judged twice is one pair, sides as in its first row; y has no image; a pair of m with itself is not shown.
+    "review_pairs": (
+        ["sampled_pairs", "prompts", "images"],
+        {},
+        {"models": ["m", "n"]},
+        [
+            ("1", "p", "a prompt", "a", "c", "m", "n", "PNG", "JPEG"),
+            ("4", "q", "another", "b", "a", "n", "m", "WEBP", "PNG"),
+        ],
+    ),
     "coverage": (["kept"], {"ranking": ["kept"]}, {}, [(2, 1)]),
     "ranking_overlap": (["first_ranking", "second_ranking"], {}, {}, [(3, 2, 2, 2, 1, 0, pytest.approx(-1))]),
     "ranking_moved": (
@@ -211,18 +274,23 @@ OF_THE_REPORT = (
 )
 ELSEWHERE = {
     "margins": "test_calibration.py",
-    "compared_pairs": "test_compare.py",
     "shard_samples": "test_export_shards.py",
+    "shard_formats": "test_export_shards.py",
+    "verified_samples": "test_verify.py",
     "search": "test_search.py",
     "search_pairs": "test_search.py",
     **dict.fromkeys(OF_THE_REPORT, "test_report_sql.py"),
 }
 
 
+STANDS_FOR = {"sampled_pairs": "pairs"}  # a table of rows that only some queries are worked on
+
+
 def connect(names: list[str]) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     for name in names:
         columns, rows = TABLES[name]
+        name = STANDS_FOR.get(name, name)
         connection.execute(f"create table {name} ({columns})")
         connection.execute(f"insert into {name} values {rows}")
     return connection
@@ -237,11 +305,16 @@ def test_a_query_gives_the_rows_worked_by_hand(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["ranking", "candidates", "dropped_by_rank", "ranking_moved"])
+@pytest.mark.parametrize(
+    "name", ["ranking", "candidates", "dropped_by_rank", "ranking_moved", "compared_pictures", "compared_pairs"]
+)
 def test_a_query_that_promises_an_order_keeps_it(name: str) -> None:
     tables, blocks, parameters, _ = CASES[name]
     found = connect(tables).execute(query_text(name, **blocks), parameters).fetchall()
-    order = {"ranking": ["5", "1"], "candidates": [1, 2], "dropped_by_rank": ["2", "6"], "ranking_moved": ["1", "5"]}
+    order: dict[str, list[Any]] = {
+        "ranking": ["5", "1"], "candidates": [1, 2], "dropped_by_rank": ["2", "6"], "ranking_moved": ["1", "5"],
+        "compared_pictures": [0, 1, 2, 3], "compared_pairs": [0, 2],
+    }  # fmt: skip
     column = 1 if name == "dropped_by_rank" else 0
     assert [row[column] for row in found] == order[name]
 

@@ -75,14 +75,16 @@ def test_win_rate_counts_a_tie_as_half() -> None:
     assert result.ci_low <= 0.75 <= result.ci_high
 
 
-def test_sampled_pairs_are_judged_from_their_bytes(tmp_path: Path) -> None:
-    good, bad = (encode(render(scene), seed=0) for scene in (SCENE, replace(SCENE, background="black")))
+def test_sampled_pairs_are_judged_from_their_pictures(tmp_path: Path) -> None:
+    for name, scene in (("good", SCENE), ("bad", replace(SCENE, background="black"))):
+        (tmp_path / f"{name}.png").write_bytes(encode(render(scene), seed=0))
     row = {
         "prompt": SCENE.caption,
         "image_0_uid": "good",
         "image_1_uid": "bad",
-        "image_0_bytes": good,
-        "image_1_bytes": bad,
+        "category": None,
+        "image_0_path": "good.png",
+        "image_1_path": "bad.png",
         "image_0_model": "trained",
         "image_1_model": "base",
         "seed": 1,

@@ -120,3 +120,17 @@ def test_a_tar_of_another_compression_is_not_guessed(own_shards: Path) -> None:
     (own_shards / "pairs-000000.tar").write_bytes(buffer.getvalue())
     tiny.reseal(own_shards)
     assert refused(own_shards).startswith(f"{own_shards}/pairs-000000.tar is not a whole tar file (")
+
+
+def test_folder_of_splits_names_one(tmp_path: Path) -> None:
+    tiny.write_shards(tmp_path / "shards" / "train", tiny.samples(3))
+    assert refused(tmp_path / "shards") == (
+        f"{tmp_path}/shards has no shards.json; it holds splits; give the folder of one of them, such as "
+        f"{tmp_path}/shards/train."
+    )
+
+
+def test_url_is_refused_by_its_name() -> None:
+    assert refused(Path("s3://bucket/shards")).startswith(
+        "s3://bucket/shards is a URL, and shards are read from a folder of this machine; copy them first"
+    )

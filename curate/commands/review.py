@@ -1,0 +1,45 @@
+"""`curate review`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curate.commands.common import JsonOption, RunOption, print_report
+from curate.compare_lines import review_lines, reviewed_lines
+from curate.errors import UsageError
+from curate.run import Run
+
+
+def review(
+    run: RunOption = "run",
+    reviewer: Annotated[str | None, typer.Option(help="Who judges; needed but for --report.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model whose pictures are shown; repeatable.  [default: all]")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Pairs to judge, the first of the order by seed.  [default: all]", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides order and sides.", min=0)] = 0,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8766,
+    report: Annotated[
+        bool, typer.Option("--report", help="Serve nothing: agreement, who wins, and the data set.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge pairs of pictures blind on a page of this machine, by keys, and keep the judgements as a data set.
+
+    Example: curate review --run run/evaluation --reviewer anna --limit 100
+    """
+    from curate.stages.review import ReviewOptions
+    from curate.stages.review import review as run_review
+    from curate.stages.review_report import review_report
+
+    if report:
+        found = review_report(Run(Path(run)))
+        print_report(found, as_json, reviewed_lines(found))
+        return
+    if reviewer is None:
+        raise UsageError("--reviewer: say who judges, so that several people's judgements stay apart")
+    done = run_review(Run(Path(run)), ReviewOptions(reviewer, tuple(model or ()), limit, seed, port))
+    print_report(done, as_json, review_lines(done))

@@ -1,0 +1,68 @@
+"""Which split a sample belongs to, and how samples are ordered within it."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from curate.errors import UsageError, nearest
+
+ORDERS = ("rank", "shuffle")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a folder of ours, and a split's name for Hugging Face `datasets`
+
+
+@dataclass(frozen=True)
+class SplitShare:
+    """A split and its share of the prompts, in (0, 1]."""
+
+    name: str
+    fraction: float
+
+
+def check_order(order: str) -> str:
+    """Raises UsageError for an order that there is not."""
+    if order not in ORDERS:
+        raise UsageError(f"--order {order}: unknown{nearest(order, ORDERS)}")
+    return order
+
+
+def parse_split(text: str | None) -> tuple[SplitShare, ...]:
+    """`train=0.95,validation=0.05` as shares that sum to 1; () for None. Raises UsageError."""
+    if text is None:
+        return ()
+    shares = tuple(_share(term.strip(), text) for term in text.split(","))
+    if len({share.name.casefold() for share in shares}) < len(shares):
+        raise UsageError(f"--split {text}: a split is named twice")
+    total = sum(share.fraction for share in shares)
+    if abs(total - 1) > 1e-6:
+        raise UsageError(f"--split {text}: the shares sum to {total:g}; they must sum to 1")
+    return shares
+
+
+def split_of(prompt: str, shares: tuple[SplitShare, ...]) -> str:
+    """The split of a prompt: a hash of its text alone, so that it is the same in every ranking and every export.
+
+    Prompts that differ by upper and lower case or by white space only go together. "" when there are no splits.
+    """
+    if not shares:
+        return ""
+    text = "split\x1f" + " ".join(prompt.casefold().split())
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    position, upto = int.from_bytes(digest) / 2**64, 0.0
+    for share in shares:
+        upto += share.fraction
+        if position < upto:
+            return share.name
+    return shares[-1].name
+
+
+def _share(term: str, text: str) -> SplitShare:
+    name, _, fraction = term.partition("=")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--split {text}: '{name}' is no name of a split; take letters, digits and _")
+    try:
+        value = float(fraction)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise UsageError(f"--split {text}: write NAME=SHARE, such as train=0.95,validation=0.05")
+    return SplitShare(name, value)

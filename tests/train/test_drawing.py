@@ -1,0 +1,83 @@
+"""Seeds, schedulers, and pictures that are none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+from train.drawing import SCHEDULERS, Drawing, Manner, drawings, open_painter, paint
+from train.errors import SettingsError
+from train.prompts import Prompt
+
+PROMPTS = [Prompt(text) for text in ("red box", "green box", "blue sky")]
+
+
+def test_seeds_fit_a_signed_column_and_depend_on_the_prompt_not_its_place() -> None:
+    def seeds(prompts: list[Prompt], seed: int = 0) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for one in drawings(prompts, 2, seed):
+            found.setdefault(one.prompt.text, []).append(one.seed)
+        return found
+
+    assert seeds(PROMPTS) == seeds(PROMPTS[::-1])
+    assert seeds(PROMPTS) != seeds(PROMPTS, seed=1)
+    flat = [seed for pair in seeds(PROMPTS).values() for seed in pair]
+    assert len(set(flat)) == 6
+    assert all(0 <= seed < 2**63 for seed in flat)
+
+
+def test_the_pictures_are_those_of_diffusers_itself(sd: Path) -> None:
+    """Byte for byte what the pipeline gives for this noise, the latents decoded in slices or not."""
+    chunk = drawings(PROMPTS, 1, 0)
+    ours = paint(open_painter(str(sd), None), chunk, Manner(2, 3.0))
+    bare = StableDiffusionPipeline.from_pretrained(sd)
+    bare.set_progress_bar_config(disable=True)
+    shape = (4, 16, 16)
+    noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in chunk]
+    theirs = bare(
+        [one.prompt.text for one in chunk],
+        latents=torch.from_numpy(np.stack(noise)),
+        num_inference_steps=2,
+        guidance_scale=3.0,
+    ).images
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.fault is None
+        assert np.abs(np.asarray(one.image).astype(int) - np.asarray(other).astype(int)).max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, for diffusers
+@pytest.mark.parametrize("name", [*SCHEDULERS, "LMSDiscreteScheduler"])
+def test_each_scheduler_draws(sd: Path, name: str) -> None:
+    painter = open_painter(str(sd), name)
+    assert type(painter.scheduler).__name__ == SCHEDULERS.get(name, name)
+    assert paint(painter, drawings(PROMPTS[:1], 1, 0), Manner(3, 3.0, name))[0].fault is None
+
+
+def test_a_scheduler_that_does_not_fit_names_those_that_do(sd: Path, sd3: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        open_painter(str(sd), "eular")
+    assert str(caught.value).startswith("--scheduler eular: this model takes DPMSolverSDEScheduler, ")
+    assert "dpm++, euler, euler-a, heun" in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        open_painter(str(sd3), "ddim")
+    assert str(caught.value) == "--scheduler ddim: this model takes FlowMatchEulerDiscreteScheduler."
+
+
+def test_black_and_not_finite_pictures_are_named_and_their_neighbours_are_not(sd: Path) -> None:
+    painter, chunk = open_painter(str(sd), None), drawings(PROMPTS, 1, 0)
+    token = painter.tokenizer("sky", add_special_tokens=False).input_ids[-1]  # the last letter of one prompt alone
+    with torch.no_grad():
+        painter.text_encoder.get_input_embeddings().weight[token] = torch.nan
+    drawn = paint(painter, chunk, Manner(2, 3.0))
+    assert [one.fault for one in drawn] == [None, None, "not_finite"]
+    painter = open_painter(str(sd), None)
+    with torch.no_grad():
+        painter.vae.decoder.conv_out.weight.zero_()
+        painter.vae.decoder.conv_out.bias.fill_(-1.0)
+    assert [one.fault for one in paint(painter, chunk, Manner(1, 1.0))] == ["black"] * 3
+
+
+def test_a_category_is_no_part_of_what_is_drawn() -> None:
+    assert Drawing(Prompt("a", "x"), 1).key == Drawing(Prompt("a"), 1).key
