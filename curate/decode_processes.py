@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from curate.decoders import Decoder
 from curate.errors import CurateError
 from curate.images import Rejected
 from curate.preparing import CHUNK_IMAGES, Facts, Layout, Pixels, Preprocessors, prepare
@@ -37,8 +38,8 @@ class WorkerDiedError(Exception):
 class DecodeProcesses:
     """A process for each thread that calls `prepare`; a context that ends them."""
 
-    def __init__(self, preprocessors: Preprocessors, layout: dict[str, Layout]) -> None:
-        self.pickled = pickle.dumps(preprocessors)
+    def __init__(self, decode: Decoder, preprocessors: Preprocessors, layout: dict[str, Layout]) -> None:
+        self.pickled = pickle.dumps((decode, preprocessors))
         self.layout = layout
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([__name__, *modules_in(self.pickled)])
@@ -188,19 +189,19 @@ def serve(connection: Any, shared: SharedPixels, pickled: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:
-        preprocessors: Preprocessors = pickle.loads(pickled)  # noqa: S301 (the parent pickled it)
+        decode, preprocessors = pickle.loads(pickled)  # noqa: S301 (the parent pickled it)
         views = shared.views()
         connection.send("ready")
         while True:
             encoded = connection.recv()
-            connection.send(_answer(preprocessors, encoded, views))
+            connection.send(_answer(decode, preprocessors, encoded, views))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
-def _answer(preprocessors: Preprocessors, encoded: list[bytes | None], views: Pixels) -> Any:
+def _answer(decode: Decoder, preprocessors: Preprocessors, encoded: list[bytes | None], views: Pixels) -> Any:
     try:
-        return prepare(preprocessors, encoded, views)
+        return prepare(decode, preprocessors, encoded, views)
     except Exception as error:  # the parent raises it
         return error
 

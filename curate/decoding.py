@@ -16,6 +16,7 @@ from functools import partial
 import torch
 
 from curate.decode_processes import DecodeProcesses
+from curate.decoders import Decoder as DecodeBytes
 from curate.images import Rejected
 from curate.plan import Part
 from curate.preparing import CHUNK_IMAGES, Facts, Layout, Pixels, Preprocessors, layouts, prepare
@@ -95,14 +96,19 @@ def compact(pixels: Pixels, kept: list[int]) -> Pixels:
 
 @contextmanager
 def decoder(
-    preprocessors: Preprocessors, batch_images: int, threads: int, processes: int = 0, pinned: bool = False
+    decode: DecodeBytes,
+    preprocessors: Preprocessors,
+    batch_images: int,
+    threads: int,
+    processes: int = 0,
+    pinned: bool = False,
 ) -> Iterator[Decoder]:
     """A decoder over `processes` processes, or over `threads` threads of this one where that is 0."""
     layout = layouts(preprocessors)
     with ExitStack() as stack:
-        work: ChunkWork = partial(prepare, preprocessors)
+        work: ChunkWork = partial(prepare, decode, preprocessors)
         if processes:
-            work = stack.enter_context(DecodeProcesses(preprocessors, layout)).prepare
+            work = stack.enter_context(DecodeProcesses(decode, preprocessors, layout)).prepare
         pool = ThreadPoolExecutor(processes or threads, "decode")
         stack.callback(pool.shutdown, cancel_futures=True)
         yield Decoder(pool, work, layout, batches_ahead(batch_images, processes or threads), pinned)

@@ -8,7 +8,9 @@ import duckdb
 
 from curate.database import fetch, literal, materialise
 from curate.errors import QueryError, UsageError, nearest
-from curate.metrics import NSFW
+from curate.metrics import NSFW, flags_nsfw
+
+WORDS = "nsfw_words"  # the bundled scorer that reads the prompt
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Filters:
 
     where: a condition in SQL over `pair_facts`. min_scores: least score of the preferred image, by scorer.
     min_annotator_agreement: least share of an annotator's judgements that the calibrated score confirms.
-    max_nsfw: greatest `nsfw` score of either image.
+    max_nsfw: greatest value of each NSFW scorer, of either image; a flag of the prompt is the same for both.
     """
 
     where: str | None = None
@@ -36,8 +38,11 @@ class Filters:
         for scorer in self.min_scores:
             if scorer not in scorers:
                 raise UsageError(f"--min-score: the run has no scorer '{scorer}'{nearest(scorer, scorers)}")
-        if self.max_nsfw is not None and NSFW not in scorers:
-            raise UsageError(f"--max-nsfw: the run has no scorer '{NSFW}'; it has {', '.join(scorers)}")
+        if self.max_nsfw is not None and not self.nsfw_scorers(scorers):
+            raise UsageError(
+                f"--max-nsfw: the run has no NSFW scorer; it has {', '.join(scorers)}. Embed into another --run with "
+                f"`curate embed --scorers {','.join([*scorers, NSFW, WORDS])}`, or one of the two"
+            )
         share = self.min_annotator_agreement
         if share is not None and not 0 <= share <= 1:
             raise UsageError(f"--min-annotator-agreement {share}: give a share from 0 to 1, such as 0.55")
@@ -46,7 +51,11 @@ class Filters:
         """What was asked, for the ranking's record."""
         return {key: value for key, value in vars(self).items() if value not in (None, {})}
 
-    def conditions(self) -> dict[str, str]:
+    def nsfw_scorers(self, scorers: list[str]) -> list[str]:
+        """Those of the run's scorers that --max-nsfw goes by; none when it is not asked."""
+        return [] if self.max_nsfw is None else [name for name in scorers if flags_nsfw(name)]
+
+    def conditions(self, scorers: list[str]) -> dict[str, str]:
         """Reason -> what must hold of a row of `pair_facts`; the user's own is not among them."""
         found: dict[str, str] = {}
         if self.split is not None:
@@ -56,20 +65,24 @@ class Filters:
                 f"{name}_preferred >= {least!r}" for name, least in self.min_scores.items()
             )
         if self.max_nsfw is not None:
-            found["nsfw"] = f"{NSFW}_preferred <= {self.max_nsfw!r} and {NSFW}_rejected <= {self.max_nsfw!r}"
+            found["nsfw"] = " and ".join(
+                f"{name}_{side} <= {self.max_nsfw!r}"
+                for name in self.nsfw_scorers(scorers)
+                for side in ("preferred", "rejected")
+            )
         if self.min_annotator_agreement is not None:
             keep = f"select annotator_id from annotators where agreement >= {self.min_annotator_agreement!r}"
             found["annotator_at_chance"] = f"annotator_id is null or annotator_id in ({keep})"
         return found
 
 
-def set_aside(connection: duckdb.DuckDBPyConnection, filters: Filters) -> None:
+def set_aside(connection: duckdb.DuckDBPyConnection, filters: Filters, scorers: list[str]) -> None:
     """The table `left_out` (pair_id, reason): each pair that some filter leaves out, with the first reason.
 
     Needs the views `pair_facts` and, for annotators, `annotators`. What is unknown of a pair does not hold.
     Raises: QueryError for a --where that fails or is not a condition.
     """
-    conditions, source = filters.conditions(), "pair_facts"
+    conditions, source = filters.conditions(scorers), "pair_facts"
     if filters.where is not None:
         _evaluate_where(connection, filters.where)
         conditions["where"], source = "kept", "pair_facts inner join where_result using (pair_id)"

@@ -1,26 +1,22 @@
-"""What turns embeddings into scores. Heads read tensors, never files; `load_head` reads weights once."""
+"""What turns embeddings, or a prompt alone, into scores. Heads read tensors and text, never files."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from curate.errors import ModelError
 from curate.model_set import ScorerSpec, file_sha256, weights_file
+from curate.nsfw import NsfwHead, load_nsfw_head
+from curate.scorers import Matched, Scorer
 
 if TYPE_CHECKING:
     from curate.towers import Tower
-
-
-class Head(Protocol):
-    """One float for each row of two matched (n, dimension) batches of unit embeddings."""
-
-    def __call__(self, images: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        """float32 (n,)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -29,9 +25,9 @@ class CosineHead:
 
     scale: float = 1.0
 
-    def __call__(self, images: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    def __call__(self, matched: Matched) -> torch.Tensor:
         """float32 (n,)."""
-        return self.scale * (images.float() * prompts.float()).sum(dim=-1)
+        return self.scale * (matched.images.float() * matched.prompts.float()).sum(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,28 @@ class AestheticHead:
     weight: torch.Tensor
     bias: torch.Tensor
 
-    def __call__(self, images: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    def __call__(self, matched: Matched) -> torch.Tensor:
         """float32 (n,)."""
-        return images.float() @ self.weight + self.bias
+        return self.of(matched.images)
+
+    def of(self, features: torch.Tensor) -> torch.Tensor:
+        """The map of features (n, dimension): float32 (n,)."""
+        return features.float() @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class WordsHead:
+    """1.0 where the prompt holds a word of a list, else 0.0; the picture plays no part.
+
+    Case and Unicode's compatible forms do not matter; a word is found as a whole word only.
+    """
+
+    pattern: re.Pattern[str]
+    identity: dict[str, Any]
+
+    def __call__(self, matched: Matched) -> torch.Tensor:
+        """float32 (n,), each 0.0 or 1.0."""
+        return torch.tensor([float(self.pattern.search(folded(text)) is not None) for text in matched.texts])
 
 
 def fold_linear_layers(state: dict[str, torch.Tensor]) -> AestheticHead:
@@ -57,7 +72,7 @@ def fold_linear_layers(state: dict[str, torch.Tensor]) -> AestheticHead:
     state: a `.pth` in LAION's layouts: `layers.<i>.weight/.bias`, or one linear layer's `weight/bias`.
     Raises: ValueError when the layers do not chain or do not end in one number.
     """
-    names = sorted((key.removesuffix("weight") for key in state if key.endswith("weight")), key=_layer_number)
+    names = sorted((key.removesuffix("weight") for key in state if key.endswith("weight")), key=layer_number)
     if not names:
         raise ValueError("no '…weight' among its keys")
     weight = torch.eye(state[f"{names[0]}weight"].shape[1], dtype=torch.float64)
@@ -72,18 +87,35 @@ def fold_linear_layers(state: dict[str, torch.Tensor]) -> AestheticHead:
     return AestheticHead(weight[0].float(), bias[0].float())
 
 
-def load_head(spec: ScorerSpec, tower: Tower, folder: Path) -> tuple[Head, str | None]:
-    """The scorer's head, and its weights' sha256 where it has weights. Raises ModelError."""
+def folded(text: str) -> str:
+    """Text without the differences of case and of compatible characters, and with single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def load_words_head(path: Path) -> WordsHead:
+    """Read a list of words: UTF-8, one word or phrase a line; `#` begins a comment. Raises ModelError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not UTF-8 text: {error}") from error
+    words = sorted({word for line in lines if (word := folded(line.partition("#")[0]))})
+    if not words:
+        raise ModelError(f"{path} holds no word; write one word or phrase a line")
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
+    return WordsHead(pattern, {"sha256": file_sha256(path)})
+
+
+def load_head(spec: ScorerSpec, tower: Tower, folder: Path) -> tuple[Scorer, str | None]:
+    """The head over the tower's embeddings, and its weights' sha256 where it has weights. Raises ModelError."""
     if spec.head == "cosine":
         return CosineHead(), None
     if spec.head == "scaled_cosine":
         return CosineHead(tower.scale), None
     path = weights_file(spec.options["weights"], folder, spec.options.get("sha256"))
-    head = load_aesthetic_head(path)
-    if head.weight.shape[0] != tower.dimension:
-        raise ModelError(
-            f"{path} takes embeddings of {head.weight.shape[0]} numbers, tower '{tower.name}' gives {tower.dimension}"
-        )
+    head: AestheticHead | NsfwHead = load_nsfw_head(path) if spec.head == "nsfw" else load_aesthetic_head(path)
+    wanted = head.dimension if isinstance(head, NsfwHead) else head.weight.shape[0]
+    if wanted != tower.dimension:
+        raise ModelError(f"{path} takes embeddings of {wanted} numbers, tower '{tower.name}' gives {tower.dimension}")
     return head, file_sha256(path)
 
 
@@ -95,6 +127,7 @@ def load_aesthetic_head(path: Path) -> AestheticHead:
         raise ModelError(f"{path} is not an aesthetic head in LAION's layout: {error}") from error
 
 
-def _layer_number(name: str) -> int:
+def layer_number(name: str) -> int:
+    """The digits of a layer's name as a number; 0 without any."""
     digits = "".join(filter(str.isdigit, name))
     return int(digits) if digits else 0

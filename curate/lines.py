@@ -6,13 +6,36 @@ from typing import Any
 
 
 def embed_lines(summary: dict[str, Any]) -> list[str]:
-    """The counts as sums that the reader can add up."""
+    """The counts as sums that the reader can add up; of an unfinished run, what is left."""
+    if summary["parts_left"]:
+        return [
+            f"parts   {summary['parts_computed']:,} computed, {summary['parts_left']:,} of {summary['parts']:,} left, "
+            f"the first is {summary['first_left']}; other processes may be at them, "
+            "`curate embed` without --part-range finishes the run"
+        ]
     ties = f", of them {summary['ties']:,} ties" if summary["ties"] else ""
     return [
         f"rows    {sum_line(summary['source_rows'], summary['pairs'], 'pairs', summary['dropped_pairs'])}{ties}",
         f"images  {sum_line(summary['images'], summary['scored_images'], 'scored', summary['dropped_images'])}",
         f"scores  {summary['scored_prompt_images']:,} (prompt, image) by {', '.join(summary['scorers'])}; "
         f"{summary['prompts']:,} prompts",
+    ]
+
+
+def parity_lines(report: dict[str, Any]) -> list[str]:
+    """How far the run's scores are from float32, exact decoding and no compiler."""
+    how = f"{report['precision']}, decode {report['decode']}" + ", compiled" * report["compiled"]
+    lines = [f"parity  {report['images']:,} images, {report['scores']:,} scores: {how}, beside fp32, decode pillow"]
+    for scorer, found in report["scorers"].items():
+        lines.append(
+            f"        {scorer}: max |Δ| {found['max']:.3g}, mean |Δ| {found['mean']:.3g}; "
+            f"the scores' standard deviation is {found['spread']:.3g}"
+        )
+    top = report["top"]
+    best = f"{top['kept']:,} of {top['pairs']:,} pairs" if top else "not measured: the sample has no judgements to rank"
+    return [
+        *lines,
+        f"        the best 5.33 % of {report['pairs']:,} pairs, by qsd: {best}" + " are the same" * bool(top),
     ]
 
 
@@ -76,12 +99,20 @@ def rank_lines(report: dict[str, Any], run: str) -> list[str]:
         f"quality {'to' if report['reverse'] else 'from'} {report['least_selected_quality']:.4f}"
         + (f"; the limits leave no more of the {report['wanted_pairs']:,} asked for" if short else ""),
         *([f"passed    {sum(report['passed_over'].values()):,} better ones over{over}"] if over else []),
+        *_nsfw_lines(report),
         f"covers    {coverage_words(report['coverage'])}",
         f"metric    {report['metric']}{given}, psi = {blend} ({report['psi_norm']})" + ", reversed" * report["reverse"],
         *_calibration_lines(report.get("calibration")),
         f"written   {run}/rankings/{report['name']}.parquet; {run}/curation.duckdb has every table as a view",
     ]
     return lines
+
+
+def _nsfw_lines(report: dict[str, Any]) -> list[str]:
+    """Which scorers --max-nsfw went by."""
+    if not report["nsfw_scorers"]:
+        return []
+    return [f"nsfw      at most {report['filters']['max_nsfw']:g} by {' and '.join(report['nsfw_scorers'])}"]
 
 
 def coverage_words(coverage: dict[str, Any]) -> str:

@@ -63,8 +63,13 @@ def mentions(sql: str, view: str) -> bool:
 
 
 def judging(scorers: list[str]) -> list[str]:
-    """The scorers that say how good a picture is: all but the one that says what must not be shown."""
-    return [name for name in scorers if name != NSFW]
+    """The scorers that say how good a picture is: all but those that say what must not be shown."""
+    return [name for name in scorers if not flags_nsfw(name)]
+
+
+def flags_nsfw(scorer: str) -> bool:
+    """Whether a scorer's high values mean what is not safe for work: it is named `nsfw`, or `nsfw_…`."""
+    return scorer == NSFW or scorer.startswith(f"{NSFW}_")
 
 
 def shipped_metrics() -> dict[str, Path]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from curate.errors import ManifestError, UsageError, nearest
 from curate.manifest import BUNDLED, read_toml
+from curate.plugins import installed
 
 FAMILY_KEYS: dict[str, tuple[str, ...]] = {
     "open_clip": ("model", "pretrained", "folder", "sha256"),
@@ -17,8 +18,19 @@ HEAD_KEYS: dict[str, tuple[str, ...]] = {
     "cosine": (),
     "scaled_cosine": (),
     "aesthetic": ("weights", "sha256"),
+    "nsfw": ("weights", "sha256"),
+    "words": ("words", "sha256"),
+    "image_reward": ("checkpoint", "sha256", "med_config", "tokenizer", "tokenizer_revision"),
 }
-REQUIRED_KEYS = {"transformers_clip": ("model",), "hpsv2": ("checkpoint",), "aesthetic": ("weights",)}
+WITHOUT_TOWER = ("words", "image_reward")  # heads that read the prompt's text or the pixels, not embeddings
+REQUIRED_KEYS = {
+    "transformers_clip": ("model",),
+    "hpsv2": ("checkpoint",),
+    "aesthetic": ("weights",),
+    "nsfw": ("weights",),
+    "words": ("words",),
+    "image_reward": ("checkpoint", "med_config", "tokenizer"),
+}
 RESERVED = ("psi", "score_id")  # `<scorer>` and `<scorer>_preferred` are columns of a run's views
 DEFAULT_SCORERS = ("clip", "pickscore", "aesthetic")
 
@@ -34,10 +46,13 @@ class TowerSpec:
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """One float for one (prompt, image): a head over a tower's embeddings."""
+    """One float for one (prompt, image). `tower`: whose embeddings the head reads; None where it reads none.
+
+    `head` is a built-in one, or the entry point of an installed scorer (curate/plugins.py).
+    """
 
     name: str
-    tower: str
+    tower: str | None
     head: str
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -69,7 +84,7 @@ class ModelSet:
 
     def towers_of(self, scorers: list[ScorerSpec]) -> list[TowerSpec]:
         """The towers that these scorers need, each once."""
-        return [self.towers[name] for name in dict.fromkeys(scorer.tower for scorer in scorers)]
+        return [self.towers[name] for name in dict.fromkeys(scorer.tower for scorer in scorers) if name is not None]
 
 
 def load_model_set(name_or_path: str) -> ModelSet:
@@ -158,12 +173,16 @@ def _scorer(name: str, raw: dict[str, Any], towers: dict[str, TowerSpec], path: 
     if name.casefold() in RESERVED:
         raise ManifestError(f"{path}: scorer '{name}' bears the name of a column that is there already")
     head, tower = raw.get("head"), raw.get("tower")
-    if not isinstance(head, str) or head not in HEAD_KEYS:
-        raise ManifestError(f"{path}: 'scorers.{name}.head' is {head!r}{nearest(str(head), HEAD_KEYS)}")
-    if not isinstance(tower, str) or tower not in towers:
+    if not isinstance(head, str) or head not in (known := {*HEAD_KEYS, *installed()}):
+        raise ManifestError(f"{path}: 'scorers.{name}.head' is {head!r}{nearest(str(head), known)}")
+    if head in WITHOUT_TOWER and tower is not None:
+        raise ManifestError(f"{path}: 'scorers.{name}.tower' is {tower!r}, but {head} reads no embeddings; remove it")
+    optional = head in WITHOUT_TOWER or head not in HEAD_KEYS
+    if not (optional and tower is None) and (not isinstance(tower, str) or tower not in towers):
         raise ManifestError(f"{path}: 'scorers.{name}.tower' is {tower!r}{nearest(str(tower), towers)}")
     options = {key: value for key, value in raw.items() if key not in ("head", "tower")}
-    _check_options(options, head, HEAD_KEYS[head], path, f"scorers.{name}.")
+    if head in HEAD_KEYS:  # an installed scorer checks its own when it is made
+        _check_options(options, head, HEAD_KEYS[head], path, f"scorers.{name}.")
     return ScorerSpec(name, tower, head, options)
 
 

@@ -28,6 +28,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from curate.ahead import ahead, behind
+from curate.batches import make_ready
+from curate.decoders import choose_decoder
 from curate.decoding import Prepared, decoder
 from curate.images import Rejected
 from curate.part_tables import PartResults, offender, part_files
@@ -38,29 +40,33 @@ from curate.run import Run, write_part
 from curate.scoring import EmbeddedPrompts, Scoring
 from curate.source import Source
 from curate.tally import SAMPLE, Done
+from curate.towers.preprocessing import OnDevice, needed_side_px
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How the work is cut: images of a forward pass, images of a part, what decodes, row groups read ahead.
+    """How the work is cut: images of a forward pass, images and bytes of a part, what decodes, row groups read ahead.
 
-    decode_processes 0: `decode_threads` threads decode.
+    batch_images None: found. decode_processes 0: `decode_threads` threads decode.
     """
 
     device: str
     precision: str
-    batch_images: int = 64
-    part_images: int = 1024
+    batch_images: int | None = 64
+    part_images: int = 4096
     decode_threads: int = CORES
     decode_processes: int = 0
     groups_ahead: int = 2
+    part_bytes: int = 256_000_000
+    decode: str = "pillow"
+    compiled: bool = False
 
 
-def default_decode_processes(device: str) -> int:
-    """None on the CPU, where threads do as well; on CUDA the cores that each GPU has, at most 16."""
-    if not device.startswith("cuda"):
+def default_decode_processes(device: str, decode: str = "pillow") -> int:
+    """None on the CPU, where threads do as well, nor for nvjpeg; else the cores that each GPU has, at most 16."""
+    if decode == "nvjpeg" or not device.startswith("cuda"):
         return 0
     return min(16, max(1, CORES // max(1, torch.cuda.device_count())))
 
@@ -82,6 +88,11 @@ def compute_parts(
     Raises: SourceError, ModelError, WriteError.
     """
     on_cuda = options.device.startswith("cuda")
+    batch_images = make_ready(scoring, options.device, options.batch_images, options.compiled)
+    preprocessors = scoring.preprocessors
+    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
+    if options.decode == "nvjpeg":
+        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
     reporter = _Reporter(options.device, report)
 
     def write(results: PartResults) -> None:
@@ -90,10 +101,10 @@ def compute_parts(
 
     with (
         decoder(
-            scoring.preprocessors, options.batch_images, options.decode_threads, options.decode_processes, on_cuda
+            decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, on_cuda
         ) as decoding,
         ahead(read_groups(source, parts), options.groups_ahead) as groups,
-        ahead(_on_device(decoding.batches(cut_batches(groups, options.batch_images)), options.device), 1) as batches,
+        ahead(_on_device(decoding.batches(cut_batches(groups, batch_images)), options.device), 1) as batches,
         behind(write) as put,
     ):
         results: PartResults | None = None

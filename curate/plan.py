@@ -4,115 +4,158 @@ No image bytes are read here. The plan is a function of the source's content and
 that starts again plans the same parts.
 """
 
-import hashlib
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from curate.errors import SourceError
-from curate.source import Location, Source
+from curate.parts import Part as Part
+from curate.parts import Parts, cut
+from curate.source import Source
 from schemas import tables
 
 OPTIONAL_TEXT = ("annotator_id", "judgement_id", "image_0_model", "image_1_model")
+IDENTITY = ("prompt", "image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")
+NUMBERS = ("label_0", "label_1", "image_0_size_bytes", "image_1_size_bytes")
 LABELS = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A bounded slice of the unique images, with each image's location and the prompts that it is paired with."""
-
-    index: int
-    images: tuple[tuple[str, Location], ...]  # (image_uid, where its bytes are)
-    prompt_ids: dict[str, tuple[str, ...]]  # image_uid -> prompts of the pairs it occurs in
-
-    @property
-    def name(self) -> str:
-        """File stem of the part's tables."""
-        return f"part-{self.index:05d}"
-
-
-@dataclass(frozen=True)
 class Plan:
-    """`pairs` and `dropped` are finished tables; `prompts` maps id to text; parts await the towers."""
+    """`pairs` and `dropped` are finished tables; `prompts` maps id to text; parts await the towers.
+
+    image_bytes: encoded bytes of the unique images, estimated from the files' metadata; None when they lie elsewhere.
+    """
 
     source_rows: int
     pairs: pa.Table
     dropped: pa.Table
     prompts: dict[str, str]
-    parts: list[Part]
+    parts: Parts
+    image_bytes: int | None
 
     @property
     def image_count(self) -> int:
         """Unique images."""
-        return sum(len(part.images) for part in self.parts)
+        return self.parts.image_count
 
     def counts(self) -> dict[str, Any]:
         """What `--dry-run` prints: source_rows = pairs + Σ dropped_pairs."""
         return {
             "source_rows": self.source_rows,
             "pairs": self.pairs.num_rows,
-            "dropped_pairs": _counts(self.dropped["reason"].to_pylist()),
+            "dropped_pairs": _counts(pl.Series(self.dropped["reason"])),
             "prompts": len(self.prompts),
             "images": self.image_count,
+            "image_bytes": self.image_bytes,
             "parts": len(self.parts),
         }
 
 
-def make_plan(source: Source, part_images: int) -> Plan:
-    """Read the keys, judge each row, and cut the unique images into parts of `part_images`.
+def make_plan(source: Source, part_bytes: int, part_images: int) -> Plan:
+    """Read the keys, judge each row, and cut the unique images into parts of about `part_bytes` or `part_images`.
 
     Raises: SourceError, also when no row stands.
     """
-    rows = _canonical_rows(source)
-    judged = rows.with_columns(reason=_reason(source))
-    judged = _with_duplicates(judged)
+    rows, texts = _canonical_rows(source)
+    judged = _with_duplicates(rows.with_columns(reason=_reason(source, texts)))
     kept = judged.filter(pl.col("reason").is_null())
     dropped = judged.filter(pl.col("reason").is_not_null())
     if kept.is_empty():
-        counts = ", ".join(f"{count:,} {reason}" for reason, count in _counts(dropped["reason"].to_list()).items())
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in _counts(dropped["reason"]).items())
         raise SourceError(f"none of the {rows.height:,} rows can be used: {counts}; correct the manifest or --source")
-    prompts = dict(kept.select("prompt_id", "prompt").unique(maintain_order=True).iter_rows())
+    used = kept["prompt"].unique(maintain_order=True)
+    prompt_ids = _hex(_digests(texts))
+    images = _unique_images(kept)
+    bounds = cut(images, part_bytes, part_images)
     return Plan(
         source_rows=rows.height,
-        pairs=_pairs_table(kept, source),
-        dropped=_dropped_table(dropped),
-        prompts=prompts,
-        parts=_parts(kept, part_images),
+        pairs=_pairs_table(kept, prompt_ids, source),
+        dropped=_dropped_table(dropped, source),
+        prompts=dict(zip(prompt_ids.gather(used), texts.gather(used), strict=True)),
+        parts=Parts(images, bounds, source.files, prompt_ids, range(len(bounds) - 1)),
+        image_bytes=None if images["size_bytes"].null_count() else round(images["size_bytes"].sum()),
     )
 
 
 def stable_id(*values: object) -> str:
     """64 bits of BLAKE2b as 16 hex digits over the values' text; equal values, equal id, on any machine."""
     joined = "\x1f".join(["" if value is None else str(value) for value in values])
-    return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def _counts(reasons: list[str]) -> dict[str, int]:
-    return dict(sorted(Counter(reasons).items()))
+def _digests(texts: pl.Series) -> bytes:
+    """The 8 bytes of each text's `stable_id`, in a row. A tight loop: calling `stable_id` takes three times as long."""
+    empty, digests = blake2b(digest_size=8), []
+    for text in texts.cast(pl.Binary).to_list():
+        hashed = empty.copy()
+        hashed.update(text)
+        digests.append(hashed.digest())
+    return b"".join(digests)
 
 
-def _canonical_rows(source: Source) -> pl.DataFrame:
-    frames = [pl.DataFrame(table) for table in source.key_rows()]
-    frames = [frame for frame in frames if frame.height]
+def _hex(digests: bytes) -> pl.Series:
+    """16 hex digits for each 8 bytes."""
+    count = len(digests) // 8
+    offsets = pa.py_buffer(np.arange(0, 16 * count + 1, 16, dtype=np.int64))
+    text = pa.py_buffer(digests.hex().encode("ascii"))
+    return pl.Series(pa.LargeStringArray.from_buffers(count, offsets, text))
+
+
+def _as_text(values: pl.Series) -> pl.Series:
+    """As `str` writes it, which for numbers is not as polars does; few are distinct."""
+    if values.dtype == pl.String:
+        return values.fill_null("")
+    distinct = values.unique().drop_nulls()
+    return values.replace_strict(distinct, [str(value) for value in distinct], default="", return_dtype=pl.String)
+
+
+def _counts(reasons: pl.Series) -> dict[str, int]:
+    return dict(sorted(reasons.value_counts().iter_rows()))
+
+
+def _canonical_rows(source: Source) -> tuple[pl.DataFrame, pl.Series]:
+    """Every row, files and prompts by number, `pair` the bits of its pair_id; the prompts, in order of appearance.
+
+    The next rows are read while these are hashed. Raises: SourceError.
+    """
+    frames, prompts = [], []
+    with ThreadPoolExecutor(1) as pool:
+        keys = source.key_rows()
+        reading = pool.submit(next, keys, None)
+        while (table := reading.result()) is not None:
+            reading = pool.submit(next, keys, None)
+            if table.num_rows:
+                frame = _row_frame(table, source.files)
+                prompts.append(frame["prompt"].to_arrow())
+                frames.append(frame.drop("prompt"))
     if not frames:
         raise SourceError(f"no rows in {', '.join(source.files)}; correct --source or the manifest's files")
-    rows = pl.concat(frames, how="vertical_relaxed")
+    encoded = pa.chunked_array(prompts).combine_chunks().dictionary_encode()
+    numbers = pl.Series("prompt", encoded.indices).cast(pl.UInt32)
+    return pl.concat(frames).with_columns(numbers), pl.Series(encoded.dictionary)
+
+
+def _row_frame(table: pa.Table, files: tuple[str, ...]) -> pl.DataFrame:
+    """Rows of one file, each column there and of one type, whatever the file has."""
+    file = pl.lit(files.index(table["source_file"][0].as_py()), pl.UInt32)
+    rows = pl.DataFrame(table.drop_columns(["source_file"]))
     absent = [pl.lit(None, pl.String).alias(name) for name in OPTIONAL_TEXT if name not in rows.columns]
-    absent += [pl.lit(None, pl.Float64).alias(name) for name in ("label_0", "label_1") if name not in rows.columns]
-    rows = rows.with_columns(absent)
-    prompt_ids = {prompt: stable_id(prompt) for prompt in rows["prompt"].unique()}
-    identity = ("prompt", "image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")
-    return rows.with_columns(
-        pair_id=pl.Series([stable_id(*row) for row in rows.select(identity).iter_rows()], dtype=pl.String),
-        prompt_id=pl.Series([prompt_ids[prompt] for prompt in rows["prompt"]], dtype=pl.String),
-    )
+    absent += [pl.lit(None, pl.Float64).alias(name) for name in NUMBERS if name not in rows.columns]
+    rows = rows.with_columns(absent, file=file, prompt=pl.col("prompt").fill_null(""))
+    identity = pl.concat_str([_as_text(rows[name]) for name in IDENTITY], separator="\x1f")
+    digests = _digests(pl.select(identity).to_series())
+    return rows.with_columns(pair=pl.Series(np.frombuffer(digests, np.uint64)))
 
 
-def _reason(source: Source) -> pl.Expr:
+def _reason(source: Source, prompts: pl.Series) -> pl.Expr:
     """The first reason that applies, in the order of schemas.reasons, or null."""
+    empty_prompts = (prompts.str.strip_chars() == "").arg_true()
     manifest = source.manifest
     uids = [pl.col("image_0_uid"), pl.col("image_1_uid")]
     control = list(manifest.control_image_uids)
@@ -126,7 +169,7 @@ def _reason(source: Source) -> pl.Expr:
         "unlabelled": unlabelled,
         "control_image": uids[0].is_in(control) | uids[1].is_in(control),
         "bad_label": bad_label,
-        "empty_prompt": pl.col("prompt").fill_null("").str.strip_chars() == "",
+        "empty_prompt": pl.col("prompt").is_in(empty_prompts.implode()),
         "missing_image": (uids[0].fill_null("") == "") | (uids[1].fill_null("") == ""),
         "same_image": uids[0] == uids[1],
     }
@@ -138,40 +181,63 @@ def _reason(source: Source) -> pl.Expr:
 
 def _with_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
     """The same judgement of the same pair counts once; which copy stays makes no difference but its location."""
-    repeated = pl.col("reason").is_null() & ~pl.col("pair_id").is_first_distinct().over(pl.col("reason").is_null())
-    return rows.with_columns(reason=pl.when(repeated).then(pl.lit("duplicate_pair")).otherwise(pl.col("reason")))
+    standing = rows["reason"].is_null().arg_true()
+    again = standing.filter(~rows["pair"].gather(standing).is_first_distinct())
+    return rows.with_columns(reason=rows["reason"].scatter(again, "duplicate_pair"))
 
 
-def _pairs_table(kept: pl.DataFrame, source: Source) -> pa.Table:
+def _with_names(rows: pl.DataFrame, source: Source) -> pl.DataFrame:
+    return rows.with_columns(
+        source_file=pl.Series(source.files, dtype=pl.String).gather(rows["file"]),
+        pair_id=_hex(rows["pair"].to_numpy().tobytes()),
+    )
+
+
+def _pairs_table(kept: pl.DataFrame, prompt_ids: pl.Series, source: Source) -> pa.Table:
     preference = pl.when(pl.col("label_0") == 1.0).then(0).when(pl.col("label_0") == 0.0).then(1)
-    frame = kept.with_columns(preference=preference.cast(pl.Int8), split=pl.lit(source.split))
+    frame = _with_names(kept, source).with_columns(
+        preference=preference.cast(pl.Int8), split=pl.lit(source.split), prompt_id=prompt_ids.gather(kept["prompt"])
+    )
     return frame.select(tables.PAIRS.names).to_arrow().cast(tables.PAIRS)
 
 
-def _dropped_table(dropped: pl.DataFrame) -> pa.Table:
+def _dropped_table(dropped: pl.DataFrame, source: Source) -> pa.Table:
     place = pl.format("{} row group {} row {}", "source_file", "source_row_group", "source_row")
     labels = pl.format(
         ": label_0 {}, label_1 {}",
         *(pl.col(n).cast(pl.String).fill_null("null") for n in ("label_0", "label_1")),
     )
     detail = pl.when(pl.col("reason") == "bad_label").then(pl.concat_str(place, labels)).otherwise(place)
-    frame = dropped.with_columns(stage=pl.lit("embed"), image_uid=pl.lit(None, pl.String), detail=detail)
+    nothing = pl.lit(None, pl.String)
+    frame = _with_names(dropped, source).with_columns(stage=pl.lit("embed"), image_uid=nothing, detail=detail)
     return frame.select(tables.DROPPED.names).to_arrow().cast(tables.DROPPED)
 
 
-def _parts(kept: pl.DataFrame, part_images: int) -> list[Part]:
-    """Each unique image at its first location; parts follow the files, so that a row group is read once or twice."""
-    place = ["source_file", "source_row_group", "source_row"]
-    slots = pl.concat(
-        kept.select(pl.col(f"image_{side}_uid").alias("image_uid"), "prompt_id", *place, pl.lit(side).alias("side"))
+def _unique_images(kept: pl.DataFrame) -> pl.DataFrame:
+    """Each unique image at its first location, in the source's order, with the numbers of its prompts.
+
+    A prompt stands as often as its pairs have the image.
+    """
+    slots = _slots(kept)
+    encoded = slots["image_uid"].to_arrow().dictionary_encode()  # in order of appearance
+    image = encoded.indices.to_numpy()
+    first = np.empty(len(encoded.dictionary), np.int64)
+    first[image[::-1]] = np.arange(len(image))[::-1]  # of repeated places the last assignment stays
+    ends = np.cumsum(np.bincount(image, minlength=len(first)))
+    by_image = slots["prompt"].gather(np.argsort(image, kind="stable"))
+    lists = pa.LargeListArray.from_arrays(np.append(0, ends), by_image.to_arrow())
+    return slots.drop("prompt")[first].with_columns(prompts=pl.Series(lists))
+
+
+def _slots(kept: pl.DataFrame) -> pl.DataFrame:
+    """Two rows for each pair, side 0 first: the image and where it lies."""
+    sides = [
+        kept.select(
+            "prompt", "file",
+            image_uid=f"image_{side}_uid", size_bytes=f"image_{side}_size_bytes",
+            row_group="source_row_group", row="source_row", side=pl.lit(side, pl.UInt8),
+        )
         for side in tables.IMAGE_SIDES
-    ).sort(*place, "side")
-    images = slots.group_by("image_uid", maintain_order=True).agg(
-        *(pl.col(name).first() for name in (*place, "side")), pl.col("prompt_id").unique(maintain_order=True)
-    )
-    parts = []
-    for index, start in enumerate(range(0, images.height, part_images)):
-        rows = images.slice(start, part_images).rows()
-        located = tuple((uid, Location(*location)) for uid, *location, _ in rows)
-        parts.append(Part(index, located, {uid: tuple(prompt_ids) for uid, *_, prompt_ids in rows}))
-    return parts
+    ]  # fmt: skip
+    between = np.arange(2 * kept.height).reshape(2, -1).T.reshape(-1)
+    return pl.concat(sides)[between]

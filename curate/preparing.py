@@ -7,14 +7,16 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from curate.images import Rejected, decode
+from curate.decoders import DecodedOnDevice, Decoder
+from curate.images import Decoded, Rejected
 
 CHUNK_IMAGES = 8
 """Images that a thread or a process takes at once."""
 
 Pixels = dict[str, torch.Tensor]
 """Name of a preprocessing -> (n, 3, height, width)."""
-Preprocessors = dict[str, Callable[[Image.Image], torch.Tensor]]
+Preprocessors = dict[str, Callable[..., torch.Tensor]]
+"""Each takes what the decoder gives: a picture of Pillow's, or pixels on a device."""
 
 
 class Facts(NamedTuple):
@@ -44,18 +46,21 @@ def layouts(preprocessors: Preprocessors) -> dict[str, Layout]:
     return {key: Layout(tuple(values.shape), values.dtype) for key, values in made.items()}
 
 
-def prepare(preprocessors: Preprocessors, encoded: list[bytes | None], pixels: Pixels) -> list[Facts | Rejected]:
+def prepare(
+    decode: Decoder, preprocessors: Preprocessors, encoded: list[bytes | None], pixels: Pixels
+) -> list[Facts | Rejected]:
     """Decode each image once, and write every preprocessing of it into its row of `pixels`."""
     return [
-        _prepare(preprocessors, data, {key: values[index] for key, values in pixels.items()})
-        for index, data in enumerate(encoded)
+        _prepare(preprocessors, data, decoded, {key: values[index] for key, values in pixels.items()})
+        for index, (data, decoded) in enumerate(zip(encoded, decode(encoded), strict=True))
     ]
 
 
-def _prepare(preprocessors: Preprocessors, data: bytes | None, slot: Pixels) -> Facts | Rejected:
-    decoded = decode(data)
+def _prepare(
+    preprocessors: Preprocessors, data: bytes | None, decoded: Decoded | DecodedOnDevice | Rejected, slot: Pixels
+) -> Facts | Rejected:
     if isinstance(decoded, Rejected):
         return decoded
     for key, preprocess in preprocessors.items():
         slot[key].copy_(preprocess(decoded.image))
-    return Facts(sha256(data or b"").hexdigest(), decoded.image.width, decoded.image.height, decoded.format)
+    return Facts(sha256(data or b"").hexdigest(), decoded.width, decoded.height, decoded.format)

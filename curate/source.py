@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from curate.errors import SourceError
 from curate.manifest import Manifest
 
 IMAGE_COLUMNS = ("image_0_bytes", "image_1_bytes")
+KEYS_READ_TOGETHER = 100_000
 
 # What each column may hold; the second item says it in the error.
 _KINDS: dict[str, tuple[Any, str]] = {
@@ -49,15 +51,16 @@ class Source:
     expected_rows: int | None
 
     def key_rows(self) -> Iterator[pa.Table]:
-        """One table per row group of everything but image bytes, under our names.
+        """Tables of some row groups of one file each: everything but images, under our names.
 
-        Adds `source_file`, `source_row_group`, `source_row`. Raises: SourceError.
+        Adds `source_file`, `source_row_group`, `source_row`, and where the files hold the images' bytes
+        `image_<side>_size_bytes`, their mean in the row group by the file's metadata. Raises: SourceError.
         """
         for file in self.files:
             parquet = self._open(file)
             columns = self._physical_columns(parquet, file)
-            for row_group in range(parquet.num_row_groups):
-                yield self._key_table(parquet, file, row_group, columns)
+            for row_groups in self._read_together(parquet):
+                yield self._key_table(parquet, file, row_groups, columns)
 
     def image_bytes(self, locations: list[Location]) -> dict[Location, bytes | None]:
         """The encoded bytes at each location (None where the row has none); each row group is read once."""
@@ -100,17 +103,38 @@ class Source:
                 )
         return dict(self.manifest.columns)
 
-    def _key_table(self, parquet: pq.ParquetFile, file: str, row_group: int, columns: dict[str, str]) -> pa.Table:
-        wanted = {ours: theirs for ours, theirs in columns.items() if ours not in IMAGE_COLUMNS}
-        table = self._read(parquet, file, row_group, list(wanted.values()))
+    def _read_together(self, parquet: pq.ParquetFile) -> Iterator[list[int]]:
+        """Row groups that are read in one go; one by one where an image's uid comes from its bytes."""
+        limit = KEYS_READ_TOGETHER if {"image_0_uid", "image_1_uid"} <= set(self.manifest.columns) else 1
+        together: list[int] = []
+        rows = 0
+        for row_group in range(parquet.num_row_groups):
+            together.append(row_group)
+            rows += parquet.metadata.row_group(row_group).num_rows
+            if rows >= limit:
+                yield together
+                together, rows = [], 0
+        if together:
+            yield together
+
+    def _key_table(
+        self, parquet: pq.ParquetFile, file: str, row_groups: list[int], columns: dict[str, str]
+    ) -> pa.Table:
+        known = {f"image_{side}_path" for side in (0, 1) if f"image_{side}_uid" in columns}
+        wanted = {ours: theirs for ours, theirs in columns.items() if ours not in {*IMAGE_COLUMNS, *known}}
+        table = self._read_groups(parquet, file, row_groups, list(wanted.values()))
         arrays = {ours: _canonical(table[theirs], ours) for ours, theirs in wanted.items()}
         for side in (0, 1):
             if f"image_{side}_uid" not in arrays:
-                arrays[f"image_{side}_uid"] = self._derived_uids(parquet, file, row_group, side)
-        count = table.num_rows
-        arrays["source_file"] = pa.array([file] * count, pa.string())
-        arrays["source_row_group"] = pa.array([row_group] * count, pa.int32())
-        arrays["source_row"] = pa.array(range(count), pa.int64())
+                derived = [self._derived_uids(parquet, file, row_group, side) for row_group in row_groups]
+                arrays[f"image_{side}_uid"] = pa.concat_tables([pa.table({"uid": uids}) for uids in derived])["uid"]
+        counts = [parquet.metadata.row_group(row_group).num_rows for row_group in row_groups]
+        for ours in (name for name in IMAGE_COLUMNS if name in columns):
+            sizes = _mean_bytes(parquet.metadata, row_groups, columns[ours])
+            arrays[ours.replace("_bytes", "_size_bytes")] = pa.array(np.repeat(sizes, counts))
+        arrays["source_file"] = pa.repeat(file, sum(counts))
+        arrays["source_row_group"] = pa.array(np.repeat(np.array(row_groups, np.int32), counts))
+        arrays["source_row"] = pa.array(np.concatenate([np.arange(count) for count in counts]))
         return pa.table(arrays)
 
     def _derived_uids(self, parquet: pq.ParquetFile, file: str, row_group: int, side: int) -> pa.Array:
@@ -148,6 +172,12 @@ class Source:
     def _image_column(self, side: int) -> str:
         columns = self.manifest.columns
         return columns.get(f"image_{side}_bytes") or columns[f"image_{side}_path"]
+
+    def _read_groups(self, parquet: pq.ParquetFile, file: str, row_groups: list[int], columns: list[str]) -> pa.Table:
+        try:
+            return parquet.read_row_groups(row_groups, columns=columns)
+        except (OSError, pa.ArrowException):  # one by one, so that the message names the one
+            return pa.concat_tables([self._read(parquet, file, row_group, columns) for row_group in row_groups])
 
     def _read(self, parquet: pq.ParquetFile, file: str, row_group: int, columns: list[str]) -> pa.Table:
         try:
@@ -245,6 +275,15 @@ def _canonical(column: pa.ChunkedArray, ours: str) -> pa.ChunkedArray:
     if kind == "label":
         return column.cast(pa.float64())
     return column if kind == "flag" else column.cast(pa.string())
+
+
+def _mean_bytes(metadata: pq.FileMetaData, row_groups: list[int], column: str) -> np.ndarray:
+    """float64 (row groups,): bytes of one image as the file's metadata tells them, without reading any."""
+    first = metadata.row_group(row_groups[0])
+    paths = [first.column(i).path_in_schema for i in range(first.num_columns)]
+    leaf = next(i for i, path in enumerate(paths) if path in (column, f"{column}.bytes"))
+    found = [metadata.row_group(row_group) for row_group in row_groups]
+    return np.array([group.column(leaf).total_uncompressed_size / max(group.num_rows, 1) for group in found])
 
 
 def _bytes_array(column: pa.ChunkedArray) -> pa.ChunkedArray:

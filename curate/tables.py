@@ -1,6 +1,10 @@
 """Parquet in and out, always against a schema, always whole: a table is either in place or not there."""
 
+import contextlib
+import glob
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +14,20 @@ import pyarrow.parquet as pq
 
 from curate.errors import WriteError
 
+ABANDONED_SEC = 3600.0
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when the block ends well, and is removed otherwise.
 
-    The name is the same each time, so that what a killed process left is replaced, not gathered.
+    The name is this process's own, for several may write one file; what killed ones left is removed.
     Raises: WriteError when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # some programs would go on with what a killed one left
+        _remove_abandoned(path)
         try:
             yield temporary
             with temporary.open("rb") as stream:
@@ -29,6 +35,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """This process's own name for `path` while it is written."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Temporary files of `path` whose process is gone; those of another machine once no write takes so long."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*@*.tmp"):
+        process, _, host = left.name.removeprefix(f".{path.name}.").removesuffix(".tmp").partition("@")
+        with contextlib.suppress(FileNotFoundError):  # its process has just finished it
+            if host == socket.gethostname():
+                abandoned = int(process) == os.getpid() or not _is_running(int(process))
+            else:
+                abandoned = time.time() - left.stat().st_mtime > ABANDONED_SEC
+            if abandoned:
+                left.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 @contextmanager

@@ -58,9 +58,9 @@ class Tally:
         self.devices: dict[str, Counter[str]] = {}
         self._lock = threading.Lock()
 
-    def restart(self) -> None:
-        """The clock starts now: what came before was not images."""
-        self.started = time.monotonic()
+    def restart(self, seconds_ago: float = 0.0) -> None:
+        """The clock starts now, or so long ago: what came before was not images."""
+        self.started = time.monotonic() - seconds_ago
 
     def add(self, done: Done) -> None:
         """Count a report. Raises SourceError when every image so far was dropped, and they are many."""

@@ -67,6 +67,9 @@ COLUMNS = {
     "rank": "Place by quality; 1 is best, equal qualities follow pair_id.",
     "percentile": "1.0 for the best rank, 0.0 for the worst.",
     "selected": "Whether the pair is among those that --top takes.",
+    "image_reward_score": "ImageReward of the image for the prompt; about -2 to 2, unbounded.",
+    "nsfw_score": "Probability that the image is not safe for work, by LAION's classifier; the prompt plays no part.",
+    "nsfw_words_score": "1 where the prompt holds a word of the list, else 0; the image plays no part.",
     "passed_over": "Why the pair was not selected though one of a worse rank was; else null.",
 }
 OF_ONE_VIEW = {

@@ -13,7 +13,7 @@ PAIR_REASONS = {
     "score_missing": "a scorer that psi weighs has no finite value for one side",
     "other_split": "the pair is of another split than --split names",
     "low_score": "the preferred image scores below --min-score",
-    "nsfw": "an image's nsfw score is above --max-nsfw",
+    "nsfw": "an nsfw score of an image, or the flag of the prompt, is above --max-nsfw",
     "annotator_at_chance": "its annotator agrees with the calibrated score less often than --min-annotator-agreement",
     "where": "--where does not hold",
     "not_ranked": "the metric gave the pair no quality",

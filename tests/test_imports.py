@@ -15,15 +15,16 @@ LEVELS = [
     {"cli"},
     {"commands"},
     {"stages"},
-    {"selection", "coverage", "pipeline"},
+    {"selection", "coverage", "worker"},
+    {"pipeline"},
     {"decoding", "part_tables"},
     {"decode_processes", "reading"},
     {"calibration", "filters", "fronts", "metrics", "diversity"},
-    {"plan", "scoring", "database", "pictures", "comments", "run"},
-    {"towers", "heads", "engines", "source", "live"},
+    {"plan", "parts", "scoring", "batches", "database", "pictures", "comments", "run"},
+    {"towers", "heads", "nsfw", "scorers", "engines", "source", "live"},
     {"tables"},
     {"preparing"},
-    {"model_set", "manifest", "images", "progress", "charts", "prompt_map"},
+    {"model_set", "plugins", "manifest", "decoders", "images", "progress", "charts", "prompt_map"},
     {"ahead", "tally"},
     {"errors", "lines"},
 ]
@@ -103,6 +104,8 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
     assert not loaded_by(HELP.format(arguments=arguments, package="train")) & set(HEAVY)
 
 
-@pytest.mark.parametrize("stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse", "status"])
+@pytest.mark.parametrize(
+    "stage", ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse", "status"]
+)
 def test_stages_after_embedding_need_no_torch(stage: str) -> None:
     assert "torch" not in loaded_by(f"import curate.stages.{stage}")

@@ -81,12 +81,18 @@ class BatchPlan:
         """One micro-batch of `step`."""
         return self._assembled([self._draw(step, *place) for place in places])
 
-    def validation(self) -> Iterator[Batch]:
-        """This process's micro-batches of the held-out pairs: the same at every call."""
+    def validation(self) -> Iterator[tuple[Batch, int]]:
+        """This process's micro-batches of the held-out pairs, the same at every call, and how many places count.
+
+        With spread weights the processes work in step, so one that has a place less repeats some that do not count.
+        """
         held_out = self.split[1]
-        own = range(self.rank, len(held_out) * VALIDATION_DRAWS, self.processes)
+        count = len(held_out) * VALIDATION_DRAWS
+        end = -(-count // self.processes) * self.processes if self.recipe.run.fsdp else count
+        own = range(self.rank, end, self.processes)
         for places in self._grouped([Place(place, int(held_out[place % len(held_out)])) for place in own]):
-            yield self._assembled([self._draw(0, *place, validation=True) for place in places])
+            batch = self._assembled([self._draw(0, *place, validation=True) for place in places])
+            yield batch, sum(place.position < count for place in places)
 
     def prompts(self, count: int) -> list[str]:
         """The first prompts to draw pictures of while training: held-out ones if there are any."""

@@ -25,6 +25,7 @@ from torch.nn import Parameter
 
 from train.errors import RunDirectoryError
 from train.files import whole_folder
+from train.fsdp import spread_like, whole
 from train.optimizers import MovingAverage, Parameters
 
 WEIGHTS, OPTIMIZER, AVERAGE, STATE = (
@@ -57,16 +58,20 @@ def save(
     further: dict[str, Any],
     *,
     keep: int,
+    write: bool = True,
 ) -> None:
     """Write the checkpoint of `step`, `further` into its state.json, and remove all but the newest `keep`.
 
-    Raises: StorageError.
+    Where weights are spread over processes all must call it, and one of them `write`s. Raises: StorageError.
     """
     folder = checkpoints_folder(output) / f"step-{step:06d}"
     tensors, numbers = _optimizer_state(parameters, optimizer)
-    files = {WEIGHTS: {name: _plain(value) for name, value in parameters.items()}, OPTIMIZER: tensors}
+    held: dict[str, dict[str, Tensor]] = {WEIGHTS: dict(parameters), OPTIMIZER: tensors}
     if average is not None:
-        files[AVERAGE] = {name: _plain(value) for name, value in average.averages.items()}
+        held[AVERAGE] = average.averages
+    files = {name: _on_host(content, keep=write) for name, content in held.items()}
+    if not write:
+        return
     with whole_folder(folder) as temporary:
         for name, content in files.items():
             save_file(content, temporary / name)
@@ -101,13 +106,13 @@ def restore(
     if weights.keys() != parameters.keys():
         raise RunDirectoryError(f"{checkpoint.folder} holds other parameters than this model trains.")
     for name, parameter in parameters.items():
-        parameter.data.copy_(weights[name])
+        parameter.data.copy_(spread_like(weights[name], parameter.data))
     state: dict[Parameter, dict[str, Any]] = {parameter: {} for parameter in parameters.values()}
     for name, value in load_file(checkpoint.folder / OPTIMIZER).items():
         parameter_name, _, moment = name.rpartition("/")
         parameter = parameters[parameter_name]
         on_host = moment == "step" and not optimizer.defaults.get("fused")  # where AdamW keeps its step counts
-        state[parameter][moment] = value if on_host else value.to(parameter.device)
+        state[parameter][moment] = value if on_host else spread_like(value, parameter.data)
     for name, number in checkpoint.state["optimizer"].items():
         parameter_name, _, moment = name.rpartition("/")
         state[parameters[parameter_name]][moment] = number
@@ -140,9 +145,14 @@ def _optimizer_state(
         for name, parameter in parameters.items()
         for moment, value in optimizer.state[parameter].items()
     }
-    tensors = {name: _plain(value) for name, value in held.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
     return tensors, {name: value for name, value in held.items() if name not in tensors}
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _on_host(tensors: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor.detach())  # one at a time: a device has no room for all
+        if keep:
+            found[name] = gathered.to("cpu", copy=True).contiguous()
+    return found

@@ -102,6 +102,7 @@ class Run:
     seed: int
     channels_last: bool = False
     compile: bool = False
+    fsdp: bool = False  # spread weights, gradients and moments over the processes; see fsdp.py
     validate_every_steps: int | None = None  # the implicit accuracy on data.validation_pairs
     sample_every_steps: int | None = None  # pictures of base and policy from fixed seeds, side by side
     sample_prompts: int = 4

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
-from train import checkpoint, export, rundir
+from train import checkpoint, export, fsdp, rundir
 from train.batches import BatchPlan, BatchStream
 from train.buckets import bucketed
 from train.cache import open_cache
@@ -17,6 +17,7 @@ from train.card import write_card
 from train.config import Optimizer, Recipe, as_toml
 from train.errors import SettingsError
 from train.files import write_json
+from train.fsdp import whole
 from train.guard import Guard, enough_memory
 from train.latents import Encoded, OnTheFly
 from train.lora import trainable
@@ -25,7 +26,7 @@ from train.memory import peak_memory_bytes
 from train.models import DiffusionModel, load, prompts_cut
 from train.optimizers import make_optimizer, moving_average
 from train.pairs import PairSet
-from train.policy import make_policy, pair_errors
+from train.policy import make_policy, pair_errors, whole_denoiser
 from train.record import Reporter, RunLog, mean_of_last, shown
 from train.validation import sample_grid, validate
 
@@ -75,22 +76,21 @@ def train(
         if recipe.data.buckets:
             pairs = bucketed(pairs, recipe.data.resolution_px, model.multiple_px)
         encoded, cut = open_encoded(model, pairs, recipe, accelerator, reporter, cache, use_cache=use_cache)
-        denoiser, reference = make_policy(model, recipe, device, DTYPES[run.mixed_precision])
+        denoiser, reference = make_policy(model, recipe, device, DTYPES[run.mixed_precision], processes)
         family, scheduler = model.family, model.scheduler
         del model
 
         # The optimizer of what is trained; a checkpoint's state goes back in before the first step.
         parameters = trainable(denoiser)
         plain_optimizer = make_optimizer(recipe.optimizer, parameters, device)
-        policy, optimizer = accelerator.prepare(denoiser, plain_optimizer)
+        policy = denoiser if run.fsdp else accelerator.prepare(denoiser)
+        optimizer = accelerator.prepare(plain_optimizer)
         average = moving_average(recipe.optimizer, parameters)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
         found = checkpoint.newest(output, reporter.say)
         if found is not None:
             checkpoint.restore(found, parameters, plain_optimizer, average)
-            guard.skipped, guard.in_a_row = found.state.get("skipped", (0, 0))
-            if accelerator.scaler is not None:
-                accelerator.scaler.load_state_dict(found.state["loss_scale"])
+            restore_counts(found.state, accelerator, guard)
             reporter.say(f"Resuming after step {found.step}.")
         first_step = 0 if found is None else found.step
         plan = BatchPlan(
@@ -131,7 +131,7 @@ def train(
             # whether the step may be taken. Under fp16 the scaler must hear of every step.
             norm = accelerator.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
             means = accelerator.reduce(sums, "sum") / run.batch_pairs
-            *values, grad_norm = torch.cat([means, norm.reshape(1)]).tolist()
+            *values, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
             fault = guard.fault(values[0], grad_norm)
             if fault is None:
                 optimizer.step()
@@ -158,18 +158,18 @@ def train(
                 reporter.say(f"Step {done} skipped: {fault}.")
                 last_good = checkpoint.newest(output, reporter.say)
                 guard.stop_if_lost(done, fault, None if last_good is None else last_good.folder)
-            if main and (done % run.checkpoint_every_steps == 0 or done == run.steps):
-                scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
-                state = {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
-                checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=run.keep_checkpoints)
-            if main and run.sample_every_steps and done % run.sample_every_steps == 0:
-                sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser)
+            if (main or run.fsdp) and (done % run.checkpoint_every_steps == 0 or done == run.steps):
+                state, keep = counts(accelerator, guard), run.keep_checkpoints
+                checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=keep, write=main)
+            if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
+                sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser, save=main)
 
+        if average is not None:
+            average.copy_to(parameters)
+        denoiser = whole_denoiser(denoiser, recipe, keep=main)
         accelerator.end_training()
         if not main:
             return None
-        if average is not None:
-            average.copy_to(parameters)
         summary = {
             "model": str(output / "model"),
             "base": recipe.model,
@@ -204,6 +204,7 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         )
     accelerator = Accelerator(mixed_precision=precision)
     _check_distribution(accelerator.distributed_type)
+    fsdp.check(recipe, accelerator.num_processes)
     if wanted < accelerator.num_processes:
         raise SettingsError(
             f"run.batch_pairs is {wanted}, but {accelerator.num_processes} processes are to share them."
@@ -212,11 +213,11 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def _check_distribution(kind: DistributedType) -> None:
-    """Checkpoints take weights and optimizer state as a process holds them, so no process may hold a part only."""
+    """What accelerate would wrap the denoiser in; the one kind of spread weights that checkpoints know is ours."""
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise SettingsError(
-            f"Weights spread over processes ({kind.value}) are not supported; launch without it, and set"
-            ' optimizer.name = "adafactor" or train a LoRA where memory is short.'
+            f"accelerate's own {kind.value} is not supported; launch without it, and set run.fsdp = true in a file"
+            " given by --config, which spreads weights, gradients and moments over the processes."
         )
 
 
@@ -262,6 +263,19 @@ def announce(
             f"{len(pairs.unequal_sides)} of {len(pairs.pairs)} pairs have sides of different sizes, each scaled and"
             f" cut at its middle on its own; the first is {pairs.unequal_sides[0]}."
         )
+
+
+def counts(accelerator: Accelerator, guard: Guard) -> dict[str, Any]:
+    """What a checkpoint holds beside weights and moments: the fp16 loss scale, the steps skipped."""
+    scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
+    return {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
+
+
+def restore_counts(state: dict[str, Any], accelerator: Accelerator, guard: Guard) -> None:
+    """The inverse of `counts`."""
+    guard.skipped, guard.in_a_row = state.get("skipped", (0, 0))
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state["loss_scale"])
 
 
 def learning_rate(optimizer: Optimizer, step: int) -> float:

@@ -9,6 +9,7 @@ from transformers.optimization import Adafactor
 
 from train.config import Optimizer
 from train.errors import SettingsError
+from train.fsdp import spread_like
 
 Parameters = dict[str, Parameter]
 
@@ -66,7 +67,7 @@ class MovingAverage:
 
     def load(self, averages: dict[str, Tensor]) -> None:
         for name, average in self.averages.items():
-            average.copy_(averages[name])
+            average.copy_(spread_like(averages[name], average))
 
     @torch.no_grad()
     def copy_to(self, parameters: Parameters) -> None:

@@ -8,21 +8,23 @@ from typing import Any, cast
 import torch
 
 from train.config import Recipe
+from train.fsdp import spread, whole_weights
 from train.latents import Batch
 from train.lora import add_lora
 from train.loss import PairErrors, prediction_mse
-from train.models import DiffusionModel, Scheduler, add_noise, denoise
+from train.models import DiffusionModel, Scheduler, add_noise, denoise, load
 
 Reference = Callable[[], AbstractContextManager[torch.nn.Module]]  # enter it to have the frozen denoiser
 
 
 def make_policy(
-    model: DiffusionModel, recipe: Recipe, device: torch.device, dtype: torch.dtype
+    model: DiffusionModel, recipe: Recipe, device: torch.device, dtype: torch.dtype, processes: int = 1
 ) -> tuple[torch.nn.Module, Reference]:
     """The denoiser to train, on `device`, and its reference.
 
     Full fine-tune: float32 weights, and a frozen copy in `dtype`. LoRA: frozen weights in `dtype` under
     float32 adapters; the reference is the same denoiser with its adapters off, so there is no second copy.
+    With `run.fsdp` both are spread over the processes.
     Raises: ModelError when no layer matches the LoRA's targets.
     """
     denoiser: torch.nn.Module = model.denoiser
@@ -32,6 +34,9 @@ def make_policy(
         frozen = copy.deepcopy(denoiser).to(device, dtype)
         denoiser.requires_grad_(True).to(device)
         reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
+        if recipe.run.fsdp:
+            spread(frozen.requires_grad_(False), device, processes)
+            spread(denoiser, device, processes)
         _compile(frozen, recipe)
     else:
         denoiser.to(device, dtype)
@@ -41,6 +46,17 @@ def make_policy(
         cast(Any, denoiser).enable_gradient_checkpointing()
     _compile(denoiser, recipe)
     return denoiser.train(), reference
+
+
+def whole_denoiser(denoiser: torch.nn.Module, recipe: Recipe, *, keep: bool) -> torch.nn.Module:
+    """The trained denoiser in one piece, on each process that is to `keep` it; spread weights are gathered by all."""
+    if not recipe.run.fsdp:
+        return denoiser
+    weights = whole_weights(denoiser, keep=keep)
+    if keep:
+        denoiser = load(recipe.model).denoiser
+        denoiser.load_state_dict(weights)
+    return denoiser
 
 
 def _compile(denoiser: torch.nn.Module, recipe: Recipe) -> None:

@@ -23,6 +23,7 @@ MAY_DIFFER = (  # what changes no weight
     "recipe.run.steps",
     "recipe.run.checkpoint_every_steps",
     "recipe.run.keep_checkpoints",
+    "recipe.run.fsdp",
     "recipe.run.validate_every_steps",
     "recipe.run.sample_every_steps",
     "recipe.run.sample_prompts",

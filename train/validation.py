@@ -24,21 +24,23 @@ def validate(
 ) -> dict[str, float]:
     """Loss and implicit accuracy on the held-out pairs, over all processes; always with the same draws."""
     sums = torch.zeros(3, device=plan.device)
-    for batch in plan.validation():
+    for batch, counted in plan.validation():
         with accelerator.autocast():
             errors = pair_errors(policy, reference, scheduler, batch)
-        losses = pair_loss(errors, plan.recipe.objective, batch.weights, batch.offsets)
-        sums += torch.stack(
-            [losses.float().sum(), implicit_accuracy(errors).float().sum(), sums.new_tensor(len(losses))]
-        )
+        losses = pair_loss(errors, plan.recipe.objective, batch.weights, batch.offsets)[:counted]
+        right = implicit_accuracy(errors)[:counted]
+        sums += torch.stack([losses.float().sum(), right.float().sum(), sums.new_tensor(counted)])
     loss, right, count = accelerator.reduce(sums, "sum").tolist()
     return {"validation_loss": loss / count, "validation_implicit_accuracy": right / count}
 
 
-def sample_grid(output: Path, step: int, recipe: Recipe, prompts: list[str], family: Family, policy: Any) -> Path:
+def sample_grid(
+    output: Path, step: int, recipe: Recipe, prompts: list[str], family: Family, policy: Any, *, save: bool
+) -> Path:
     """Draw the prompts with base and policy from fixed seeds: `<output>/samples/step-<step>.png`.
 
-    The base is opened anew each time, so nothing of it is held between. Raises: StorageError.
+    The base is opened anew each time, so nothing of it is held between. A policy whose weights are spread over
+    processes draws on all of them; one of them is told to `save`. Raises: StorageError.
     """
     sampling = Sampling(
         str(output), recipe.model, prompts, 1, SAMPLE_STEPS, SAMPLE_GUIDANCE, len(prompts), recipe.run.seed
@@ -55,7 +57,8 @@ def sample_grid(output: Path, step: int, recipe: Recipe, prompts: list[str], fam
     policy.train()
     path = output / "samples" / f"step-{step:06d}.png"
     tiles = [Tile(prompt, *sides) for prompt, *sides in zip(prompts, before, after, strict=True)]
-    save_grid(path, tiles, ("base", "policy"), f"{recipe.model}   step {step}   seed {recipe.run.seed}")
+    if save:
+        save_grid(path, tiles, ("base", "policy"), f"{recipe.model}   step {step}   seed {recipe.run.seed}")
     return path
 
 

@@ -1,16 +1,25 @@
 """`curate embed`."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
-from curate.lines import embed_lines
+from curate.errors import UsageError
+from curate.lines import embed_lines, parity_lines
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
 from curate.run import Run
+
+MB = 1_000_000
+
+if TYPE_CHECKING:
+    from curate.pipeline import EmbedOptions
+    from curate.scoring import UnloadedScoring
+    from curate.source import Source
 
 
 def embed(
@@ -25,13 +34,40 @@ def embed(
         typer.Option(help="Set of models: a bundled name, or a TOML file.  [default: the manifest's, else published]"),
     ] = None,
     scorers: Annotated[str, typer.Option(help="Scorers, by name, with commas.")] = ",".join(DEFAULT_SCORERS),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto (every CUDA device, else the CPU), cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    batch: Annotated[int, typer.Option(help="Images of one forward pass.", min=1)] = 64,
-    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 1024,
+    batch: Annotated[
+        str, typer.Option(help="Images of one forward pass; auto: as many as is fast on a GPU, 64 on the CPU.")
+    ] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the towers by torch.compile: a minute or so, then faster.")
+    ] = False,
+    decode: Annotated[
+        str, typer.Option(help="pillow; scaled: JPEGs at reduced size; nvjpeg: JPEGs on the GPU.")
+    ] = "pillow",
     decode_processes: Annotated[
         int | None,
         typer.Option(help="Processes that decode; 0: threads.  [default: 0 on the CPU, a GPU's cores on CUDA]", min=0),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes.  [default: one for each device]", min=1)
+    ] = None,
+    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 4096,
+    part_mb: Annotated[int, typer.Option(help="Megabytes of encoded images of one part.", min=1)] = 256,
+    part_range: Annotated[
+        str | None,
+        typer.Option(help="Compute parts A to B - 1 only, as A:B, beside other processes that do the others."),
+    ] = None,
+    parity: Annotated[
+        int | None, typer.Option(help="Score this many images in float32 too, and print what differs.", min=2)
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="With --dry-run: load the weights, measure for this many seconds, print the time to expect.",
+            min=1,
+            max=30,
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
@@ -40,39 +76,98 @@ def embed(
 
     Example: curate embed --manifest pickapic_v2 --source 'train-*.parquet'
     """
-    from curate.plan import make_plan
+    from curate.engines.processes import local_engine
+    from curate.scoring import UnloadedScoring
     from curate.source import open_source
+    from curate.stages.embed import embed as run_embed
+    from curate.stages.embed import source_settings
+    from curate.stages.parity import measure_parity
+    from curate.towers.precision import choose_devices, describe_device
 
+    if calibrate is not None and not dry_run:
+        raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
     described = _manifest(manifest)
     opened = open_source(described, split, source)
     model_set = load_model_set(models or described.models or "published")
     chosen = model_set.choose([name.strip() for name in scorers.split(",") if name.strip()])
+    only = _part_range(part_range)
+    devices = choose_devices(device, workers)
+    options = _options(devices[0], precision, batch, part_images, part_mb, decode, decode_processes, compiled)
+    to_load = UnloadedScoring(model_set, tuple(chosen), options.precision)
     if dry_run:
-        settings = {
-            "manifest": described.settings(),
-            "split": opened.split,
-            "files": list(opened.files),
-            "models": model_set.name,
-            "scorers": [spec.name for spec in chosen],
-        }
-        print_report(settings | make_plan(opened, part_images).counts(), as_json)
-        return
+        return print_report(_dry_run(opened, to_load, options, calibrate), as_json)
 
-    from curate.pipeline import EmbedOptions, default_decode_processes
-    from curate.scoring import load_scoring
-    from curate.stages.embed import embed as run_embed
-    from curate.stages.embed import source_settings
-    from curate.towers.precision import choose_device, choose_precision, describe_device
-
-    on = choose_device(device)
-    processes = default_decode_processes(on) if decode_processes is None else decode_processes
-    options = EmbedOptions(on, choose_precision(precision, on), batch, part_images, decode_processes=processes)
     Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
-    names = ", ".join(spec.name for spec in chosen)
-    say(f"models '{model_set.name}', scorers {names}, on {describe_device(on, options.precision)}")
-    scoring = load_scoring(model_set, chosen, on, options.precision)
-    summary = run_embed(Run(Path(run)), opened, scoring, options)
-    print_report(summary, as_json, embed_lines(summary))
+    names = ", ".join(to_load.names)
+    say(f"models '{model_set.name}', scorers {names}, on {describe_device(devices[0], options.precision)}")
+    summary = run_embed(Run(Path(run)), opened, to_load, options, local_engine(devices), only)
+    lines = embed_lines(summary)
+    if parity is not None:
+        summary["parity"] = measure_parity(Run(Path(run)), opened, model_set, chosen, options, parity)
+        lines += parity_lines(summary["parity"])
+    print_report(summary, as_json, lines)
+
+
+def _dry_run(
+    source: "Source", scorers: "UnloadedScoring", options: "EmbedOptions", calibrate_sec: int | None
+) -> dict[str, Any]:
+    """Settings, counts and costs; with `calibrate_sec` the weights are loaded, and the time to expect is measured."""
+    from curate.plan import make_plan
+    from curate.stages.calibrate import expected_time, total_tflop, tower_gflop
+
+    settings = {
+        "manifest": source.manifest.settings(),
+        "split": source.split,
+        "files": list(source.files),
+        "models": scorers.model_set.name,
+        "scorers": scorers.names,
+    }
+    plan = make_plan(source, options.part_bytes, options.part_images)
+    gflop = tower_gflop(scorers.model_set, list(scorers.specs))
+    costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
+    if calibrate_sec is not None:
+        costs["expected"] = expected_time(source, plan, scorers.on(options.device), options, calibrate_sec)
+    return settings | plan.counts() | costs
+
+
+def _options(
+    device: str,
+    precision: str,
+    batch: str,
+    part_images: int,
+    part_mb: int,
+    decode: str,
+    decode_processes: int | None,
+    compiled: bool,
+) -> "EmbedOptions":
+    from curate.batches import parse_batch
+    from curate.decoders import check_decode
+    from curate.pipeline import EmbedOptions, default_decode_processes
+    from curate.towers.precision import choose_precision
+
+    check_decode(decode, device)
+    if decode_processes is None:
+        decode_processes = default_decode_processes(device, decode)
+    return EmbedOptions(
+        device,
+        choose_precision(precision, device),
+        parse_batch(batch),
+        part_images,
+        decode_processes=decode_processes,
+        part_bytes=part_mb * MB,
+        decode=decode,
+        compiled=compiled,
+    )
+
+
+def _part_range(text: str | None) -> range | None:
+    """`a:b` as a range. Raises UsageError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise UsageError(f"--part-range {text}: give A:B with A below B: parts A to B - 1, counted from 0")
+    return range(int(found[1]), int(found[2]))
 
 
 def _manifest(name: str) -> Manifest:

@@ -38,7 +38,9 @@ def rank(
     min_annotator_agreement: Annotated[
         float | None, typer.Option(help="Leave out annotators who agree less often with the calibrated score (0.55).")
     ] = None,
-    max_nsfw: Annotated[float | None, typer.Option(help="Greatest nsfw score of either image.")] = None,
+    max_nsfw: Annotated[
+        float | None, typer.Option(help="Greatest value of every nsfw scorer, of either image.")
+    ] = None,
     max_per_prompt: Annotated[int | None, typer.Option(help="Most selected pairs of one prompt.")] = None,
     max_per_image: Annotated[int | None, typer.Option(help="Most selected pairs with one image.")] = None,
     max_per_annotator: Annotated[int | None, typer.Option(help="Most selected pairs of one annotator.")] = None,

@@ -90,7 +90,7 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     calibration = prepare_inputs(connection, scorers, [metric], options.filters)
 
     seal(connection, run)
-    set_aside(connection, options.filters)
+    set_aside(connection, options.filters, scorers)
     measure(connection, metric, scorers, values)
     sign = -1 if options.reverse else 1
     connection.execute(f"create temp table ranked as\n{query_text('ranked')}", {"sign": sign})
@@ -114,6 +114,7 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
         "psi": dict(options.psi.weights),
         "psi_norm": options.psi.norm,
         "filters": options.filters.stated(),
+        "nsfw_scorers": options.filters.nsfw_scorers(scorers),
         "limits": {key: value for key, value in vars(limits).items() if value is not None},
         "top": options.top,
         "pairs": pairs,

@@ -35,6 +35,10 @@ def search(
 def choose_tower(run: Run, tower: str | None) -> str:
     """The tower's name, checked against those of the run. Raises: UsageError."""
     there = list(run.settings()["settings"]["models"]["towers"])
+    if not there:
+        raise UsageError(
+            f"{run.root} was embedded without a tower, so there is nothing to search by; add a scorer with one"
+        )
     if tower is None:
         return DEFAULT_TOWER if DEFAULT_TOWER in there else there[0]
     if tower not in there:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from curate.errors import ModelError
 from curate.model_set import TowerSpec, file_sha256
-from curate.towers.precision import autocast
+from curate.towers.precision import autocast, hold, memory_format
 
 
 class OpenClipTower:
@@ -30,7 +30,10 @@ class OpenClipTower:
         precision: str,
     ) -> None:
         self.name = name
-        self.model = model.eval().requires_grad_(False).to(device)
+        self.model = model.eval().requires_grad_(False)
+        hold(self.model.visual, device, precision)
+        self.model.to(device)
+        self.image_features: Callable[[torch.Tensor], torch.Tensor] = self.model.visual
         self.preprocess = transform
         self.tokenizer = tokenizer
         self.identity = identity
@@ -44,7 +47,9 @@ class OpenClipTower:
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 3, height, width) -> float32 (n, dimension), L2-normalised, on the CPU."""
         with autocast(self.device, self.precision):
-            features = self.model.encode_image(pixels.to(self.device))
+            features = self.image_features(
+                pixels.to(self.device, memory_format=memory_format(self.device, self.precision))
+            )
         return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
 
     @torch.inference_mode()

@@ -25,6 +25,16 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def choose_devices(wanted: str, workers: int | None) -> tuple[str, ...]:
+    """A device for each worker process: `auto` is every CUDA device, and more workers than devices share them.
+
+    Raises: UsageError for a device that is not there.
+    """
+    there = torch.cuda.device_count() if wanted == "auto" and choose_device(wanted) == "cuda" else 0
+    devices = [f"cuda:{number}" for number in range(there)] if there > 1 else [choose_device(wanted)]
+    return tuple(devices[number % len(devices)] for number in range(workers or len(devices)))
+
+
 def choose_precision(wanted: str, device: str) -> str:
     """`auto` is float32 on the CPU, bfloat16 on GPUs that have it, float16 on the others."""
     if wanted == "auto":
@@ -44,8 +54,32 @@ def describe_device(device: str, precision: str) -> str:
     return f"{name}, {precision}"
 
 
+def hold(module: torch.nn.Module, device: str, precision: str) -> None:
+    """Move a picture's encoder to `device`, its matrices in the number format that `autocast` multiplies them in.
+
+    Autocast casts a float32 matrix anew in every batch; held so, the values are equal to the last bit and weights
+    take half the memory. Everything else stays in float32: norms, embeddings, and what the residual stream begins as.
+    """
+    module.to(device)
+    if precision == "fp32":
+        return
+    for part in module.modules():
+        if isinstance(part, torch.nn.Linear | torch.nn.Conv2d):
+            part.to(DTYPES[precision])
+            part.to(memory_format=memory_format(device, precision))
+        elif isinstance(part, torch.nn.MultiheadAttention) and part.in_proj_weight is not None:
+            part.in_proj_weight.data = part.in_proj_weight.data.to(DTYPES[precision])
+            part.in_proj_bias.data = part.in_proj_bias.data.to(DTYPES[precision])
+
+
+def memory_format(device: str, precision: str) -> torch.memory_format:
+    """Channels last where cuDNN's half-precision convolutions want it; on a CPU it gains nothing."""
+    on_tensor_cores = device.startswith("cuda") and precision != "fp32"
+    return torch.channels_last if on_tensor_cores else torch.contiguous_format
+
+
 def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in `precision`; norms and softmax stay in float32, as in the models' own scoring code."""
+    """Matrix products in `precision`; norms and softmax compute in float32, as in the models' own scoring code."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.split(":")[0], DTYPES[precision])

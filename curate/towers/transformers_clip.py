@@ -1,5 +1,6 @@
 """CLIP towers in transformers' format: PickScore and any other CLIPModel folder or hub id."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from curate.errors import ModelError
 from curate.model_set import TowerSpec
 from curate.towers.open_clip import checked_sha256
-from curate.towers.precision import autocast
+from curate.towers.precision import autocast, hold, memory_format
 
 WEIGHTS_NAME = "model.safetensors"
 
@@ -44,7 +45,11 @@ class TransformersClipTower:
         precision: str,
     ) -> None:
         self.name = name
-        self.model = model.eval().requires_grad_(False).to(device)
+        self.model = model.eval().requires_grad_(False)
+        hold(self.model.vision_model, device, precision)
+        hold(self.model.visual_projection, device, precision)
+        self.model.to(device)
+        self.image_features: Callable[[torch.Tensor], torch.Tensor] = self._features
         self.preprocess = ProcessorPixels(processor)
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -59,7 +64,9 @@ class TransformersClipTower:
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 3, height, width) -> float32 (n, dimension), L2-normalised, on the CPU."""
         with autocast(self.device, self.precision):
-            features = self.model.get_image_features(pixel_values=pixels.to(self.device)).pooler_output
+            features = self.image_features(
+                pixels.to(self.device, memory_format=memory_format(self.device, self.precision))
+            )
         return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
 
     @torch.inference_mode()
@@ -74,6 +81,10 @@ class TransformersClipTower:
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             ).pooler_output
         return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
+        return found
 
 
 def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -> TransformersClipTower:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curate import pipeline, preparing
+from curate import decoders, pipeline, worker
 from curate.errors import RunError
 from curate.images import decode
 from curate.manifest import load_manifest
@@ -85,11 +85,11 @@ def test_each_image_is_decoded_once_and_each_prompt_and_image_embedded_once_per_
 ) -> None:
     work: Counter[str] = Counter()
 
-    def counting_decode(data: bytes | None) -> Any:
+    def counting_decode(data: bytes | None, **options: Any) -> Any:
         work["decoded"] += 1
-        return decode(data)
+        return decode(data, **options)
 
-    monkeypatch.setattr(preparing, "decode", counting_decode)
+    monkeypatch.setattr(decoders, "decode", counting_decode)
     for name, tower in scoring.towers.items():
 
         def images(pixels: Any, name: str = name, inner: Any = tower.embed_images) -> Any:
@@ -122,7 +122,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     tmp_path: Path, source_file: Path, scoring: Scoring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed_files(tmp_path / "whole", source_file, scoring)
-    write = stage.write_part
+    write = pipeline.write_part
     written: list[str] = []
 
     def dying_write(run: Run, name: str, files: Any) -> None:
@@ -131,13 +131,13 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         written.append(name)
         write(run, name, files)
 
-    for module in (stage, pipeline):
+    for module in (worker, pipeline):
         monkeypatch.setattr(module, "write_part", dying_write)
     with pytest.raises(KeyboardInterrupt):
         embed_files(tmp_path / "killed", source_file, scoring)
     with pytest.raises(RunError, match="has not finished"):
         Run(tmp_path / "killed").summary()
-    for module in (stage, pipeline):
+    for module in (worker, pipeline):
         monkeypatch.setattr(module, "write_part", write)
     summary = embed_files(tmp_path / "killed", source_file, scoring)
     assert written == ["prompts-00000", "part-00000", "part-00001"]

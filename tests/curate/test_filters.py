@@ -10,6 +10,7 @@ import pytest
 from curate.database import Psi
 from curate.errors import QueryError, RunError, UsageError
 from curate.filters import Filters
+from curate.lines import rank_lines
 from curate.run import Run
 from tests.curate.builders import Outcome
 from tests.curate.runs import HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked
@@ -81,6 +82,27 @@ def test_nsfw_of_either_image_counts_and_unknown_does_not_pass(tmp_path: Path) -
     assert report["dropped_pairs"] == {"nsfw": 3}
 
 
+def test_every_nsfw_scorer_of_the_run_counts(tmp_path: Path) -> None:
+    """The classifier of the pictures and the flag of the prompt; which were used is printed and stored."""
+    scores = {"a": (0.1, 0.2, 0.0), "b": (0.2, 0.1, 1.0), "c": (0.3, 0.1, 0.0), "d": (0.4, 0.9, 0.0)}
+    judgements: list[tuple[str, str, int | None]] = [("a", "c", 0), ("b", "a", 0), ("d", "a", 0)]
+    run = make_run(tmp_path / "run", judgements, scores, ("clip", "nsfw", "nsfw_words"))
+    report = ranked(run, psi=Psi({"clip": 1.0}, "percentile"), filters=Filters(max_nsfw=0.5))
+    assert set(qualities(run)) == {"pair-0"}
+    assert report["dropped_pairs"] == {"nsfw": 2}
+    assert report["nsfw_scorers"] == ["nsfw", "nsfw_words"]
+    assert "nsfw      at most 0.5 by nsfw and nsfw_words" in rank_lines(report, "run")
+
+
+def test_the_flag_of_the_prompt_suffices(tmp_path: Path) -> None:
+    scores = {"a": (0.1, 0.0), "b": (0.2, 0.0), "c": (0.3, 1.0)}
+    run = make_run(tmp_path / "run", [("a", "b", 0), ("a", "c", 0)], scores, ("clip", "nsfw_words"))
+    report = ranked(run, psi=Psi({"clip": 1.0}, "percentile"), filters=Filters(max_nsfw=0.0))
+    assert (set(qualities(run)), report["nsfw_scorers"]) == ({"pair-0"}, ["nsfw_words"])
+    report = ranked(run, psi=Psi({"clip": 1.0}, "percentile"))
+    assert (report["base_pairs"], report["nsfw_scorers"]) == (2, []), "not asked, nothing is left out"
+
+
 def annotated(tmp_path: Path) -> Run:
     """Two scorers that are right; Ann follows them in 40 pairs of 40, Bob in 20 of 40, Cy in none of 1."""
     scores: dict[str, tuple[float, float]] = {}
@@ -120,7 +142,11 @@ def test_pairs_without_an_annotator_stay(run: Run) -> None:
     ("filters", "message"),
     [
         (Filters(min_scores={"clipp": 1.0}), "--min-score: the run has no scorer 'clipp'; did you mean 'clip'?"),
-        (Filters(max_nsfw=0.5), "--max-nsfw: the run has no scorer 'nsfw'; it has clip, pickscore"),
+        (
+            Filters(max_nsfw=0.5),
+            "--max-nsfw: the run has no NSFW scorer; it has clip, pickscore. Embed into another --run with "
+            "`curate embed --scorers clip,pickscore,nsfw,nsfw_words`, or one of the two",
+        ),
         (Filters(min_annotator_agreement=55), "--min-annotator-agreement 55: give a share from 0 to 1, such as 0.55"),
     ],
 )
@@ -171,8 +197,8 @@ def test_a_bound_is_a_finite_number(run: Run, value: float) -> None:
 
 def test_nsfw_judges_nobody(tmp_path: Path) -> None:
     """The preferred picture is the less decent one: no vote, no margin to calibrate on, no front."""
-    scores = {"a": (0.5, 0.9), "b": (0.1, 0.1)}
-    run = make_run(tmp_path / "run", [("a", "b", 0)], scores, ("clip", "nsfw"))
+    scores = {"a": (0.5, 0.9, 1.0), "b": (0.1, 0.1, 0.0)}
+    run = make_run(tmp_path / "run", [("a", "b", 0)], scores, ("clip", "nsfw", "nsfw_words"))
     clip = Psi({"clip": 1.0}, "percentile")
     ranked(run, metric="vote", psi=clip)
     assert qualities(run) == {"pair-0": 1.5}

@@ -34,13 +34,24 @@ def with_scorer(name: str = "mine", **options: Any) -> dict[str, Any]:
     return GOOD | {"scorers": {name: options}}
 
 
-@pytest.mark.parametrize("name", ["demo", "published"])
-def test_bundled_set_has_the_four_scorers(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        ("demo", {"nsfw_words": "words"}),
+        ("published", {"image_reward": "image_reward", "nsfw": "nsfw", "nsfw_words": "words"}),
+    ],
+)
+def test_bundled_set_has_the_four_scorers_and_further_ones(name: str, further: dict[str, str]) -> None:
     found = load_model_set(name)
     assert found.name == name
-    assert list(found.scorers) == ["clip", "pickscore", "aesthetic", "hpsv2"]
-    heads = [spec.head for spec in found.choose(list(found.scorers))]
-    assert heads == ["cosine", "scaled_cosine", "aesthetic", "cosine"]
+    four = {"clip": "cosine", "pickscore": "scaled_cosine", "aesthetic": "aesthetic", "hpsv2": "cosine"}
+    assert {spec.name: spec.head for spec in found.choose(list(found.scorers))} == four | further
+
+
+def test_scorers_without_a_tower_ask_for_none() -> None:
+    published = load_model_set("published")
+    assert published.towers_of(published.choose(["image_reward", "nsfw_words"])) == []
+    assert [spec.name for spec in published.towers_of(published.choose(["nsfw_words", "nsfw"]))] == ["clip"]
 
 
 def test_published_names_the_weights_of_the_papers() -> None:
@@ -94,6 +105,16 @@ def test_set_of_the_users_own(tmp_path: Path) -> None:
             "scorer 'my-score' names columns, so use letters, digits and _ only",
         ),
         (with_scorer(tower="clip", head="aesthetic"), "'scorers.mine.weights' is missing; aesthetic needs it"),
+        (with_scorer(tower="clip", head="nsfw"), "'scorers.mine.weights' is missing; nsfw needs it"),
+        (with_scorer(head="nsfw", weights="w.pth"), "'scorers.mine.tower' is None; known: clip"),
+        (
+            with_scorer(tower="clip", head="words", words="w.txt"),
+            "'scorers.mine.tower' is 'clip', but words reads no embeddings; remove it",
+        ),
+        (
+            with_scorer(head="image_reward", checkpoint="a.pt", tokenizer="./bert"),
+            "'scorers.mine.med_config' is missing; image_reward needs it",
+        ),
         ({"towers": {"h": {"family": "hpsv2"}}}, "'towers.h.checkpoint' is missing; hpsv2 needs it"),
     ],
 )
@@ -115,7 +136,7 @@ def test_unknown_set() -> None:
     [
         (["clip", "pikscore"], "the models 'demo' have no scorer 'pikscore'; did you mean 'pickscore'?"),
         (["clip", "clip"], "--scorers names one twice: clip,clip"),
-        ([], "--scorers names none; known: aesthetic, clip, hpsv2, pickscore"),
+        ([], "--scorers names none; known: aesthetic, clip, hpsv2, nsfw_words, pickscore"),
     ],
 )
 def test_wrong_choice_of_scorers(names: list[str], message: str) -> None:

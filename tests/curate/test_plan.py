@@ -1,11 +1,13 @@
 """Which rows stand and why others do not; counts add up; ids do not depend on how the source is laid out."""
 
 import math
+import pickle
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from curate.errors import SourceError
 from curate.manifest import load_manifest
-from curate.plan import Plan, make_plan, stable_id
+from curate.plan import Part, Plan, make_plan, stable_id
 from curate.source import open_source
 from schemas import tables
 from schemas.reasons import PAIR_REASONS
@@ -34,7 +36,7 @@ def write(path: Path, rows: list[dict[str, Any]], row_group_size: int = 5) -> Pa
 
 
 def planned(*files: Path, part_images: int = 4) -> Plan:
-    return make_plan(open_source(load_manifest("pickapic_v2"), None, [str(file) for file in files]), part_images)
+    return make_plan(open_source(load_manifest("pickapic_v2"), None, [str(file) for file in files]), 10**9, part_images)
 
 
 def reasons(plan: Plan) -> list[str]:
@@ -50,7 +52,7 @@ def check_sums(plan: Plan) -> None:
     assert plan.dropped.schema.equals(tables.DROPPED)
 
 
-def check_parts(plan: Plan, part_images: int) -> None:
+def check_parts(plan: Plan) -> None:
     """Each image of a kept pair is in one part, once, with exactly the prompts that it is paired with."""
     expected: dict[str, set[str]] = {}
     for row in plan.pairs.to_pylist():
@@ -61,10 +63,20 @@ def check_parts(plan: Plan, part_images: int) -> None:
     assert plan.image_count == len(expected)
     assert {uid: set(ids) for part in plan.parts for uid, ids in part.prompt_ids.items()} == expected
     assert all(len(ids) == len(set(ids)) for part in plan.parts for ids in part.prompt_ids.values())
-    sizes = [len(part.images) for part in plan.parts]
-    assert all(size == part_images for size in sizes[:-1])
-    assert [part.name for part in plan.parts] == [f"part-{index:05d}" for index in range(len(sizes))]
+    assert all(part.images for part in plan.parts)
+    assert [part.name for part in plan.parts] == [f"part-{index:05d}" for index in range(len(plan.parts))]
     assert set(plan.prompts) == {row["prompt_id"] for row in plan.pairs.to_pylist()}
+
+
+def row_groups(part: Part) -> set[tuple[str, int]]:
+    return {(place.file, place.row_group) for _, place in part.images}
+
+
+def check_row_groups(plan: Plan) -> None:
+    """A row group is read by one part, by two when it is too large for one; who shares one has no other."""
+    readers = Counter(group for part in plan.parts for group in row_groups(part))
+    assert set(readers.values()) <= {1, 2}
+    assert all(len(row_groups(part)) == 1 for part in plan.parts if any(readers[g] == 2 for g in row_groups(part)))
 
 
 def test_labels_become_preferences(tmp_path: Path) -> None:
@@ -104,7 +116,7 @@ def test_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     assert reasons(plan) == [reason]
     assert plan.pairs.num_rows == 2
     check_sums(plan)
-    check_parts(plan, 4)
+    check_parts(plan)
 
 
 def test_first_reason_wins(tmp_path: Path) -> None:
@@ -172,12 +184,84 @@ def test_part_takes_an_image_at_its_first_place(tmp_path: Path) -> None:
     """21 images of 20 pairs of neighbours: image k+1 is first met on side 1 of row k."""
     path = write(tmp_path / "a.parquet", [key_row(i) for i in range(20)])
     plan = planned(path, part_images=8)
-    assert [len(part.images) for part in plan.parts] == [8, 8, 5]
+    assert [len(part.images) for part in plan.parts] == [6, 5, 5, 5]
     located = [item for part in plan.parts for item in part.images]
     places = [(uid, place.row_group, place.row, place.side) for uid, place in located]
     later = [(f"image-{k + 1}", k // 5, k % 5, 1) for k in range(20)]
     assert places == [("image-0", 0, 0, 0), *later]
     assert all(place.file == str(path) for _, place in located)
+
+
+@pytest.mark.parametrize(
+    ("part_images", "images_of_parts"),
+    [
+        (1, [3, 3, 2, 3, 2, 3, 2, 3]),  # never more than two parts for one row group, however small the limit
+        (3, [3, 3, 2, 3, 2, 3, 2, 3]),
+        (4, [6, 5, 5, 5]),  # a little too much is not worth reading twice
+        (10, [6, 10, 5]),
+        (11, [11, 10]),
+        (99, [21]),
+    ],
+)
+def test_parts_are_cut_along_row_groups(tmp_path: Path, part_images: int, images_of_parts: list[int]) -> None:
+    """Four row groups of five rows bring 6, 5, 5 and 5 new images."""
+    plan = planned(write(tmp_path / "a.parquet", [key_row(i) for i in range(20)]), part_images=part_images)
+    assert [len(part.images) for part in plan.parts] == images_of_parts
+    check_row_groups(plan)
+
+
+def random_bytes(count: int, size_bytes: int) -> list[dict[str, Any]]:
+    """Pairs of unlike images, each `size_bytes` long, that no encoding makes smaller."""
+    random = np.random.default_rng(0)
+    sides = ({f"jpg_{side}": random.bytes(size_bytes) for side in (0, 1)} for _ in range(count))
+    return [pair_row(i, image_0_uid=f"a{i}", image_1_uid=f"b{i}", **side) for i, side in enumerate(sides)]
+
+
+def test_parts_are_balanced_by_bytes_that_the_metadata_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row groups of 40 images, two of 30 kB each, then three of 3 kB each; no image column is read."""
+    rows = random_bytes(40, 30_000) + random_bytes(60, 3_000)
+    for i, row in enumerate(rows):
+        row |= {"image_0_uid": f"a{i}", "image_1_uid": f"b{i}"}
+    path = write(tmp_path / "a.parquet", rows, row_group_size=20)
+    read: set[str] = set()
+    inner = pq.ParquetFile.read_row_groups
+
+    def reading(self: pq.ParquetFile, groups: Any, columns: list[str]) -> pa.Table:
+        read.update(columns)
+        return inner(self, groups, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", reading)
+    plan = make_plan(open_source(load_manifest("pickapic_v2"), None, [str(path)]), 1_300_000, 1000)
+    assert "caption" in read
+    assert not read & {"jpg_0", "jpg_1"}
+    assert [len(part.images) for part in plan.parts] == [40, 40, 120]
+    assert plan.image_bytes == pytest.approx(80 * 30_000 + 120 * 3_000, rel=0.1)
+    assert plan.counts()["image_bytes"] == plan.image_bytes
+    check_row_groups(plan)
+
+
+def test_a_row_group_of_too_many_bytes_is_halved(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", random_bytes(20, 3_000), row_group_size=20)
+    for part_bytes, images_of_parts in ((1_000, [20, 20]), (79_000, [20, 20]), (100_000, [40]), (10**9, [40])):
+        plan = make_plan(open_source(load_manifest("pickapic_v2"), None, [str(path)]), part_bytes, 1000)
+        assert [len(part.images) for part in plan.parts] == images_of_parts, part_bytes
+
+
+def test_images_outside_the_files_are_only_counted(tmp_path: Path) -> None:
+    """One row group of paths: reading it again costs nothing, and nothing tells how large the images are."""
+    table = pa.table({"p": ["x"] * 9, "a": [f"{i}" for i in range(9)], "b": [f"{i + 1}" for i in range(9)]})
+    plan = own_plan(tmp_path, table, LEAST)
+    assert [len(part.images) for part in plan.parts] == [4, 4, 2]
+    assert plan.image_bytes is None
+
+
+def test_parts_can_be_chosen_and_travel(tmp_path: Path) -> None:
+    plan = planned(write(tmp_path / "a.parquet", [key_row(i) for i in range(20)]), part_images=6)
+    chosen = plan.parts.only([3, 1])
+    assert [part.name for part in chosen] == ["part-00003", "part-00001"]
+    sent = pickle.loads(pickle.dumps(chosen[1]))  # noqa: S301
+    assert list(chosen[1:]) == [plan.parts[1]] == [sent]
+    assert (len(chosen), chosen.image_count) == (2, 10)
 
 
 def test_two_files_share_images(tmp_path: Path) -> None:
@@ -186,7 +270,7 @@ def test_two_files_share_images(tmp_path: Path) -> None:
     plan = planned(two, one)
     assert (plan.source_rows, plan.pairs.num_rows, plan.image_count) == (20, 15, 16)
     assert Counter(reasons(plan)) == {"duplicate_pair": 5}
-    check_parts(plan, 4)
+    check_parts(plan)
 
 
 def test_no_rows(tmp_path: Path) -> None:
@@ -214,7 +298,7 @@ def own_plan(folder: Path, table: pa.Table, columns: dict[str, str]) -> Plan:
     path = folder / "mine.toml"
     pq.write_table(table, folder / "mine.parquet")
     path.write_text(tomli_w.dumps({"splits": {"train": {"files": ["mine.parquet"]}}, "columns": columns}))
-    return make_plan(open_source(load_manifest(str(path)), None), 4)
+    return make_plan(open_source(load_manifest(str(path)), None), 10**9, 4)
 
 
 LEAST = {"prompt": "p", "image_0_path": "a", "image_1_path": "b"}
@@ -254,6 +338,22 @@ def test_stable_ids_are_written_down() -> None:
     assert stable_id("ab", "c") != stable_id("a", "bc")
 
 
+def test_ids_of_rows_are_those_of_stable_id(tmp_path: Path) -> None:
+    """Whatever the columns' types and contents: labels as `str` writes them, nothing as nothing."""
+    rows = [
+        key_row(0, label_0=label, label_1=None, user_id=user, caption=prompt)
+        for label in (0.0, 0.5, 1.0, 0.1, 1e-7, 1e22, 123456789.125, math.nan, -math.inf, None)
+        for user, prompt in ((None, "赤い\x1f丸"), (7, None))
+    ]
+    plan = planned(write(tmp_path / "a.parquet", [*rows, key_row(1)]))
+    expected = [
+        stable_id(row["caption"], row["image_0_uid"], row["image_1_uid"], row["label_0"], row["user_id"], 0)
+        for row in rows
+    ]
+    assert plan.dropped["pair_id"].to_pylist() == expected
+    assert len(set(expected)) == len(expected)
+
+
 FAULTS: list[dict[str, Any]] = [
     {},
     {},
@@ -279,7 +379,8 @@ def test_counts_add_up_whatever_the_faults(rows: list[dict[str, Any]], part_imag
         plan = planned(write(Path(folder) / "a.parquet", rows, group), part_images=part_images)
     assert plan.source_rows == len(rows)
     check_sums(plan)
-    check_parts(plan, part_images)
+    check_parts(plan)
+    check_row_groups(plan)
 
 
 def content(plan: Plan) -> tuple[Any, ...]:

@@ -15,9 +15,10 @@ from curate.manifest import load_manifest
 from curate.source import Location, Source, open_source, reopen_source
 from tests.curate.builders import PICKAPIC, pair_row, picture_bytes, write_pairs
 
+SIZES = ("image_0_size_bytes", "image_1_size_bytes")
 KEYS = [
     "prompt", "image_0_uid", "image_1_uid", "image_0_model", "image_1_model", "label_0", "label_1",
-    "labelled", "annotator_id", "judgement_id", "source_file", "source_row_group", "source_row",
+    "labelled", "annotator_id", "judgement_id", *SIZES, "source_file", "source_row_group", "source_row",
 ]  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def keys(source: Source) -> list[dict[str, Any]]:
 
 
 def without_file(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "source_file"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("source_file", *SIZES)} for row in rows]
 
 
 def first_pictures(source: Source) -> list[bytes | None]:
@@ -58,6 +59,7 @@ def test_rows_under_our_names(source_file: Path) -> None:
     rows = keys(opened(source_file))
     assert len(rows) == 20
     assert list(rows[0]) == KEYS
+    assert all(1_000 < rows[7].pop(name) < 3_000 for name in SIZES)
     assert rows[7] == {
         "prompt": "a red circle number 1", "image_0_uid": "image-7", "image_1_uid": "image-8",
         "image_0_model": "alpha", "image_1_model": "beta", "label_0": 1.0, "label_1": 0.0, "labelled": True,

@@ -155,10 +155,22 @@ def test_validation_batches_are_always_the_same_and_shared_out(plan: BatchPlan) 
     plan = replace(plan, recipe=recipe(data={"validation_pairs": 1}))
     first, again = list(plan.validation()), list(plan.validation())
     assert len(first) == VALIDATION_DRAWS  # two pairs, two to a micro-batch
-    assert all(same(*both) for both in zip(first, again, strict=True))
+    assert all(same(one, other) for (one, _), (other, _) in zip(first, again, strict=True))
     halves = [list(replace(plan, rank=rank, processes=2).validation()) for rank in (0, 1)]
-    timesteps = sorted(t for half in halves for batch in half for t in batch.timesteps.tolist())
-    assert timesteps == sorted(t for batch in first for t in batch.timesteps.tolist())
+    assert timesteps(*halves) == timesteps(first)
+
+
+def test_with_spread_weights_each_process_validates_as_often_and_nothing_counts_twice(plan: BatchPlan) -> None:
+    plan = replace(plan, recipe=recipe(data={"validation_pairs": 1}, run={"fsdp": True}), processes=3)
+    shares = [list(replace(plan, rank=rank).validation()) for rank in range(3)]
+    assert len({len(share) for share in shares}) == 1
+    assert sum(counted for share in shares for _, counted in share) == 2 * VALIDATION_DRAWS
+    assert timesteps(*shares) == timesteps(list(replace(plan, processes=1).validation()))
+
+
+def timesteps(*shares: list[tuple[Batch, int]]) -> list[int]:
+    """Of the places that count, sorted."""
+    return sorted(t for share in shares for batch, counted in share for t in batch.timesteps.tolist()[:counted])
 
 
 def test_work_is_done_ahead_in_order_and_errors_come_at_their_turn() -> None:

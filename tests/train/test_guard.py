@@ -102,13 +102,13 @@ def test_a_limit_on_the_gradient(run_tiny: RunTiny, tmp_path: Path, recipe_file:
     assert "over optimizer.skip_grad_norm_over 1e-09." in result.err
 
 
-def test_weights_spread_over_processes_are_refused() -> None:
+def test_another_way_to_spread_weights_is_refused() -> None:
     loop._check_distribution(DistributedType.MULTI_GPU)
     with pytest.raises(SettingsError) as caught:
         loop._check_distribution(DistributedType.FSDP)
     assert str(caught.value) == (
-        "Weights spread over processes (FSDP) are not supported; launch without it, and set"
-        ' optimizer.name = "adafactor" or train a LoRA where memory is short.'
+        "accelerate's own FSDP is not supported; launch without it, and set run.fsdp = true in a file"
+        " given by --config, which spreads weights, gradients and moments over the processes."
     )
 
 

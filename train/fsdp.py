@@ -1,0 +1,74 @@
+"""Weights spread over processes (PyTorch's FSDP2), for a full fine-tune that one device has no room for.
+
+Each process holds a slice of every weight, gradient and moment; a block's weights are gathered while it runs.
+Checkpoints and the model hold whole tensors, so a run goes on with any number of processes, spread or not.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from train.config import Recipe
+from train.errors import SettingsError
+
+
+def check(recipe: Recipe, processes: int) -> None:
+    """Raises: SettingsError for what does not go with spread weights, where the recipe asks for them.
+
+    All processes gather a block's weights together, so each must run as many forwards as the others.
+    """
+    run, data = recipe.run, recipe.data
+    if not run.fsdp:
+        return
+    if recipe.lora is not None:
+        raise SettingsError("run.fsdp is for a full fine-tune; a LoRA's weights fit each device: leave it out.")
+    if recipe.optimizer.name != "adamw":
+        raise SettingsError(
+            f'run.fsdp spreads the moments of optimizer.name "adamw"; {recipe.optimizer.name} cannot be spread.'
+        )
+    if run.mixed_precision == "fp16":
+        raise SettingsError('run.fsdp does not scale losses for fp16; set run.mixed_precision = "bf16".')
+    if data.buckets:
+        raise SettingsError("run.fsdp needs pictures of one shape; set data.buckets = false.")
+    together = processes * run.micro_batch_pairs
+    if run.batch_pairs % together:
+        raise SettingsError(
+            f"run.fsdp needs all processes to take as many pairs: run.batch_pairs {run.batch_pairs} is no multiple of"
+            f" run.micro_batch_pairs {run.micro_batch_pairs} x {processes} processes = {together}."
+        )
+
+
+def spread(denoiser: torch.nn.Module, device: torch.device, processes: int) -> None:
+    """Spread a denoiser's weights, in place: its indivisible blocks one by one, and what is left as one more."""
+    mesh = init_device_mesh(device.type, (processes,))
+    blocks = set(getattr(denoiser, "_no_split_modules", None) or ())
+    for module in reversed(list(denoiser.modules())):  # inner blocks before those that hold them
+        if module is denoiser or type(module).__name__ in blocks:
+            fully_shard(module, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a spread tensor; every process must ask for it. A tensor that is not spread is what it was."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor, spread as `parameter` is, if it is and has its shape."""
+    value = value.to(parameter.device)
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+
+
+def whole_weights(denoiser: Any, *, keep: bool) -> dict[str, Tensor]:
+    """All weights on the host, by name; every process must ask, and only those with `keep` are given them."""
+    found = {}
+    for name, value in denoiser.state_dict().items():
+        gathered = whole(value)
+        if keep:
+            found[name] = gathered.to("cpu", copy=True)
+    return found
