@@ -19,10 +19,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import textwrap
-import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ import torch
 import webdataset
 from PIL import Image
 
-from benchmarks.embed import BATCH, ours
+from benchmarks.embed import BATCH, clock, ours
 from benchmarks.photos import PAIRS_PER_PROMPT, photo, tournament_pairs, write_source
 from benchmarks.random_towers import load, random_towers
 from curate.pipeline import CORES, EmbedOptions
@@ -38,39 +35,51 @@ from curate.scoring import Scoring
 
 # Runs in the peer's environment. It loads its model once before the clock, as its cache allows.
 CLIP_RETRIEVAL = """
-import sys, time
+import gc, resource, sys, time
 from importlib.metadata import version
 from all_clip import load_clip
 from clip_retrieval.clip_inference.worker import worker
-tar, output, model, batch, workers = sys.argv[1:]
+output, model, batch, workers, *tars = sys.argv[1:]
+
+def cpu():
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
 load_clip(clip_model=model, use_jit=False, warmup_batch_size=int(batch), clip_cache_path=None)
-start = time.perf_counter()
-worker([0], [tar], output, 1, input_format="webdataset", batch_size=int(batch), num_prepro_workers=int(workers),
+start, used = time.perf_counter(), cpu()
+worker([0], tars, output, 1, input_format="webdataset", batch_size=int(batch), num_prepro_workers=int(workers),
        clip_model=model, use_jit=False)
-print("PEER", version("clip-retrieval"), time.perf_counter() - start)
+taken = time.perf_counter() - start
+gc.collect()
+print("PEER", version("clip-retrieval"), taken, cpu() - used)
 """
 
 
-def write_tar(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A sample for each side of each pair: its picture and the prompt."""
-    with webdataset.TarWriter(str(path)) as tar:
-        for index, row in enumerate(rows):
-            for side in (0, 1):
-                tar.write({"__key__": f"{index:06d}-{side}", "jpg": row[f"jpg_{side}"], "txt": row["caption"]})
+def write_tars(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
+    """A sample for each side of each pair, its picture and the prompt; a tar for each of the peer's workers."""
+    paths = [folder / f"pairs-{index}.tar" for index in range(CORES)]
+    for path in paths:
+        with webdataset.TarWriter(str(path)) as tar:
+            for index in range(paths.index(path), len(rows), CORES):
+                row = rows[index]
+                for side in (0, 1):
+                    tar.write({"__key__": f"{index:06d}-{side}", "jpg": row[f"jpg_{side}"], "txt": row["caption"]})
+    return paths
 
 
-def clip_retrieval(python: str, tar: Path, models: Path) -> tuple[str, float]:
-    """Version and seconds of the peer's inference."""
+def clip_retrieval(python: str, tars: list[Path], models: Path) -> tuple[str, tuple[float, float]]:
+    """Version, and wall and CPU seconds, of the peer's inference; its workers' included."""
     weights = models.parent / "clip" / "open_clip_model.safetensors"
     with tempfile.TemporaryDirectory() as output:
         model = f"open_clip:ViT-B-32/{weights}"
-        command = [python, "-c", textwrap.dedent(CLIP_RETRIEVAL), str(tar), output, model, str(BATCH), str(CORES)]
+        arguments = [output, model, str(BATCH), str(CORES), *map(str, tars)]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}
+        command = [python, "-c", CLIP_RETRIEVAL, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     said = [line.split() for line in done.stdout.splitlines() if line.startswith("PEER ")]
     if not said:
         raise SystemExit(f"clip-retrieval failed under {python}:\n{done.stderr[-3000:]}")
-    return said[0][1], float(said[0][2])
+    return said[0][1], (float(said[0][2]), float(said[0][3]))
 
 
 def pair_by_pair(rows: list[dict[str, Any]], scoring: Scoring) -> None:
@@ -87,34 +96,28 @@ def pair_by_pair(rows: list[dict[str, Any]], scoring: Scoring) -> None:
                 _ = float((image * prompt).sum())
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each way in each round, for all pairs."""
+    """(wall, CPU) seconds of each way in each round, for all pairs."""
     pairs = options.prompts * PAIRS_PER_PROMPT
     images = [photo(seed) for seed in range(options.prompts * (PAIRS_PER_PROMPT + 1))]
     rows = list(tournament_pairs(images, options.prompts))
     source = write_source(folder / "pairs.parquet", iter(rows))
-    write_tar(folder / "pairs.tar", rows)
+    tars = write_tars(folder, rows)
     models = random_towers(folder / "models", "ViT-B-32", "ViT-B-32")
     three = load(models, "cpu", "fp32")
     one = Scoring({"clip": three.towers["clip"]}, {"clip": three.heads["clip"]}, three.identity, three.models)
     how = EmbedOptions("cpu", "fp32", BATCH)
-    found: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     version = None
     for _ in range(options.rounds):
-        found["ours, one tower"].append(seconds(lambda: ours(source, one, how)))
+        found["ours, one tower"].append(clock(lambda: ours(source, one, how)))
         if options.clip_retrieval:
-            version, taken = clip_retrieval(options.clip_retrieval, folder / "pairs.tar", models)
+            version, taken = clip_retrieval(options.clip_retrieval, tars, models)
             found["clip-retrieval"].append(taken)
-        found["ours, three towers"].append(seconds(lambda: ours(source, three, how)))
+        found["ours, three towers"].append(clock(lambda: ours(source, three, how)))
         few = rows[: options.pairs]
-        found["pair by pair"].append(seconds(lambda few=few: pair_by_pair(few, three)) * pairs / len(few))
+        wall, cpu = clock(lambda few=few: pair_by_pair(few, three))
+        found["pair by pair"].append((wall * pairs / len(few), cpu * pairs / len(few)))
     return {"pairs": pairs, "images": len(images), "clip_retrieval": version, "seconds": dict(found)}
 
 
@@ -131,15 +134,20 @@ def main() -> None:
         found = measure(folder, options)
     finally:
         shutil.rmtree(folder)
-    medians = {name: statistics.median(values) for name, values in found["seconds"].items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*times, strict=True)]
+        for name, times in found["seconds"].items()
+    }
     print(f"{found['pairs']} pairs, {found['images']} unique images, {options.prompts} prompts; CPU, medians")
+    print(f"{'':<52}{'seconds':>18}{'times':>8}{'by CPU time':>13}")
     for name, own in (("clip-retrieval", "ours, one tower"), ("pair by pair", "ours, three towers")):
         if name not in medians:
             print(f"{name:<28}not measured: give --clip-retrieval PYTHON")
             continue
-        shown = f"{name} {found['clip_retrieval']}" if name == "clip-retrieval" else name
-        times = medians[name] / medians[own]
-        print(f"{own:<22}{medians[own]:>8.1f} s   {shown:<24}{medians[name]:>8.1f} s   x{times:.2f}")
+        shown = f"{name} {found['clip_retrieval']}" if name == "clip-retrieval" else f"{name} (extrapolated)"
+        (wall, cpu), (peer_wall, peer_cpu) = medians[own], medians[name]
+        seconds = f"{wall:.1f} / {peer_wall:.1f}"
+        print(f"{f'{own} / {shown}':<52}{seconds:>18}{peer_wall / wall:>8.2f}{peer_cpu / cpu:>13.2f}")
     print(json.dumps({"benchmark": "embed_peers", **found, "medians": medians}))
 
 

@@ -1,6 +1,7 @@
 """Decoding in threads and in processes: equal results, and processes that really die."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 
 from benchmarks.cheap import PROMPTS, MadeSource, cheap_pixels, cheap_scoring, column, made_parts
 from curate.decode_processes import DecodeProcesses, modules_in
+from curate.decoders import PillowDecoder
 from curate.decoding import Prepared, batches_ahead, compact, decoder
 from curate.errors import CurateError
 from curate.images import Rejected
@@ -38,7 +40,7 @@ def batches(data: list[bytes | None], size: int = 10) -> list[Batch]:
 
 
 def decoded(preprocessors: Preprocessors, items: Iterable[Batch], processes: int = 0) -> list[Prepared]:
-    with decoder(preprocessors, 10, threads=2, processes=processes) as decoding:
+    with decoder(PillowDecoder(), preprocessors, 10, threads=2, processes=processes) as decoding:
         return list(decoding.batches(items))
 
 
@@ -56,8 +58,6 @@ def test_processes_and_threads_give_equal_pixels_for_every_tower() -> None:
 
 
 def test_preprocessors_pickle_without_weights() -> None:
-    import pickle
-
     models = load_model_set(MODELS)
     scoring = load_scoring(models, models.choose(["clip", "pickscore", "hpsv2"]), "cpu", "fp32")
     pickled = pickle.dumps(scoring.preprocessors)
@@ -159,27 +159,28 @@ def alive(pid: int) -> bool:
 def test_workers_ignore_ctrl_c_and_end_with_their_context() -> None:
     preprocessors: Preprocessors = {"8x8": cheap_pixels}
     pixels = {"8x8": torch.empty(1, 3, 8, 8)}
-    with DecodeProcesses(preprocessors, layouts(preprocessors)) as processes:
+    with DecodeProcesses(PillowDecoder(), preprocessors, layouts(preprocessors)) as processes:
         first = processes.prepare([picture_bytes(0)], pixels)
         pid = next(iter(processes.workers)).process.pid
         assert pid is not None
         os.kill(pid, signal.SIGINT)
         assert processes.prepare([picture_bytes(0)], pixels) == first
         assert next(iter(processes.workers)).process.pid == pid
-    assert first == prepare(preprocessors, [picture_bytes(0)], pixels)
+    assert first == prepare(PillowDecoder(), preprocessors, [picture_bytes(0)], pixels)
     assert not alive(pid)
 
 
 ORPHANS = """
 import sys, time, torch
 from curate.decode_processes import DecodeProcesses
+from curate.decoders import PillowDecoder
 from curate.preparing import layouts
 from tests.curate.builders import picture_bytes
 from benchmarks.cheap import cheap_pixels
 
 if __name__ == "__main__":
     preprocessors = {"8x8": cheap_pixels}
-    with DecodeProcesses(preprocessors, layouts(preprocessors)) as processes:
+    with DecodeProcesses(PillowDecoder(), preprocessors, layouts(preprocessors)) as processes:
         processes.prepare([picture_bytes(0)], {"8x8": torch.empty(1, 3, 8, 8)})
         print(next(iter(processes.workers)).process.pid, flush=True)
         time.sleep(600)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.cheap import PROMPTS, CheapTower, MadeSource, cheap_scoring, column, made_parts
-from curate import pipeline, preparing
+from curate import decoders, pipeline, preparing
 from curate.ahead import ahead, behind
 from curate.decoding import batches_ahead
 from curate.errors import ModelError, SourceError, WriteError
@@ -153,8 +153,8 @@ def test_memory_is_bounded_by_row_groups_and_batches_not_by_the_source(
                 alive[number] = 1
                 most = max(most, len(alive))
 
-    decode = preparing.decode
-    monkeypatch.setattr(preparing, "decode", lambda counted: decode(counted.data))
+    decode = decoders.decode
+    monkeypatch.setattr(decoders, "decode", lambda counted, **options: decode(counted.data, **options))
     monkeypatch.setattr(preparing, "sha256", lambda counted: hashlib.sha256(counted.data))
     source = MadeSource(Counted)  # type: ignore[arg-type]
     run_parts(tmp_path, source, made_parts(600, 100))

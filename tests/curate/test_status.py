@@ -33,12 +33,14 @@ def test_reports_of_several_devices_add_up() -> None:
     tally = Tally(images=100, parts=10, images_before=20, parts_before=2)
     tally.add(Done("cuda:0", 30, {"image_empty": 2}, parts=3, busy_sec=3.0, elapsed_sec=4.0))
     tally.add(Done("cuda:1", 10, {"image_empty": 1, "image_missing": 1}, parts=1, busy_sec=1.0, elapsed_sec=4.0))
+    tally.add(Done("cuda:0", batch_images=128))
+    tally.add(Done("cuda:0"))
     tally.started -= 10  # ten seconds ago
     numbers = tally.numbers()
     assert (numbers["images_done"], numbers["parts_done"]) == (60, 6)
     assert numbers["dropped"] == {"image_empty": 3, "image_missing": 1}
     assert numbers["busy_share"] == pytest.approx(0.5)
-    assert numbers["devices"]["cuda:0"] == {"images": 30, "busy_share": 0.75}
+    assert numbers["devices"]["cuda:0"] == {"images": 30, "busy_share": 0.75, "batch": 128}
     assert numbers["images_per_sec"] == pytest.approx(4.0, rel=0.01)
     assert numbers["seconds_left"] == pytest.approx(10.0, rel=0.01)
 
@@ -116,7 +118,8 @@ def test_status_of_a_finished_run(curate: Curate, finished: Path) -> None:
     assert lines[2].startswith("settings  dataset pickapic_v2, split train, models ")
     report = json.loads(curate("status", "--run", finished, "--json").out)
     assert (report["state"], report["images_done"], report["parts_done"], report["parts"]) == ("finished", 21, 1, 1)
-    assert report["settings"]["batch"] == 64
+    assert report["settings"]["batch"] == "auto"
+    assert report["devices"]["cpu"]["batch"] == 64
     with Run(finished).locked():
         assert status(Run(finished))["state"] == "finished"  # another stage writes there
 
@@ -135,6 +138,15 @@ def test_a_run_without_its_progress_file_still_has_a_state(finished: Path) -> No
     assert status(Run(finished))["state"] == "finished"
     (finished / "embed.json").unlink()
     assert status(Run(finished))["state"] == "stopped"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_lock_held_alone_or_shared_is_seen(tmp_path: Path, shared: bool) -> None:
+    run = Run(tmp_path)
+    with run.locked(shared=shared):
+        assert is_locked(run)
+    assert not is_locked(run)
+    assert not is_locked(Run(tmp_path / "none"))
 
 
 def test_no_run_is_one_sentence(curate: Curate, tmp_path: Path) -> None:
@@ -157,8 +169,8 @@ def test_status_of_a_run_that_runs_and_is_then_killed(curate: Curate, tmp_path: 
         try:
             assert is_locked(Run(run))
             report = json.loads(curate("status", "--run", run, "--json").out)
-            assert (report["state"], report["images"], report["parts"]) == ("running", 401, 101)
-            assert 2 <= report["parts_done"] < 101
+            assert (report["state"], report["images"], report["parts"]) == ("running", 401, 40)
+            assert 2 <= report["parts_done"] < 40
         finally:
             process.kill()
     outcome = curate("status", "--run", run)
