@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     """What an image's bytes are."""
 
     sha256: str
+    size_bytes: int
     width: int
     height: int
     format: str
@@ -63,4 +64,4 @@ def _prepare(
         return decoded
     for key, preprocess in preprocessors.items():
         slot[key].copy_(preprocess(decoded.image))
-    return Facts(sha256(data or b"").hexdigest(), decoded.width, decoded.height, decoded.format)
+    return Facts(sha256(data or b"").hexdigest(), len(data or b""), decoded.width, decoded.height, decoded.format)

@@ -153,6 +153,9 @@ def test_memory_is_bounded_by_row_groups_and_batches_not_by_the_source(
                 alive[number] = 1
                 most = max(most, len(alive))
 
+        def __len__(self) -> int:
+            return len(self.data)
+
     decode = decoders.decode
     monkeypatch.setattr(decoders, "decode", lambda counted, **options: decode(counted.data, **options))
     monkeypatch.setattr(preparing, "sha256", lambda counted: hashlib.sha256(counted.data))
