@@ -1,101 +1,187 @@
-"""`curate embed` beside the towers alone, decoding alone, and the peers' way: a forward for every pair's side.
+"""How much of a device's rate `curate embed` reaches, and what one bad image in a hundred costs it.
 
-    python -m benchmarks.embed [--rounds 3] [--pairs 400]
+    python -m benchmarks.embed [--images 256] [--rounds 3] [--gpu-images 2048]
 
-The peers' way (PickScore's and HPSv2's own scoring code): for each judged pair, decode both pictures and run each
-scorer on one picture and one prompt at a time, however often a picture or a prompt comes back.
+CPU: a ViT-B/32 of random weights over unique 512 squared JPEGs. Ours is the whole of `curate embed` but the loading
+of weights: plan, reading Parquet, decoding, towers, tables on disk. The yardstick is what nobody can leave out:
+decode and resize in a pool of threads, one batch ahead, and the forward pass, from bytes in memory, keeping nothing.
+GPU: ViT-L/14 and two ViT-H/14 against their forward passes alone, on tensors that are on the device already.
+Ours and the yardstick alternate; medians. CPU seconds beside wall time, since other work on a machine changes wall
+time only.
 """
 
 import argparse
+import io
 import json
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
-from curate.images import Decoded, decode
+from benchmarks.cheap import cheap_scoring
+from benchmarks.photos import photo, unique_pairs, write_source
+from benchmarks.random_towers import load, random_towers
+from curate.engines.local import batched
 from curate.manifest import load_manifest
-from curate.model_set import DEFAULT_SCORERS, load_model_set
-from curate.pipeline import EmbedOptions
-from curate.plan import Plan, make_plan
+from curate.pipeline import CORES, EmbedOptions, default_decode_processes
 from curate.run import Run
-from curate.scoring import Scoring, load_scoring
-from curate.source import Location, Source, open_source
+from curate.scoring import Scoring
+from curate.source import open_source
 from curate.stages.embed import embed
 
 BATCH = 64
+BAD_IMAGES = 400  # decoding alone: no tower hides what they cost
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+def clock(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of one call; the CPU seconds are this process's, all threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def decode_all(encoded: dict[Location, bytes | None]) -> list[Decoded]:
-    """Every picture, on this thread."""
-    return [item for item in map(decode, encoded.values()) if isinstance(item, Decoded)]
+def interleaved(rounds: int, ways: dict[str, Callable[[], object]]) -> dict[str, list[tuple[float, float]]]:
+    """(wall, CPU) seconds of each way in each round; the order turns, so that none is always first."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for index in range(rounds):
+        for name, work in list(ways.items())[:: 1 if index % 2 == 0 else -1]:
+            found[name].append(clock(work))
+    return found
 
 
-def towers_alone(scoring: Scoring, pixels: list[dict[str, torch.Tensor]], prompts: list[str]) -> None:
-    """The physical limit: forwards over what is already decoded and preprocessed."""
-    for start in range(0, len(pixels), BATCH):
-        scoring.embed_images(pixels[start : start + BATCH])
-    for start in range(0, len(prompts), 256):
-        scoring.embed_prompts(prompts[start : start + 256])
-
-
-def one_by_one(scoring: Scoring, plan: Plan, encoded: dict[str, bytes], pairs: int) -> None:
-    """The peers' way over the first `pairs` pairs."""
-    for row in plan.pairs.slice(0, pairs).to_pylist():
-        for side in (0, 1):
-            decoded = decode(encoded[row[f"image_{side}_uid"]])
-            assert isinstance(decoded, Decoded)
-            images = scoring.embed_images([scoring.preprocess(decoded.image)])
-            scoring.score(images, scoring.embed_prompts([plan.prompts[row["prompt_id"]]]))
-
-
-def measure(source: Source, scoring: Scoring, pairs: int) -> dict[str, float]:
-    """One round: seconds of each, for all the pairs of the source."""
-    plan = make_plan(source, 1024)
-    places = {uid: location for part in plan.parts for uid, location in part.images}
-    encoded = source.image_bytes(list(places.values()))
-    decoded = decode_all(encoded)
-    pixels = [scoring.preprocess(item.image) for item in decoded]
-    by_uid = {uid: encoded[location] or b"" for uid, location in places.items()}
-    pairs = min(pairs, plan.pairs.num_rows)
+def ours(source: Path, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
+    """`curate embed` with loaded towers, into a new run directory."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = seconds(lambda: embed(Run(Path(folder)), source, scoring, EmbedOptions("cpu", "fp32")))
+        return embed(
+            Run(Path(folder)), open_source(load_manifest("pickapic_v2"), None, [str(source)]), scoring, options
+        )
+
+
+def bare(images: list[bytes], scoring: Scoring) -> None:
+    """Decode, resize, forward: nothing else, with the pool one batch ahead of the model."""
+    tower: Any = scoring.towers["clip"]
+
+    def prepared(data: bytes) -> torch.Tensor:
+        return tower.preprocess(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    with ThreadPoolExecutor(CORES) as pool, torch.inference_mode():
+        started: Iterator[list[Future[torch.Tensor]]] = (
+            [pool.submit(prepared, data) for data in batch] for batch in batched(images, BATCH)
+        )
+        following = next(started, None)
+        while following is not None:
+            current, following = following, next(started, None)
+            tower.model.encode_image(torch.stack([future.result() for future in current]))
+
+
+def forward_alone(scoring: Scoring, pixels: dict[str, torch.Tensor], batches: int) -> None:
+    """The towers over one batch that is on the device, again and again."""
+    for _ in range(batches):
+        scoring.embed_images(pixels)
+
+
+def cpu_row(folder: Path, images: list[bytes], rounds: int) -> dict[str, Any]:
+    """Ours against the bare loop, on this machine's cores."""
+    scoring = load(random_towers(folder / "cpu", "ViT-B-32"), "cpu", "fp32")
+    source = write_source(folder / "unique.parquet", unique_pairs(images, 2))
+    options = EmbedOptions("cpu", "fp32", BATCH)
+    bare(images[:BATCH], scoring)
+    found = interleaved(rounds, {"ours": lambda: ours(source, scoring, options), "bare": lambda: bare(images, scoring)})
+    return _row("CPU, ViT-B/32", len(images), found, "bare")
+
+
+def gpu_row(folder: Path, images: list[bytes], rounds: int) -> dict[str, Any] | None:
+    """Ours against the towers alone; None where there is no GPU."""
+    if not torch.cuda.is_available():
+        return None
+    precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    scoring = load(random_towers(folder / "gpu", "ViT-L-14", "ViT-H-14"), "cuda", precision)
+    source = write_source(folder / "gpu.parquet", unique_pairs(images, 2))
+    options = EmbedOptions("cuda", precision, BATCH, decode_processes=default_decode_processes("cuda"))
+    one = scoring.preprocess(Image.open(io.BytesIO(images[0])).convert("RGB"))
+    pixels = {key: torch.stack([values] * BATCH).to("cuda") for key, values in one.items()}
+    forward_alone(scoring, pixels, 3)
+    ours(source, scoring, options)
+    found = interleaved(
+        rounds,
+        {
+            "ours": lambda: ours(source, scoring, options),
+            "towers alone": lambda: forward_alone(scoring, pixels, len(images) // BATCH),
+        },
+    )
+    return _row(f"{torch.cuda.get_device_name()}, ViT-L/14 + 2 x ViT-H/14", len(images), found, "towers alone")
+
+
+def bad_row(folder: Path, rounds: int) -> dict[str, Any]:
+    """The pipeline with a tower that costs nothing, over sound images and with one in a hundred cut short."""
+    sound = [photo(seed) for seed in range(BAD_IMAGES)]
+    some = [data[:300] if index % 100 == 37 else data for index, data in enumerate(sound)]
+    files = {
+        name: write_source(folder / f"{name}.parquet", unique_pairs(images, 2))
+        for name, images in {"sound": sound, "bad": some}.items()
+    }
+    options = EmbedOptions("cpu", "fp32", BATCH)
+    ways = {name: (lambda path=path: ours(path, cheap_scoring(), options)) for name, path in files.items()}
+    found = interleaved(2 * rounds + 1, ways)
+    return _row(
+        "one bad image in 100, decoding alone", BAD_IMAGES, {"ours": found["bad"], "sound": found["sound"]}, "sound"
+    )
+
+
+def _row(name: str, images: int, found: dict[str, list[tuple[float, float]]], yardstick: str) -> dict[str, Any]:
+    medians = {way: [statistics.median(column) for column in zip(*times, strict=True)] for way, times in found.items()}
+    (wall, cpu), (bare_wall, bare_cpu) = medians["ours"], medians[yardstick]
     return {
-        "curate embed": whole,
-        "towers alone": seconds(lambda: towers_alone(scoring, pixels, list(plan.prompts.values()))),
-        "decoding alone, one thread": seconds(lambda: decode_all(encoded)),
-        "pair by pair (extrapolated)": seconds(lambda: one_by_one(scoring, plan, by_uid, pairs))
-        * plan.pairs.num_rows
-        / pairs,
+        "name": name,
+        "images": images,
+        "yardstick": yardstick,
+        "images_per_sec": images / wall,
+        "yardstick_images_per_sec": images / bare_wall,
+        "of_yardstick": bare_wall / wall,
+        "of_yardstick_by_cpu_time": bare_cpu / cpu,
+        "seconds": found,
     }
 
 
 def main() -> None:
     """Print a table, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--gpu-images", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=400, help="pairs that the slow way really scores")
     options = parser.parse_args()
-    source = open_source(load_manifest("demo"), None)
-    models = load_model_set("demo")
-    scoring = load_scoring(models, models.choose(list(DEFAULT_SCORERS)), "cpu", "fp32")
-    rounds = [measure(source, scoring, options.pairs) for _ in range(options.rounds)]
-    medians = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
-    whole = medians["curate embed"]
-    print(f"{'the demo on this CPU':<30}{'seconds':>9}{'of curate embed':>17}")
-    for name, value in medians.items():
-        print(f"{name:<30}{value:>9.2f}{value / whole:>16.2f}x")
-    print(json.dumps({"benchmark": "embed", "rounds": options.rounds, "seconds": medians}))
+    count = options.gpu_images if torch.cuda.is_available() else options.images
+    with ThreadPoolExecutor(CORES) as pool:
+        images = list(pool.map(photo, range(count)))
+    print(f"{count} unique 512x512 JPEGs of {sum(map(len, images)) / count / 1000:.0f} kB; medians of {options.rounds}")
+    folder = Path(tempfile.mkdtemp())
+    try:
+        gpu = gpu_row(folder, images, options.rounds)
+        rows = [
+            cpu_row(folder, images[: options.images], options.rounds),
+            *([gpu] if gpu else []),
+            bad_row(folder, options.rounds),
+        ]
+    finally:
+        shutil.rmtree(folder)
+    print(f"{'curate embed':<44}{'images/s':>9}{'yardstick':>24}{'of it':>7}{'by CPU time':>12}")
+    for row in rows:
+        yardstick = f"{row['yardstick_images_per_sec']:.1f} {row['yardstick']}"
+        print(
+            f"{row['name']:<44}{row['images_per_sec']:>9.1f}{yardstick:>24}{row['of_yardstick']:>7.3f}"
+            f"{row['of_yardstick_by_cpu_time']:>12.3f}"
+        )
+    if gpu is None:
+        print(f"{'GPU, ViT-L/14 + 2 x ViT-H/14':<44}not measured: no CUDA device here")
+    print(json.dumps({"benchmark": "embed", "threads": torch.get_num_threads(), "rows": rows, "gpu": gpu is not None}))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from PIL import Image
 
 from curate.errors import CurateError, ModelError, UsageError
 from curate.progress import say
-from curate.towers.compiled import StaticBatch
+from curate.towers.compiled import Compilable, StaticBatch
 
 if TYPE_CHECKING:
     from curate.scoring import EmbeddedPrompts, Pictures, Scoring
@@ -94,7 +94,10 @@ def score_within(
         within = [(matched[index][0] - start, matched[index][1]) for index in own]
         return own, score(rows_of(pictures, start, stop), within, prompts)
 
-    pieces = limit.run(count_of(pictures), piece)
+    count = count_of(pictures, matched)
+    if count == 0:
+        return score(pictures, matched, prompts)
+    pieces = limit.run(count, piece)
     if len(pieces) == 1:
         return pieces[0][1]
     order = np.argsort(np.concatenate([own for own, _ in pieces]))
@@ -106,8 +109,10 @@ def score_within(
     )
 
 
-def count_of(pictures: Pictures) -> int:
-    """How many pictures."""
+def count_of(pictures: Pictures, matched: list[tuple[int, str]]) -> int:
+    """How many pictures; where no tower looks at them, those that have a prompt."""
+    if not pictures:
+        return 1 + max((row for row, _ in matched), default=-1)
     return len(next(iter(pictures.values()))) if isinstance(pictures, dict) else len(pictures)
 
 
@@ -125,7 +130,7 @@ def find_batch(scoring: Scoring, device: str) -> int:
     """
     if device == "cpu":
         return CPU_IMAGES
-    return largest_useful(lambda images: probe(scoring, images))
+    return largest_useful(lambda images: probe(scoring, device, images))
 
 
 def largest_useful(rate: Callable[[int], float]) -> int:
@@ -145,23 +150,23 @@ def largest_useful(rate: Callable[[int], float]) -> int:
     return images
 
 
-def probe(scoring: Scoring, images: int, seconds: float = PROBE_SEC) -> float:
-    """Pictures per second through every tower and scorer, two prompts each, after one pass that warms up."""
-    pictures, matched, prompts = made_up(scoring, images)
+def probe(scoring: Scoring, device: str, images: int, seconds: float | None = None) -> float:
+    """Pictures per second through every tower and scorer, from the device's memory, after one pass that warms up."""
+    pictures, matched, prompts = made_up(scoring, device, images)
     scoring.score_at_once(pictures, matched, prompts)
     start, passes = time.perf_counter(), 0
-    while passes == 0 or time.perf_counter() - start < seconds:
+    while passes == 0 or time.perf_counter() - start < (PROBE_SEC if seconds is None else seconds):
         scoring.score_at_once(pictures, matched, prompts)  # ends on the CPU: nothing is left under way
         passes += 1
     return images * passes / (time.perf_counter() - start)
 
 
-def made_up(scoring: Scoring, images: int) -> tuple[Pictures, list[tuple[int, str]], EmbeddedPrompts]:
+def made_up(scoring: Scoring, device: str, images: int) -> tuple[Pictures, list[tuple[int, str]], EmbeddedPrompts]:
     """Pictures of random pixels, each with two prompts as in Pick-a-Pic: what `score_pictures` takes."""
     from curate.scoring import EmbeddedPrompts
 
     shapes = {key: values.shape for key, values in scoring.preprocess(Image.new("RGB", (64, 64))).items()}
-    pictures = {key: torch.randn(images, *shape) for key, shape in shapes.items()}
+    pictures = {key: torch.randn(images, *shape, device=device) for key, shape in shapes.items()}
     texts = ["a photograph of a fox", "a red circle above a blue square"]
     prompts = EmbeddedPrompts({"0": 0, "1": 1}, texts, scoring.embed_prompts(texts))
     return pictures, [(row, prompt_id) for row in range(images) for prompt_id in prompts.rows], prompts
@@ -177,23 +182,24 @@ def make_ready(scoring: Scoring, device: str, batch_images: int | None, compiled
         say(f"batches of {size} pictures: twice as many are not faster on {device}, or do not fit")
     scoring.limit.size = size
     if compiled:
-        compile_towers(scoring, size)
+        compile_towers(scoring, device, size)
     return size
 
 
-def compile_towers(scoring: Scoring, images: int) -> None:
+def compile_towers(scoring: Scoring, device: str, images: int) -> None:
     """Compile every tower's picture encoder, by one batch of random pixels, and say how long it took."""
     start = time.perf_counter()
-    for tower in scoring.towers.values():
-        tower.image_features = StaticBatch(tower.image_features, scoring.limit)
+    towers = [tower for tower in scoring.towers.values() if isinstance(tower, Compilable)]
+    for tower in towers:
+        if not isinstance(tower.image_features, StaticBatch):
+            tower.image_features = StaticBatch(tower.image_features, scoring.limit)
     try:
-        scoring.score_pictures(*made_up(scoring, images))
+        scoring.score_pictures(*made_up(scoring, device, images))
     except CurateError:
         raise
     except Exception as error:  # the compiler's many ways to fail: no C compiler, no Triton, an operator it lacks
         raise ModelError(f"torch.compile fails here ({first_sentence(error)}); run without --compile") from error
-    count = len(scoring.towers)
-    say(f"compiled {count} {'tower' if count == 1 else 'towers'} in {time.perf_counter() - start:.0f} s")
+    say(f"compiled {len(towers)} {'tower' if len(towers) == 1 else 'towers'} in {time.perf_counter() - start:.0f} s")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -93,7 +93,7 @@ def compute_parts(
     decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
     if options.decode == "nvjpeg":
         preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
-    reporter = _Reporter(options.device, report)
+    reporter = _Reporter(options.device, scoring, report)
 
     def write(results: PartResults) -> None:
         write_part(run, results.part.name, part_files(results, scoring))
@@ -161,8 +161,8 @@ def _on_device(batches: Iterable[Prepared], device: str) -> Iterator[Prepared]:
 class _Reporter:
     """Puts together what one device did since the last report."""
 
-    def __init__(self, device: str, report: Callable[[Done], None]) -> None:
-        self.device, self.report = device, report
+    def __init__(self, device: str, scoring: Scoring, report: Callable[[Done], None]) -> None:
+        self.device, self.scoring, self.report = device, scoring, report
         self.written: deque[str] = deque()  # filled by the writer
         self.busy_sec = 0.0
         self.since = time.perf_counter()
@@ -189,6 +189,7 @@ class _Reporter:
             parts,
             self.busy_sec,
             now - self.since,
+            self.scoring.limit.size,
         )
         self.busy_sec, self.since = 0.0, now
         self.report(done)

@@ -1,7 +1,7 @@
 """One image's bytes to pixels and facts, in whatever thread or process: nothing here knows tables or sources."""
 
-import hashlib
 from collections.abc import Callable
+from hashlib import sha256
 from typing import NamedTuple
 
 import torch
@@ -64,5 +64,4 @@ def _prepare(
         return decoded
     for key, preprocess in preprocessors.items():
         slot[key].copy_(preprocess(decoded.image))
-    sha256 = hashlib.sha256(data or b"").hexdigest()
-    return Facts(sha256, len(data or b""), decoded.width, decoded.height, decoded.format)
+    return Facts(sha256(data or b"").hexdigest(), len(data or b""), decoded.width, decoded.height, decoded.format)

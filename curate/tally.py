@@ -30,7 +30,7 @@ class Done:
     """What one device did since its last report; it travels between processes and machines by pickle.
 
     images counts the dropped ones, too; offenders is a sample of them. busy_sec is the time that the towers
-    computed, of elapsed_sec; parts is how many were written.
+    computed, of elapsed_sec; parts is how many were written; batch_images the largest batch that it now computes.
     """
 
     device: str
@@ -40,6 +40,7 @@ class Done:
     parts: int = 0
     busy_sec: float = 0.0
     elapsed_sec: float = 0.0
+    batch_images: int | None = None
 
 
 class Tally:
@@ -56,6 +57,7 @@ class Tally:
         self.dropped: Counter[str] = Counter()
         self.offenders: list[Offender] = []
         self.devices: dict[str, Counter[str]] = {}
+        self.batches: dict[str, int | None] = {}
         self._lock = threading.Lock()
 
     def restart(self, seconds_ago: float = 0.0) -> None:
@@ -70,6 +72,7 @@ class Tally:
             self.dropped.update(done.dropped)
             self.offenders += done.offenders[: SAMPLE - len(self.offenders)]
             device = self.devices.setdefault(done.device, Counter())
+            self.batches[done.device] = done.batch_images or self.batches.get(done.device)
             device["images"] += done.images
             device["busy_ms"] += round(1000 * done.busy_sec)
             device["elapsed_ms"] += round(1000 * done.elapsed_sec)
@@ -92,7 +95,7 @@ class Tally:
                 "elapsed_sec": elapsed,
                 "seconds_left": left * elapsed / self.done_images if self.done_images else None,
                 "devices": {
-                    name: {"images": counts["images"], "busy_share": _share(counts)}
+                    name: {"images": counts["images"], "busy_share": _share(counts), "batch": self.batches[name]}
                     for name, counts in sorted(self.devices.items())
                 },
             }

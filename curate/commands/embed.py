@@ -146,7 +146,7 @@ def _options(
     from curate.towers.precision import choose_precision
 
     check_decode(decode, device)
-    if decode_processes is None:
+    if decode_processes is None or decode == "nvjpeg":  # a GPU's decoder belongs to the process of its towers
         decode_processes = default_decode_processes(device, decode)
     return EmbedOptions(
         device,

@@ -3,26 +3,27 @@
 import itertools
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from curate.batches import make_ready, probe
-from curate.decoders import Decoder, choose_decoder
+from curate.decoders import choose_decoder
+from curate.decoding import decoder
 from curate.errors import SourceError
 from curate.images import Rejected
 from curate.model_set import ModelSet, ScorerSpec
 from curate.pipeline import EmbedOptions
-from curate.plan import Plan
+from curate.plan import Part, Plan
+from curate.reading import Batch, Encoded
 from curate.scoring import Scoring
 from curate.source import Location, Source
 from curate.towers.flops import tower_flop
 from curate.towers.preprocessing import OnDevice, needed_side_px
 from schemas import tables
 
-SAMPLE_IMAGES = 256
+SAMPLE_IMAGES = 128
 CPU_PROBE_IMAGES = 8
 PROMPTS = 64
 
@@ -74,7 +75,7 @@ def expected_time(
         "precision": options.precision,
         "decode": options.decode,
         "batch_images": batch,
-        "decode_threads": options.decode_threads,
+        "decode_workers": options.decode_processes or options.decode_threads,
         "read_images_per_sec": round(rates.read_images, 1),
         "decode_images_per_sec": round(rates.decode_images, 1),
         "tower_images_per_sec": round(rates.tower_images, 1),
@@ -91,10 +92,7 @@ def measure(source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions,
     start = time.perf_counter()
     encoded = list(source.image_bytes(located).values())
     read = len(encoded) / (time.perf_counter() - start)
-    needed_px = max(map(needed_side_px, scoring.preprocessors.values()))
-    decode = _decoding(choose_decoder(options.decode, options.device, needed_px), scoring)
-    with ThreadPoolExecutor(options.decode_threads) as pool:
-        decoded = rate_of(lambda: sum(pool.map(decode, encoded[: 8 * options.decode_threads])), seconds / 3)
+    decoded = _decode_rate(plan.parts[0], encoded, scoring, options, seconds / 3)
     if not decoded:
         raise SourceError(f"none of the first {len(encoded)} images can be decoded; correct --source or the manifest")
     images = min(batch, CPU_PROBE_IMAGES) if options.device == "cpu" else batch
@@ -102,7 +100,7 @@ def measure(source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions,
     return Rates(
         read,
         decoded,
-        probe(scoring, images, seconds / 2),
+        probe(scoring, options.device, images, seconds / 2),
         rate_of(lambda: len(texts) if scoring.embed_prompts(texts) else 0, seconds / 6),
     )
 
@@ -125,16 +123,19 @@ def rate_of(work: Callable[[], int], seconds: float) -> float:
             return units / elapsed
 
 
-def _decoding(decoder: Decoder, scoring: Scoring) -> Callable[[bytes | None], int]:
-    """Bytes -> pixels for every tower, as the pipeline does; 1, or 0 for an image that is none."""
-    preprocessors = [OnDevice(one) for one in scoring.preprocessors.values()]
+def _decode_rate(
+    part: Part, encoded: list[bytes | None], scoring: Scoring, options: EmbedOptions, seconds: float
+) -> float:
+    """Pictures per second through the pipeline's own decoder, as a run would set it up; 0 when none is one."""
+    images = [Encoded(str(index), Location("", 0, index, 0), data) for index, data in enumerate(encoded)]
+    preprocessors = scoring.preprocessors
+    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
+    if options.decode == "nvjpeg":
+        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
+    with decoder(decode, preprocessors, len(images), options.decode_threads, options.decode_processes) as decoding:
 
-    def decode(data: bytes | None) -> int:
-        decoded = decoder([data])[0]
-        if isinstance(decoded, Rejected):
-            return 0
-        for one in preprocessors:
-            one(decoded.image)
-        return 1
+        def once() -> int:
+            (prepared,) = decoding.batches([Batch(part, images, True)])
+            return sum(not isinstance(result, Rejected) for result in prepared.results)
 
-    return decode
+        return rate_of(once, seconds)

@@ -144,7 +144,7 @@ def shown_settings(source: Source, scorers: Scorers, options: EmbedOptions) -> d
         "scorers": ", ".join(scorers.names),
         "device": options.device,
         "precision": options.precision,
-        "batch": options.batch_images,
+        "batch": options.batch_images or "auto",
         "part_images": options.part_images,
         "part_bytes": options.part_bytes,
         "decode_processes": options.decode_processes,

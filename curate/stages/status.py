@@ -30,10 +30,13 @@ def status(run: Run) -> dict[str, Any]:
 
 
 def is_locked(run: Run) -> bool:
-    """Whether a process holds the run's lock."""
+    """Whether a process holds the run's lock, alone or with others.
+
+    To ask is to take it for a moment: there is no way to look at a lock.
+    """
     try:
         with (run.root / ".lock").open("r") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

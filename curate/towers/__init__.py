@@ -24,7 +24,6 @@ class Tower(Protocol):
     scale: float
     preprocessing: str  # towers with equal values share one preprocessed picture
     identity: dict[str, Any]  # id, revision, weights' sha256: goes into run.toml
-    image_features: Callable[[torch.Tensor], torch.Tensor]  # the encoder within embed_images, which --compile replaces
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """An RGB picture as a float32 (3, height, width) tensor.

@@ -1,7 +1,7 @@
 """torch.compile for the picture's encoder: one batch size, so that it is compiled once."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -10,6 +10,13 @@ class Limit(Protocol):
     """`size` is how many pictures go through the towers at once; None: as many as there are."""
 
     size: int | None
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """A tower whose picture encoder can be replaced by a compiled one."""
+
+    image_features: Callable[[torch.Tensor], torch.Tensor]
 
 
 class StaticBatch:
@@ -24,7 +31,12 @@ class StaticBatch:
         self.limit = limit
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        missing = (self.limit.size or len(pixels)) - len(pixels)
-        if missing > 0:
-            pixels = torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
-        return self.function(pixels)[: len(pixels) - max(missing, 0)]
+        count = len(pixels)
+        missing = max(0, (self.limit.size or count) - count)
+        # What inference mode makes is another kind of tensor to the compiler, and would be compiled for anew.
+        with torch.inference_mode(False):
+            if missing:
+                pixels = torch.nn.functional.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))  # keeps channels last
+            elif pixels.is_inference():
+                pixels = pixels.clone()
+        return self.function(pixels)[:count]

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 
@@ -78,8 +78,20 @@ def memory_format(device: str, precision: str) -> torch.memory_format:
     return torch.channels_last if on_tensor_cores else torch.contiguous_format
 
 
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in `precision`; norms and softmax compute in float32, as in the models' own scoring code."""
+@contextlib.contextmanager
+def autocast(device: str, precision: str) -> Iterator[None]:
+    """Matrix products in `precision`; norms and softmax compute in float32, as in the models' own scoring code.
+
+    torch's native attention of nn.MultiheadAttention, which rounds its softmax to half precision, stands aside for
+    the fused one: under autocast on CUDA torch sees to that itself, on the CPU it does not.
+    """
     if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.split(":")[0], DTYPES[precision])
+        yield
+        return
+    native = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.autocast(device.split(":")[0], DTYPES[precision]):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(native)

@@ -122,6 +122,7 @@ def test_overview_lists_each_command_with_a_whole_sentence(curate: Curate) -> No
         (["rnk"], "Error: No such command 'rnk'."),
         (["sql", "select 1", "extra"], "Error: Got unexpected extra argument(s) (extra)"),
         (["embed", "--batch"], "Error: Option '--batch' requires an argument."),
+        (["embed", "--calibrate", "31"], "Error: Invalid value for '--calibrate': "),
         (["embed", "--parity", "1"], "Error: Invalid value for '--parity': "),
         (["embed", "--part-images", "1.5"], "Error: Invalid value for '--part-images': "),
         (["compare", "--gallery", "-1"], "Error: Invalid value for '--gallery': "),
@@ -154,6 +155,12 @@ def test_wrong_usage_is_one_unwrapped_line(curate: Curate, arguments: list[str],
             "--scorers names none; known: aesthetic, clip, hpsv2, image_reward, nsfw, nsfw_words, pickscore",
         ),
         (["--precision", "fp8"], "--precision fp8: choose auto, fp32, bf16, fp16"),
+        (["--batch", "0"], "--batch 0: give auto, or a whole number of pictures from 1 up"),
+        (["--decode", "turbo"], "--decode turbo: choose pillow, scaled, nvjpeg"),
+        (
+            ["--decode", "nvjpeg"],
+            "--decode nvjpeg needs a CUDA device, and this run is on cpu; use pillow or scaled",
+        ),
     ],
 )
 def test_embed_refuses(curate: Curate, source_file: Path, arguments: list[str], message: str) -> None:
@@ -226,6 +233,7 @@ def test_embed_reports_sums_and_json(curate: Curate, source_file: Path, tmp_path
     ("option", "value", "difference"),
     [
         ("--part-images", 7, "part_images was 4096, now 7"),
+        ("--decode", "scaled", "decode was 'pillow', now 'scaled'"),
         ("--scorers", "clip", "models.towers.pickscore was "),
         ("--manifest", "pickapic_v1", "manifest.name was 'pickapic_v2', now 'pickapic_v1'"),
     ],

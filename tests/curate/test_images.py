@@ -211,3 +211,44 @@ def test_damaged_bytes_never_raise(form: str) -> None:
             damaged[draw.randrange(min(len(damaged), 400))] = draw.randrange(256)
         result = decode(bytes(damaged[: draw.choice((len(damaged), draw.randrange(len(damaged))))]))
         assert isinstance(result, Decoded) or result.reason in IMAGE_REASONS
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_scaled_jpeg_is_upright_and_its_full_size_is_known(turn: int) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = turn
+    data = encoded(Image.open(io.BytesIO(picture_bytes(3, (303, 200), "PNG"))), "JPEG", exif=exif, quality=95)
+    whole, scaled = decode(data), decode(data, at_least_px=64)
+    assert isinstance(whole, Decoded)
+    assert isinstance(scaled, Decoded)
+    assert (scaled.width, scaled.height) == (whole.width, whole.height) == whole.image.size
+    assert sorted(scaled.image.size) == [100, 152]
+    near = np.asarray(whole.image.resize(scaled.image.size, Image.Resampling.BOX), dtype=int)
+    assert np.abs(near - np.asarray(scaled.image, dtype=int)).max() < 16
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least_px", "decoded"),
+    [((1024, 1024), 224, 256), ((512, 512), 224, 256), ((448, 448), 224, 224), ((447, 447), 224, 447),
+     ((2048, 2048), 224, 256), ((64, 64), 224, 64)],
+)  # fmt: skip
+def test_the_smallest_scale_that_is_large_enough(size: tuple[int, int], at_least_px: int, decoded: int) -> None:
+    found = decode(picture_bytes(1, size), at_least_px=at_least_px)
+    assert isinstance(found, Decoded)
+    assert found.image.size == (decoded, decoded)
+    assert (found.width, found.height) == size
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_other_formats_are_decoded_whole(form: str) -> None:
+    found = decode(picture_bytes(1, (512, 512), form), at_least_px=64)
+    assert isinstance(found, Decoded)
+    assert found.image.size == (found.width, found.height) == (512, 512)
+
+
+def test_a_broken_jpeg_has_the_same_reason_at_any_scale() -> None:
+    cut = encoded(Image.effect_noise((512, 512), 90).convert("RGB"), "JPEG")[:9_000]
+    whole, scaled = decode(cut), decode(cut, at_least_px=64)
+    assert isinstance(whole, Rejected)
+    assert isinstance(scaled, Rejected)
+    assert scaled.reason == whole.reason == "image_unreadable"
