@@ -115,5 +115,5 @@ def decoder(
 
 
 def batches_ahead(batch_images: int, workers: int) -> int:
-    """Batches that are decoded ahead of the one that is waited for: two, or enough to give each worker two chunks."""
-    return max(2, -(-2 * workers * CHUNK_IMAGES // batch_images))
+    """Batches that are decoded ahead of the one that is waited for: one, or enough to give each worker two chunks."""
+    return max(1, -(-2 * workers * CHUNK_IMAGES // batch_images))
