@@ -14,8 +14,6 @@ from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
 from curate.run import Run
 
-MB = 1_000_000
-
 
 def embed(
     run: RunOption = "run",
@@ -32,14 +30,18 @@ def embed(
     device: Annotated[str, typer.Option(help="auto (every CUDA device, else the CPU), cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     batch: Annotated[int, typer.Option(help="Images of one forward pass.", min=1)] = 64,
-    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 4096,
-    part_mb: Annotated[int, typer.Option(help="Megabytes of encoded images of one part.", min=1)] = 256,
+    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming, at most.", min=1)] = 4096,
+    part_bytes: Annotated[int, typer.Option(help="Bytes of one part's encoded images.", min=1)] = 256_000_000,
     part_range: Annotated[
         str | None,
         typer.Option(help="Compute parts A to B - 1 only, as A:B, beside other processes that do the others."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes.  [default: one for each device]", min=1)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local (this machine) or ray (a Ray cluster).")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster.  [default: RAY_ADDRESS, else this machine]")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
@@ -64,25 +66,29 @@ def embed(
             "models": model_set.name,
             "scorers": [spec.name for spec in chosen],
         }
-        print_report(settings | make_plan(opened, part_mb * MB, part_images).counts(), as_json)
+        print_report(settings | make_plan(opened, part_bytes, part_images).counts(), as_json)
         return
 
-    from curate.engines.processes import local_engine
+    from curate.engines.place import workplace
     from curate.pipeline import EmbedOptions
     from curate.scoring import UnloadedScoring
     from curate.stages.embed import embed as run_embed
     from curate.stages.embed import source_settings
-    from curate.towers.precision import choose_devices, choose_precision, describe_device
 
-    devices = choose_devices(device, workers)
-    options = EmbedOptions(
-        devices[0], choose_precision(precision, devices[0]), batch, part_images, part_bytes=part_mb * MB
-    )
-    Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
-    names = ", ".join(spec.name for spec in chosen)
-    say(f"models '{model_set.name}', scorers {names}, on {describe_device(devices[0], options.precision)}")
-    scorers_set = UnloadedScoring(model_set, tuple(chosen), options.precision)
-    summary = run_embed(Run(Path(run)), opened, scorers_set, options, local_engine(devices), only)
+    with workplace(engine, address, device, workers, precision) as place:
+        options = EmbedOptions(
+            place.device,
+            place.precision,
+            batch,
+            part_images,
+            decode_threads=place.threads,
+            part_bytes=part_bytes,
+        )
+        Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
+        names = ", ".join(spec.name for spec in chosen)
+        say(f"models '{model_set.name}', scorers {names}, on {place.words}")
+        scoring = UnloadedScoring(model_set, tuple(chosen), options.precision)
+        summary = run_embed(Run(Path(run)), opened, scoring, options, place.engine, only)
     print_report(summary, as_json, embed_lines(summary))
 
 
