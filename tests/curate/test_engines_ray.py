@@ -12,7 +12,7 @@ import pytest
 from curate.engines.desk import DEATHS
 from curate.engines.ray import RayEngine, connected
 from curate.errors import RunError, SourceError, UsageError
-from tests.curate.engine_work import Touch, items
+from tests.curate.engine_work import Touch, items, own_process
 
 pytest.importorskip("ray", reason="the extra pairsieve[ray] is not installed")
 
@@ -80,7 +80,7 @@ def test_a_cluster_without_gpus_says_so(engine: RayEngine) -> None:
 
 
 def test_functions_are_answered_by_the_cluster(engine: RayEngine) -> None:
-    assert engine.ask(os.getpid) != os.getpid()
+    assert engine.ask(own_process) != own_process()
 
 
 def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
