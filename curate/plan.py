@@ -129,7 +129,7 @@ def _canonical_rows(source: Source) -> tuple[pl.DataFrame, pl.Series]:
     frames = [_row_frame(table, source.files) for table in source.key_rows() if table.num_rows]
     if not frames:
         raise SourceError(f"no rows in {', '.join(source.files)}; correct --source or the manifest's files")
-    rows = pl.concat(frames, how="vertical_relaxed")
+    rows = pl.concat(frames, how="vertical_relaxed").rechunk()  # polars 2.1 mixes up columns cut at unlike places
     encoded = rows["prompt"].to_arrow().dictionary_encode()
     return rows.with_columns(prompt=pl.Series(encoded.indices).cast(pl.UInt32)), pl.Series(encoded.dictionary)
 

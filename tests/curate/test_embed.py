@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -156,9 +157,44 @@ def test_a_damaged_part_is_named_and_computed_again(
     capsys.readouterr()
     assert embed_files(root, source_file, scoring)["parts_computed"] == 1
     named = f"{root}: part-00002 is damaged, not as its marker parts/part-00002.json says; it is computed again"
-    assert [line for line in capsys.readouterr().err.splitlines() if "damaged" in line] == [named]
+    assert [line for line in capsys.readouterr().err.splitlines() if " is damaged" in line] == [named]
     for name, found in tables_of(root).items():
         assert found.equals(before[name]), name
+
+
+def test_damaged_prompts_are_named_and_embedded_again(
+    tmp_path: Path, source_file: Path, scoring: Scoring, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    embed_files(root, source_file, scoring)
+    before = tables_of(root)
+    path = root / "prompts" / "prompts-00000.parquet"
+    path.write_bytes(path.read_bytes()[:-7] + b"damaged")
+    capsys.readouterr()
+    assert embed_files(root, source_file, scoring)["parts_computed"] == 0
+    assert f"{root}: prompts-00000 is damaged" in capsys.readouterr().err
+    assert tables_of(root)["prompts"].equals(before["prompts"])
+
+
+def test_a_part_that_another_process_has_done_meanwhile_is_passed_over(
+    tmp_path: Path, source_file: Path, scoring: Scoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranges overlap: what was missing at the start may be there when its turn comes."""
+    embed_files(tmp_path / "other", source_file, scoring)
+    for name in ("images", "scores", "dropped", "parts"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    computed: list[str] = []
+    inner = pipeline.write_part
+
+    def write(run: Run, name: str, files: Any) -> None:
+        inner(run, name, files)
+        computed.append(name)
+        for path in (tmp_path / "other").glob("*/part-*"):  # the other one does the rest while this one writes
+            shutil.copy(path, run.root / path.relative_to(tmp_path / "other"))
+
+    monkeypatch.setattr(pipeline, "write_part", write)
+    assert embed_files(tmp_path / "run", source_file, scoring)["scored_images"] == 21
+    assert computed == ["part-00000"]
 
 
 def test_a_run_that_lost_a_part_is_unfinished_until_it_is_computed(
