@@ -225,6 +225,43 @@ def test_embed_reports_sums_and_json(curate: Curate, source_file: Path, tmp_path
     assert f"{tmp_path}/run holds parts of this run; the sound ones are kept" in again.err
 
 
+def test_a_part_range_says_what_is_left(curate: Curate, source_file: Path, tmp_path: Path) -> None:
+    arguments = [*embed_arguments(source_file), "--run", tmp_path / "run", "--part-images", 5]
+    outcome = curate(*arguments, "--part-range", "1:3")
+    assert outcome.code == 0
+    assert outcome.out == (
+        "parts   2 computed, 2 of 4 left, the first is part-00000; other processes may be at them, "
+        "`curate embed` without --part-range finishes the run\n"
+    )
+    assert curate("rank", "--run", tmp_path / "run").code == 1
+    assert json.loads(curate(*arguments, "--json").out)["parts_computed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--part-range", "3:1"], "--part-range 3:1: give A:B with A below B: parts A to B - 1, counted from 0"),
+        (["--part-range", "3"], "--part-range 3: give A:B with A below B: parts A to B - 1, counted from 0"),
+        (
+            ["--part-range", "1:2"],
+            "--part-range 1:2: there are 1 parts, from 0 on; `curate embed --dry-run` counts them",
+        ),
+        (["--engine", "slurm"], "--engine slurm: choose local or ray"),
+        (["--address", "here:1"], "--address is for --engine ray"),
+    ],
+)
+def test_impossible_places(curate: Curate, source_file: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    expect(curate(*embed_arguments(source_file), "--run", tmp_path / "run", *options), 2, message)
+
+
+def test_a_run_directory_is_no_url(curate: Curate) -> None:
+    expect(
+        curate("embed", "--run", "s3://bucket/run"),
+        2,
+        "--run s3://bucket/run: a run directory is a folder, on a shared disk for several machines; no URL",
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "value", "difference"),
     [
