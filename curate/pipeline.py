@@ -16,8 +16,8 @@ Memory beside the models is bounded, whatever the size of the source and its par
     decoded   one picture for each thread or process that decodes
     results   2 parts × images of a part × Σ towers dimension × 4 bytes
 
-groups_ahead is an option of EmbedOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row groups of 1,000 pairs at
-2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: 1.3 GB + 86 MB encoded, 0.6 GB of pixels.
+groups_ahead is an option of EmbedOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row
+groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: 1.3 GB + 86 MB encoded, 0.6 GB of pixels.
 """
 
 import os
@@ -65,11 +65,11 @@ class EmbedOptions:
     compiled: bool = False
 
 
-def default_decode_processes(device: str, decode: str = "pillow") -> int:
+def default_decode_processes(device: str, decode: str = "pillow", cores: int | None = None) -> int:
     """None on the CPU, where threads do as well, nor for nvjpeg; else the cores that each GPU has, at most 16."""
     if decode == "nvjpeg" or not device.startswith("cuda"):
         return 0
-    return min(16, max(1, CORES // max(1, torch.cuda.device_count())))
+    return min(16, cores or max(1, CORES // max(1, torch.cuda.device_count())))
 
 
 def compute_parts(

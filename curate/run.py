@@ -171,13 +171,17 @@ def part_rows(run: Run, name: str, hashed: bool = True) -> dict[str, int] | None
 
 
 def sound_parts(run: Run, names: Iterable[str]) -> set[str]:
-    """Which of the named parts are there with every byte as it was written; the damaged are named on stderr."""
+    """Which of the named parts are there with every byte as it was written.
+
+    The damaged are named on stderr and lose their marker, and the run is unfinished until they are computed again.
+    """
     names = list(names)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:  # sha256 runs without the GIL
         found = dict(zip(names, pool.map(lambda name: part_rows(run, name), names), strict=True))
-    for name, rows in found.items():
-        if rows is None and _marker(run, name).exists():
-            say(f"{run.root}: {name} is damaged, not as its marker parts/{name}.json says; it is computed again")
+    for name in (name for name, rows in found.items() if rows is None and _marker(run, name).exists()):
+        say(f"{run.root}: {name} is damaged, not as its marker parts/{name}.json says; it is computed again")
+        run.mark_unfinished()
+        _marker(run, name).unlink(missing_ok=True)
     return {name for name, rows in found.items() if rows is not None}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from curate.pipeline import EmbedOptions, compute_parts
 from curate.plan import Part
-from curate.run import Run, part_rows, write_part
+from curate.run import Run, part_rows, sound_parts, write_part
 from curate.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_columns, embedding_matrix
 from curate.source import Source
 from schemas import tables
@@ -58,7 +58,9 @@ class EmbedWork:
         prompts = self._prompts(scoring, report)
         if self.anew:
             self.run.mark_unfinished()
-        compute_parts(self.run, self.source, scoring, prompts, tasks, replace(self.options, device=device), report)
+        missing = (task for task in tasks if not self.stands(task))  # a process beside this one may have been faster
+        options = replace(self.options, device=device)
+        compute_parts(self.run, self.source, scoring, prompts, missing, options, report)
 
     def stands(self, task: Part) -> bool:
         """Whether a part's files are there as its marker says."""
@@ -69,7 +71,7 @@ class EmbedWork:
         chunks = prompt_parts(self.prompts)
         start = os.getpid() % len(chunks)
         for name, chunk in chunks[start:] + chunks[:start]:
-            if part_rows(self.run, name) is None:
+            if not sound_parts(self.run, [name]):
                 table = _prompt_table(chunk, scoring)
                 with self.run.alone():
                     # The first to write stays: others may have read it already.

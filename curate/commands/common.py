@@ -7,7 +7,18 @@ import typer
 from curate.errors import UsageError
 from curate.lines import json_text
 
-RunOption = Annotated[str, typer.Option("--run", help="Run directory.", envvar="PAIRSIEVE_RUN", show_default=True)]
+
+def local_folder(run: str) -> str:
+    """A run needs a file system that renames and locks. Raises UsageError for a URL."""
+    if "://" in run:
+        raise UsageError(f"--run {run}: a run directory is a folder, on a shared disk for several machines; no URL")
+    return run
+
+
+RunOption = Annotated[
+    str,
+    typer.Option("--run", help="Run directory.", envvar="PAIRSIEVE_RUN", show_default=True, callback=local_folder),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 

@@ -14,9 +14,8 @@ from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
 from curate.run import Run
 
-MB = 1_000_000
-
 if TYPE_CHECKING:
+    from curate.engines.place import Place
     from curate.pipeline import EmbedOptions
     from curate.scoring import UnloadedScoring
     from curate.source import Source
@@ -49,14 +48,14 @@ def embed(
         int | None,
         typer.Option(help="Processes that decode; 0: threads.  [default: 0 on the CPU, a GPU's cores on CUDA]", min=0),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Worker processes.  [default: one for each device]", min=1)
-    ] = None,
-    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming.", min=1)] = 4096,
-    part_mb: Annotated[int, typer.Option(help="Megabytes of encoded images of one part.", min=1)] = 256,
+    part_images: Annotated[int, typer.Option(help="Images of one part, the unit of resuming, at most.", min=1)] = 4096,
+    part_bytes: Annotated[int, typer.Option(help="Bytes of one part's encoded images.", min=1)] = 256_000_000,
     part_range: Annotated[
         str | None,
         typer.Option(help="Compute parts A to B - 1 only, as A:B, beside other processes that do the others."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes.  [default: one for each device]", min=1)
     ] = None,
     parity: Annotated[
         int | None, typer.Option(help="Score this many images in float32 too, and print what differs.", min=2)
@@ -69,6 +68,10 @@ def embed(
             max=30,
         ),
     ] = None,
+    engine: Annotated[str, typer.Option(help="local (this machine) or ray (a Ray cluster).")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Address of the Ray cluster.  [default: RAY_ADDRESS, else this machine]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and counts; compute nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,13 +79,12 @@ def embed(
 
     Example: curate embed --manifest pickapic_v2 --source 'train-*.parquet'
     """
-    from curate.engines.processes import local_engine
+    from curate.engines.place import workplace
     from curate.scoring import UnloadedScoring
     from curate.source import open_source
     from curate.stages.embed import embed as run_embed
     from curate.stages.embed import source_settings
     from curate.stages.parity import measure_parity
-    from curate.towers.precision import choose_devices, describe_device
 
     if calibrate is not None and not dry_run:
         raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
@@ -91,20 +93,18 @@ def embed(
     model_set = load_model_set(models or described.models or "published")
     chosen = model_set.choose([name.strip() for name in scorers.split(",") if name.strip()])
     only = _part_range(part_range)
-    devices = choose_devices(device, workers)
-    options = _options(devices[0], precision, batch, part_images, part_mb, decode, decode_processes, compiled)
-    to_load = UnloadedScoring(model_set, tuple(chosen), options.precision)
-    if dry_run:
-        return print_report(_dry_run(opened, to_load, options, calibrate), as_json)
-
-    Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
-    names = ", ".join(to_load.names)
-    say(f"models '{model_set.name}', scorers {names}, on {describe_device(devices[0], options.precision)}")
-    summary = run_embed(Run(Path(run)), opened, to_load, options, local_engine(devices), only)
-    lines = embed_lines(summary)
-    if parity is not None:
-        summary["parity"] = measure_parity(Run(Path(run)), opened, model_set, chosen, options, parity)
-        lines += parity_lines(summary["parity"])
+    with workplace(engine, address, device, workers, precision) as place:
+        options = _options(place, batch, part_images, part_bytes, decode, decode_processes, compiled)
+        to_load = UnloadedScoring(model_set, tuple(chosen), options.precision)
+        if dry_run:
+            return print_report(_dry_run(opened, to_load, options, calibrate), as_json)
+        Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
+        say(f"models '{model_set.name}', scorers {', '.join(to_load.names)}, on {place.words}")
+        summary = run_embed(Run(Path(run)), opened, to_load, options, place.engine, only)
+        lines = embed_lines(summary)
+        if parity is not None:
+            summary["parity"] = measure_parity(Run(Path(run)), opened, model_set, chosen, options, parity)
+            lines += parity_lines(summary["parity"])
     print_report(summary, as_json, lines)
 
 
@@ -131,30 +131,30 @@ def _dry_run(
 
 
 def _options(
-    device: str,
-    precision: str,
+    place: "Place",
     batch: str,
     part_images: int,
-    part_mb: int,
+    part_bytes: int,
     decode: str,
     decode_processes: int | None,
     compiled: bool,
 ) -> "EmbedOptions":
+    """Raises: UsageError for a batch or a way to decode that is none, or that the device does not have."""
     from curate.batches import parse_batch
     from curate.decoders import check_decode
     from curate.pipeline import EmbedOptions, default_decode_processes
-    from curate.towers.precision import choose_precision
 
-    check_decode(decode, device)
+    check_decode(decode, place.device)
     if decode_processes is None or decode == "nvjpeg":  # a GPU's decoder belongs to the process of its towers
-        decode_processes = default_decode_processes(device, decode)
+        decode_processes = default_decode_processes(place.device, decode, place.threads)
     return EmbedOptions(
-        device,
-        choose_precision(precision, device),
+        place.device,
+        place.precision,
         parse_batch(batch),
         part_images,
+        decode_threads=place.threads,
         decode_processes=decode_processes,
-        part_bytes=part_mb * MB,
+        part_bytes=part_bytes,
         decode=decode,
         compiled=compiled,
     )

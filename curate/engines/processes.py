@@ -16,6 +16,8 @@ from curate.engines.desk import Desk, portable
 from curate.engines.serial import Serial
 from curate.progress import say
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -46,7 +48,7 @@ def _sharing_cores(workers: int) -> Iterator[None]:
     if "OMP_NUM_THREADS" in os.environ:
         yield
         return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, CORES // workers))
     try:
         yield
     finally:

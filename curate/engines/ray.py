@@ -61,7 +61,7 @@ class RayEngine:
     def _start(self, number: int, sent: Any) -> "_Actor":
         import ray
 
-        handle = ray.remote(_Worker).options(max_concurrency=3, max_restarts=0, **self._place()).remote()
+        handle: Any = ray.remote(_Worker).options(max_concurrency=3, max_restarts=0, **self._place()).remote()
         handle.work.remote(sent, self.device)
         return _Actor(number, handle, handle.next_messages.remote())
 
@@ -98,7 +98,7 @@ def connected(address: str | None, workers: int | None, device: str) -> Iterator
 def _connect(address: str | None) -> None:
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
             ray.init(address=address, **quiet)

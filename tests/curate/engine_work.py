@@ -23,6 +23,11 @@ def items(count: int) -> list[Item]:
     return [Item(f"item-{number}") for number in range(count)]
 
 
+def own_process() -> int:
+    """The id of the process that is asked."""
+    return os.getpid()
+
+
 @dataclass(frozen=True)
 class Touch:
     """A task's result is a file with the process's id. `fatal` tasks kill their worker, so many times.

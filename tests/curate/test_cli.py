@@ -86,8 +86,11 @@ def test_examples_name_manifests_that_exist() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_at_most_a_dozen_options(name: str) -> None:
-    """Of `rank` a dozen beside its five filters, its five limits and help: each is asked for by its own name."""
-    assert len(options_of(COMMANDS[name])) <= {"rank": 23, "embed": 20}.get(name, 12)
+    """Of `rank` a dozen beside its five filters, its five limits and help: each is asked for by its own name.
+
+    Of `embed` a dozen beside those of where and in which parts it runs, how it decodes and what it measures.
+    """
+    assert len(options_of(COMMANDS[name])) <= {"rank": 23, "embed": 22}.get(name, 12)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -201,6 +204,7 @@ def test_dry_run_prints_settings_and_counts_and_writes_nothing(curate: Curate, s
     assert report["manifest"] == load_manifest("pickapic_v2").settings()
     assert (report["split"], report["files"]) == ("train", [str(source_file)])
     assert report["scorers"] == ["clip", "pickscore", "aesthetic"]
+    assert 21 * 1_000 < report["image_bytes"] < 21 * 3_000
     counts = ("source_rows", "pairs", "dropped_pairs", "prompts", "images", "parts")
     assert [report[key] for key in counts] == [20, 20, {}, 5, 21, 1]
     assert not (source_file.parent / "run").exists()
@@ -227,6 +231,43 @@ def test_embed_reports_sums_and_json(curate: Curate, source_file: Path, tmp_path
     report = json.loads(again.out)
     assert (report["parts"], report["parts_computed"]) == (4, 0)
     assert f"{tmp_path}/run holds parts of this run; the sound ones are kept" in again.err
+
+
+def test_a_part_range_says_what_is_left(curate: Curate, source_file: Path, tmp_path: Path) -> None:
+    arguments = [*embed_arguments(source_file), "--run", tmp_path / "run", "--part-images", 5]
+    outcome = curate(*arguments, "--part-range", "1:3")
+    assert outcome.code == 0
+    assert outcome.out == (
+        "parts   2 computed, 2 of 4 left, the first is part-00000; other processes may be at them, "
+        "`curate embed` without --part-range finishes the run\n"
+    )
+    assert curate("rank", "--run", tmp_path / "run").code == 1
+    assert json.loads(curate(*arguments, "--json").out)["parts_computed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--part-range", "3:1"], "--part-range 3:1: give A:B with A below B: parts A to B - 1, counted from 0"),
+        (["--part-range", "3"], "--part-range 3: give A:B with A below B: parts A to B - 1, counted from 0"),
+        (
+            ["--part-range", "1:2"],
+            "--part-range 1:2: there are 1 parts, from 0 on; `curate embed --dry-run` counts them",
+        ),
+        (["--engine", "slurm"], "--engine slurm: choose local or ray"),
+        (["--address", "here:1"], "--address is for --engine ray"),
+    ],
+)
+def test_impossible_places(curate: Curate, source_file: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    expect(curate(*embed_arguments(source_file), "--run", tmp_path / "run", *options), 2, message)
+
+
+def test_a_run_directory_is_no_url(curate: Curate) -> None:
+    expect(
+        curate("embed", "--run", "s3://bucket/run"),
+        2,
+        "--run s3://bucket/run: a run directory is a folder, on a shared disk for several machines; no URL",
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import subprocess
-import sys
-import time
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pytest
 from PIL import Image
 
 from curate import decoders, pipeline, worker
-from curate.errors import RunError
+from curate.errors import RunError, UsageError
 from curate.images import decode
 from curate.manifest import load_manifest
 from curate.model_set import load_model_set
@@ -147,15 +145,108 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 
 
 @pytest.mark.parametrize("table", ["images", "scores", "dropped"])
-def test_a_damaged_part_is_computed_again(tmp_path: Path, source_file: Path, scoring: Scoring, table: str) -> None:
+def test_a_damaged_part_is_named_and_computed_again(
+    tmp_path: Path, source_file: Path, scoring: Scoring, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its size is right, only its bytes are not."""
     root = tmp_path / "run"
     embed_files(root, source_file, scoring)
     before = tables_of(root)
     path = root / table / "part-00002.parquet"
     path.write_bytes(path.read_bytes()[:-7] + b"damaged")
+    capsys.readouterr()
     assert embed_files(root, source_file, scoring)["parts_computed"] == 1
+    named = f"{root}: part-00002 is damaged, not as its marker parts/part-00002.json says; it is computed again"
+    assert [line for line in capsys.readouterr().err.splitlines() if " is damaged" in line] == [named]
     for name, found in tables_of(root).items():
         assert found.equals(before[name]), name
+
+
+def test_damaged_prompts_are_named_and_embedded_again(
+    tmp_path: Path, source_file: Path, scoring: Scoring, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    embed_files(root, source_file, scoring)
+    before = tables_of(root)
+    path = root / "prompts" / "prompts-00000.parquet"
+    path.write_bytes(path.read_bytes()[:-7] + b"damaged")
+    capsys.readouterr()
+    assert embed_files(root, source_file, scoring)["parts_computed"] == 0
+    assert f"{root}: prompts-00000 is damaged" in capsys.readouterr().err
+    assert tables_of(root)["prompts"].equals(before["prompts"])
+
+
+def test_a_part_that_another_process_has_done_meanwhile_is_passed_over(
+    tmp_path: Path, source_file: Path, scoring: Scoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranges overlap: what was missing at the start may be there when its turn comes."""
+    embed_files(tmp_path / "other", source_file, scoring)
+    for name in ("images", "scores", "dropped", "parts"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    computed: list[str] = []
+    inner = pipeline.write_part
+
+    def write(run: Run, name: str, files: Any) -> None:
+        inner(run, name, files)
+        computed.append(name)
+        for path in (tmp_path / "other").glob("*/part-*"):  # the other one does the rest while this one writes
+            shutil.copy(path, run.root / path.relative_to(tmp_path / "other"))
+
+    monkeypatch.setattr(pipeline, "write_part", write)
+    assert embed_files(tmp_path / "run", source_file, scoring)["scored_images"] == 21
+    assert computed == ["part-00000"]
+
+
+def test_a_run_that_lost_a_part_is_unfinished_until_it_is_computed(
+    tmp_path: Path, source_file: Path, scoring: Scoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed again meanwhile, it must not be ranked as if every part were there."""
+    root = tmp_path / "run"
+    embed_files(root, source_file, scoring)
+    (root / "scores" / "part-00001.parquet").unlink()
+    monkeypatch.setattr(worker, "compute_parts", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed_files(root, source_file, scoring)
+    with pytest.raises(RunError, match="has not finished"):
+        Run(root).summary()
+
+
+def killed(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_parts_of_a_range_leave_the_others(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
+    """Four parts: 2 and 3 first, then 1 and 2, of which 2 is there, then all; who comes last finishes the run."""
+    root = tmp_path / "run"
+    embed_files(tmp_path / "whole", source_file, scoring)
+
+    def some(part_range: range) -> dict[str, Any]:
+        opened = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
+        return embed(Run(root), opened, scoring, OPTIONS, part_range=part_range)
+
+    left = {"parts": 4, "parts_computed": 2, "parts_left": 2, "first_left": "part-00000"}
+    assert some(range(2, 9)) == left
+    with pytest.raises(RunError, match="has not finished"):
+        Run(root).summary()
+    assert some(range(1, 3)) == left | {"parts_computed": 1, "parts_left": 1}
+    assert some(range(0, 1))["images"] == 21
+    assert Run(root).summary()["parts_left"] == 0
+    for name, table in tables_of(tmp_path / "whole").items():
+        assert tables_of(root)[name].equals(table), name
+    with pytest.raises(UsageError) as caught:
+        some(range(4, 5))
+    assert str(caught.value) == ("--part-range 4:5: there are 4 parts, from 0 on; `curate embed --dry-run` counts them")
+
+
+def test_ranges_share_a_run_and_a_plain_process_does_not(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
+    root = tmp_path / "run"
+    opened = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
+    with Run(root).locked(shared=True):
+        assert embed(Run(root), opened, scoring, OPTIONS, part_range=range(0, 2))["parts_computed"] == 2
+        with pytest.raises(RunError, match="another process is writing to"):
+            embed(Run(root), opened, scoring, OPTIONS)
+    with Run(root).locked(), pytest.raises(RunError, match="another process is writing to"):
+        embed(Run(root), opened, scoring, OPTIONS, part_range=range(0, 2))
 
 
 def test_a_finished_run_computes_nothing_again(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
@@ -251,23 +342,3 @@ def test_other_settings_are_refused_before_weights_are_loaded(
     assert Run(root).refuse_other(stage.source_settings(source, OPTIONS))
     with pytest.raises(RunError, match="precision was 'fp32', now 'bf16'"):
         Run(root).refuse_other(stage.source_settings(source, EmbedOptions("cpu", "bf16", part_images=6)))
-
-
-def test_kill_9_and_again_ends_the_same(tmp_path: Path, scoring: Scoring) -> None:
-    """The real signal, sent to the real command as soon as its first part stands."""
-    file = write_pairs(tmp_path / "s.parquet", (pair_row(i) for i in range(120)), row_group_size=20)
-    arguments = ["--manifest", "pickapic_v2", "--source", str(file), "--models", MODELS, "--part-images", "4"]
-    command = [sys.executable, "-m", "curate.cli", "embed", "--device", "cpu", *arguments, "--run"]
-    process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
-    first_part = tmp_path / "killed" / "parts" / "part-00000.json"
-    while not first_part.exists() and process.poll() is None:
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "killed" / "embed.json").exists(), "the process was done before it could be killed"
-    done = subprocess.run([*command, str(tmp_path / "killed"), "--json"], capture_output=True, text=True, check=True)
-    summary = json.loads(done.stdout)
-    assert summary["parts_computed"] < summary["parts"]
-    subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, check=True)
-    for name, table in tables_of(tmp_path / "whole").items():
-        assert tables_of(tmp_path / "killed")[name].equals(table), name

@@ -59,8 +59,8 @@ def test_desk_gives_up_a_task_that_kills() -> None:
     with pytest.raises(RunError) as caught:
         handing.lost(0, "worker 0", "killed by SIGSEGV")
     assert str(caught.value) == (
-        "item-0 was in hand when 3 workers died (killed by SIGSEGV); if memory ran out, take a smaller --batch or fewer "
-        "--workers, or see the kernel's log; run again to go on with the parts that are left"
+        "item-0 was in hand when 3 workers died (killed by SIGSEGV); if memory ran out, take a smaller --batch or "
+        "fewer --workers, or see the kernel's log; run again to go on with the parts that are left"
     )
 
 

@@ -19,7 +19,7 @@ from curate.database import Psi, query_text
 from curate.errors import QueryError, RunError, UsageError
 from curate.run import Run
 from curate.stages.rank import parse_psi, parse_top, selected_count
-from curate.tables import write_table
+from curate.tables import temporary_path, write_table
 from schemas import tables
 from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked
 
@@ -179,9 +179,9 @@ def test_a_damaged_ranking_is_made_again(run: Run) -> None:
 
 def test_what_a_killed_process_left_is_replaced(run: Run) -> None:
     ranked(run)
-    shutil.copy(run.database, run.database.with_name(".curation.duckdb.tmp"))
+    shutil.copy(run.database, temporary_path(run.database))
     ranked(run)
-    run.database.with_name(".curation.duckdb.tmp").write_text("garbage")
+    temporary_path(run.database).write_text("garbage")
     assert ranked(run)["base_pairs"] == 3
 
 
