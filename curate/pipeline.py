@@ -15,7 +15,7 @@ import torch
 from curate.engines.local import batched, map_ahead
 from curate.errors import SourceError
 from curate.images import Rejected, decode
-from curate.plan import Part
+from curate.plan import PART_BYTES, Part
 from curate.run import Run, write_part
 from curate.scoring import EmbeddedPrompts, Scoring, embedding_columns
 from curate.source import Location, Source
@@ -32,7 +32,7 @@ class EmbedOptions:
     batch_images: int = 64
     part_images: int = 4096
     decode_threads: int = os.cpu_count() or 1
-    part_bytes: int = 256_000_000
+    part_bytes: int = PART_BYTES
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def embed(
             "models": model_set.name,
             "scorers": [spec.name for spec in chosen],
         }
-        print_report(settings | make_plan(opened, part_bytes, part_images).counts(), as_json)
+        print_report(settings | make_plan(opened, part_images, part_bytes).counts(), as_json)
         return
 
     from curate.engines.place import workplace
