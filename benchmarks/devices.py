@@ -188,7 +188,7 @@ def pictures_of(source: str, images: int) -> list[bytes | None]:
     from curate.plan import make_plan
 
     opened = open_source(load_manifest("pickapic_v2"), None, [source])
-    located = dict.fromkeys(sample_locations(make_plan(opened, 10**9, 1024).pairs, 4 * images))
+    located = dict.fromkeys(sample_locations(make_plan(opened, 1024, 10**9).pairs, 4 * images))
     unique = dict.fromkeys(opened.image_bytes(list(located)).values())
     return list(unique)[:images]
 

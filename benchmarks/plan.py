@@ -67,7 +67,7 @@ def make_source(folder: Path, pairs: int) -> None:
 def plan(folder: Path) -> dict[str, Any]:
     """Ours: read, judged, hashed, cut into parts."""
     start, cpu_start = time.perf_counter(), time.process_time()
-    made = make_plan(open_source(load_manifest(str(folder / "synthetic.toml")), None), 256_000_000, 4096)
+    made = make_plan(open_source(load_manifest(str(folder / "synthetic.toml")), None), 4096)
     return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start} | made.counts()
 
 

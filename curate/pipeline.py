@@ -17,7 +17,8 @@ Memory beside the models is bounded, whatever the size of the source and its par
     results   2 parts × images of a part × Σ towers dimension × 4 bytes
 
 groups_ahead is an option of EmbedOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row
-groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: 1.3 GB + 86 MB encoded, 0.6 GB of pixels.
+groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: 1.3 GB + 86 MB encoded,
+0.6 GB of pixels.
 """
 
 import os
@@ -34,7 +35,7 @@ from curate.decoders import choose_decoder
 from curate.decoding import Prepared, decoder
 from curate.images import Rejected
 from curate.part_tables import PartResults, offender, part_files
-from curate.plan import Part
+from curate.plan import PART_BYTES, Part
 from curate.preparing import Facts
 from curate.reading import cut_batches, read_groups
 from curate.run import Run, write_part
@@ -60,7 +61,7 @@ class EmbedOptions:
     decode_threads: int = CORES
     decode_processes: int = 0
     groups_ahead: int = 2
-    part_bytes: int = 256_000_000
+    part_bytes: int = PART_BYTES
     decode: str = "pillow"
     compiled: bool = False
 

@@ -23,6 +23,7 @@ OPTIONAL_TEXT = ("annotator_id", "judgement_id", "image_0_model", "image_1_model
 IDENTITY = ("image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")  # after the prompt
 NUMBERS = ("label_0", "label_1", "image_0_size_bytes", "image_1_size_bytes")
 HASHED_TOGETHER = 100_000
+PART_BYTES = 256_000_000
 LABELS = (0.0, 0.5, 1.0)
 
 
@@ -58,8 +59,8 @@ class Plan:
         }
 
 
-def make_plan(source: Source, part_bytes: int, part_images: int) -> Plan:
-    """Read the keys, judge each row, and cut the unique images into parts of about `part_bytes` or `part_images`.
+def make_plan(source: Source, part_images: int, part_bytes: int = PART_BYTES) -> Plan:
+    """Read the keys, judge each row, and cut the unique images into parts of about `part_images` or `part_bytes`.
 
     Raises: SourceError, also when no row stands.
     """

@@ -122,7 +122,7 @@ def _dry_run(
         "models": scorers.model_set.name,
         "scorers": scorers.names,
     }
-    plan = make_plan(source, options.part_bytes, options.part_images)
+    plan = make_plan(source, options.part_images, options.part_bytes)
     gflop = tower_gflop(scorers.model_set, list(scorers.specs))
     costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
     if calibrate_sec is not None:

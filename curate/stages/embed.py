@@ -39,7 +39,7 @@ def embed(
     part_range: these parts only, beside other processes that do the others; who finds all parts there counts them.
     Raises: RunError when the directory holds tables made under other settings; SourceError; WriteError.
     """
-    plan = make_plan(source, options.part_bytes, options.part_images)
+    plan = make_plan(source, options.part_images, options.part_bytes)
     mine = _in_range(len(plan.parts), part_range)
     with run.locked(shared=part_range is not None):
         settings = source_settings(source, options)

@@ -54,7 +54,7 @@ def test_every_family_of_the_demo_is_counted_and_an_unreachable_one_is_unknown(t
 
 def test_total_and_time_are_sums_of_the_plan(source_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
-    plan = make_plan(source, 10**9, 1024)  # 21 images, 5 prompts
+    plan = make_plan(source, 1024, 10**9)  # 21 images, 5 prompts
     assert total_tflop(plan, {"a": {"image": 2.0, "prompt": 1.0}, "b": {"image": 3.0, "prompt": 0.0}}) == 0.11
     assert total_tflop(plan, {"a": {"image": 2.0, "prompt": 1.0}, "b": None}) is None
     models = load_model_set(MODELS)
@@ -74,7 +74,7 @@ def test_a_source_of_broken_images_has_no_rate(tmp_path: Path) -> None:
     models = load_model_set(MODELS)
     scoring = load_scoring(models, models.choose(["clip"]), "cpu", "fp32")
     with pytest.raises(SourceError, match=r"^none of the first 8 images can be decoded; correct --source or the"):
-        expected_time(source, make_plan(source, 10**9, 8), scoring, EmbedOptions("cpu", "fp32"), 0.1)
+        expected_time(source, make_plan(source, 8, 10**9), scoring, EmbedOptions("cpu", "fp32"), 0.1)
 
 
 def test_made_up_pictures_have_the_towers_shape() -> None:

@@ -250,10 +250,6 @@ def test_a_part_range_says_what_is_left(curate: Curate, source_file: Path, tmp_p
     [
         (["--part-range", "3:1"], "--part-range 3:1: give A:B with A below B: parts A to B - 1, counted from 0"),
         (["--part-range", "3"], "--part-range 3: give A:B with A below B: parts A to B - 1, counted from 0"),
-        (
-            ["--part-range", "1:2"],
-            "--part-range 1:2: there are 1 parts, from 0 on; `curate embed --dry-run` counts them",
-        ),
         (["--engine", "slurm"], "--engine slurm: choose local or ray"),
         (["--address", "here:1"], "--address is for --engine ray"),
     ],

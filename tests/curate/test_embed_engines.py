@@ -16,7 +16,7 @@ import pytest
 
 from tests.curate.builders import MODELS, pair_row, write_pairs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # each starts the command several times
 PARTS = 24
 KILLS = 3
 # The last bit of a sum depends on how many threads share it: here each worker has one, wherever it is.

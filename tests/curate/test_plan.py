@@ -36,7 +36,7 @@ def write(path: Path, rows: list[dict[str, Any]], row_group_size: int = 5) -> Pa
 
 
 def planned(*files: Path, part_images: int = 4) -> Plan:
-    return make_plan(open_source(load_manifest("pickapic_v2"), None, [str(file) for file in files]), 10**9, part_images)
+    return make_plan(open_source(load_manifest("pickapic_v2"), None, [str(file) for file in files]), part_images, 10**9)
 
 
 def reasons(plan: Plan) -> list[str]:
@@ -231,7 +231,7 @@ def test_parts_are_balanced_by_bytes_that_the_metadata_tells(tmp_path: Path, mon
         return inner(self, groups, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", reading)
-    plan = make_plan(open_source(load_manifest("pickapic_v2"), None, [str(path)]), 1_300_000, 1000)
+    plan = make_plan(open_source(load_manifest("pickapic_v2"), None, [str(path)]), 1000, 1_300_000)
     assert "caption" in read
     assert not read & {"jpg_0", "jpg_1"}
     assert [len(part.images) for part in plan.parts] == [40, 40, 120]
@@ -243,7 +243,7 @@ def test_parts_are_balanced_by_bytes_that_the_metadata_tells(tmp_path: Path, mon
 def test_a_row_group_of_too_many_bytes_is_halved(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", random_bytes(20, 3_000), row_group_size=20)
     for part_bytes, images_of_parts in ((1_000, [20, 20]), (79_000, [20, 20]), (100_000, [40]), (10**9, [40])):
-        plan = make_plan(open_source(load_manifest("pickapic_v2"), None, [str(path)]), part_bytes, 1000)
+        plan = make_plan(open_source(load_manifest("pickapic_v2"), None, [str(path)]), 1000, part_bytes)
         assert [len(part.images) for part in plan.parts] == images_of_parts, part_bytes
 
 
@@ -298,7 +298,7 @@ def own_plan(folder: Path, table: pa.Table, columns: dict[str, str]) -> Plan:
     path = folder / "mine.toml"
     pq.write_table(table, folder / "mine.parquet")
     path.write_text(tomli_w.dumps({"splits": {"train": {"files": ["mine.parquet"]}}, "columns": columns}))
-    return make_plan(open_source(load_manifest(str(path)), None), 10**9, 4)
+    return make_plan(open_source(load_manifest(str(path)), None), 4)
 
 
 LEAST = {"prompt": "p", "image_0_path": "a", "image_1_path": "b"}
