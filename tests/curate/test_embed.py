@@ -178,7 +178,7 @@ def test_other_settings_are_refused(tmp_path: Path, source_file: Path, scoring: 
 def test_a_source_that_changed_is_noticed(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
     embed_files(tmp_path / "run", source_file, scoring)
     write_pairs(source_file, (pair_row(i) for i in range(30)))
-    with pytest.raises(RunError, match=r"other settings: files\..*train-0\.parquet was \d+, now \d+"):
+    with pytest.raises(RunError, match=r"other settings: files\..*train-0\.parquet\.size was \d+, now \d+"):
         embed_files(tmp_path / "run", source_file, scoring)
 
 
