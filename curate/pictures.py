@@ -14,6 +14,7 @@ from curate.errors import SourceError
 from curate.images import Decoded, Rejected, decode
 from curate.run import Run
 from curate.source import Location, Source, check_unchanged, recorded_source
+from curate.storage import Fingerprint
 
 READ_TOGETHER = 64
 THUMBNAIL_PX = 256
@@ -64,14 +65,14 @@ def picture_places(connection: duckdb.DuckDBPyConnection, uids: list[str]) -> di
 
 
 def _read_places(
-    source: Source, sizes: dict[str, int], places: list[Location]
+    source: Source, recorded: dict[str, int | Fingerprint], places: list[Location]
 ) -> dict[Location, bytes | Rejected | None]:
     """The bytes at each place. A file that is gone, changed or damaged costs its own images only."""
     found: dict[Location, bytes | Rejected | None] = {}
     for file in sorted({place.file for place in places}):
         here = [place for place in places if place.file == file]
         try:
-            check_unchanged(file, sizes[file])
+            check_unchanged(file, recorded[file])
             found.update(source.image_bytes(here))
         except SourceError as error:
             found.update(dict.fromkeys(here, Rejected("image_missing", str(error))))

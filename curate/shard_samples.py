@@ -29,6 +29,7 @@ class SelectedPairs:
         self.scorers: list[str] = run.summary()["scorers"]
         self.dataset: str = run.settings()["settings"]["manifest"]["name"]
         self._connection, self._seed = connection, seed
+        connection.execute("set enable_progress_bar = false")  # it would be drawn on stdout, into the report
         create_parquet_view(connection, "ranking", (run.rankings / f"{name}.parquet").resolve())
         columns = connection.execute("select * from images limit 0").description
         self.measured = MEASURED in {column[0] for column in columns}

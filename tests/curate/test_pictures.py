@@ -43,7 +43,7 @@ def test_a_file_that_is_gone_costs_its_own_pictures_only(ranked_run: Path, tmp_p
                        f"read_parquet('{run.root}/images/*.parquet')")  # fmt: skip
     text = (run.root / "run.toml").read_text()
     (run.root / "run.toml").write_text(
-        text.replace("[settings.files]", f'[settings.files]\n"{tmp_path}/gone.parquet" = 1')
+        text.replace("[settings.files.", f'[settings.files."{tmp_path}/gone.parquet"]\nsize = 1\n\n[settings.files.', 1)
     )
     found = dict(thumbnails(run, connection, ["image-1", "image-2", "image-3"]))
     assert isinstance(found["image-1"], bytes)
