@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,9 @@ def bad_row(folder: Path, rounds: int) -> dict[str, Any]:
         for name, images in {"sound": sound, "bad": some}.items()
     }
     options = EmbedOptions("cpu", "fp32", BATCH)
-    ways = {name: (lambda path=path: ours(path, cheap_scoring(), options)) for name, path in files.items()}
+    ways: dict[str, Callable[[], object]] = {
+        name: partial(ours, path, cheap_scoring(), options) for name, path in files.items()
+    }
     found = interleaved(2 * rounds + 1, ways)
     return _row(
         "one bad image in 100, decoding alone", BAD_IMAGES, {"ours": found["bad"], "sound": found["sound"]}, "sound"

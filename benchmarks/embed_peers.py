@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import tempfile
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +34,28 @@ from benchmarks.random_towers import load, random_towers
 from curate.pipeline import CORES, EmbedOptions
 from curate.scoring import Scoring
 
-# Runs in the peer's environment. It loads its model once before the clock, as its cache allows.
+# Runs in the peer's environment. Its model is loaded before the clock, as its cache allows; its logger, which starts
+# an interpreter of its own, is left out.
 CLIP_RETRIEVAL = """
 import gc, resource, sys, time
 from importlib.metadata import version
 from all_clip import load_clip
-from clip_retrieval.clip_inference.worker import worker
+from clip_retrieval.clip_inference import worker as peer
 output, model, batch, workers, *tars = sys.argv[1:]
 
 def cpu():
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
+class NoLogger:
+    def __init__(self, **_): pass
+    def __call__(self, _): pass
+    start = end = lambda self: None
+
+peer.LoggerWriter = NoLogger
 load_clip(clip_model=model, use_jit=False, warmup_batch_size=int(batch), clip_cache_path=None)
 start, used = time.perf_counter(), cpu()
-worker([0], tars, output, 1, input_format="webdataset", batch_size=int(batch), num_prepro_workers=int(workers),
+peer.worker([0], tars, output, 1, input_format="webdataset", batch_size=int(batch), num_prepro_workers=int(workers),
        clip_model=model, use_jit=False)
 taken = time.perf_counter() - start
 gc.collect()
@@ -116,7 +124,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             found["clip-retrieval"].append(taken)
         found["ours, three towers"].append(clock(lambda: ours(source, three, how)))
         few = rows[: options.pairs]
-        wall, cpu = clock(lambda few=few: pair_by_pair(few, three))
+        wall, cpu = clock(partial(pair_by_pair, few, three))
         found["pair by pair"].append((wall * pairs / len(few), cpu * pairs / len(few)))
     return {"pairs": pairs, "images": len(images), "clip_retrieval": version, "seconds": dict(found)}
 

@@ -17,8 +17,8 @@ Memory beside the models is bounded, whatever the size of the source and its par
     results   2 parts × images of a part × Σ towers dimension × 4 bytes
 
 groups_ahead is an option of EmbedOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row
-groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: 1.3 GB + 86 MB encoded,
-0.6 GB of pixels.
+groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 1.7 GB + 86 MB
+encoded, 0.6 GB of pixels.
 """
 
 import os

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -33,7 +34,7 @@ DEADLY = picture_bytes(1, DEADLY_SIZE)
 ROOT = Path(__file__).parents[2]
 
 
-def batches(data: list[bytes | None], size: int = 10) -> list[Batch]:
+def batches(data: Sequence[bytes | None], size: int = 10) -> list[Batch]:
     part = made_parts(len(data), len(data))[0]
     images = [Encoded(uid, place, one) for (uid, place), one in zip(part.images, data, strict=True)]
     return [Batch(part, images[i : i + size], i + size >= len(images)) for i in range(0, len(images), size)]
@@ -85,15 +86,9 @@ def test_an_image_that_crashes_its_process_is_set_aside_and_the_others_stay(
         return DEADLY if index == 13 else picture_bytes(index, (16, 16))
 
     options = EmbedOptions("cpu", "fp32", batch_images=10, decode_processes=2)
-    compute_parts(
-        Run(tmp_path),
-        MadeSource(data),
-        cheap_scoring(deadly_pixels),
-        PROMPTS,
-        made_parts(40, 20),
-        options,
-        print,  # type: ignore[arg-type]
-    )
+    source: Any = MadeSource(data)
+    scoring = cheap_scoring(deadly_pixels)
+    compute_parts(Run(tmp_path), source, scoring, PROMPTS, made_parts(40, 20), options, lambda done: None)
     assert column(Run(tmp_path), "images", "image_uid") == [f"image-{i}" for i in range(40) if i != 13]
     dropped = pq.read_table(Run(tmp_path).table("dropped")).to_pylist()
     assert dropped == [

@@ -22,7 +22,8 @@ from curate.scoring import Scoring
 from curate.tally import ALL_BAD_IMAGES, Done, Tally
 from tests.curate.builders import picture_bytes
 
-OPTIONS = EmbedOptions("cpu", "fp32", batch_images=4, decode_threads=2)
+BATCH = 4
+OPTIONS = EmbedOptions("cpu", "fp32", batch_images=BATCH, decode_threads=2)
 PICTURE = picture_bytes(0, (16, 16))
 
 
@@ -161,8 +162,8 @@ def test_memory_is_bounded_by_row_groups_and_batches_not_by_the_source(
     monkeypatch.setattr(preparing, "sha256", lambda counted: hashlib.sha256(counted.data))
     source = MadeSource(Counted)  # type: ignore[arg-type]
     run_parts(tmp_path, source, made_parts(600, 100))
-    ahead_of_towers = batches_ahead(OPTIONS.batch_images, OPTIONS.decode_threads)
-    bound = (OPTIONS.groups_ahead + 2) * source.group_images + (ahead_of_towers + 4) * OPTIONS.batch_images
+    ahead_of_towers = batches_ahead(BATCH, OPTIONS.decode_threads)
+    bound = (OPTIONS.groups_ahead + 2) * source.group_images + (ahead_of_towers + 4) * BATCH
     assert bound < 600 / 4
     assert 2 * source.group_images < most <= bound
     assert not alive
