@@ -126,14 +126,15 @@ def _write_part(
 
 def opening_seconds(page: Path) -> float | None:
     """Until the page has loaded and its first pictures are drawn, in Chromium; None where there is none."""
-    from tests.curate.chromium import PROGRAM, browser_page
+    from tests.curate.chromium import PROGRAM, browser_page, until
 
     if PROGRAM is None:
         return None
     with browser_page(viewport={"width": 1280, "height": 900}) as tab:
         start = time.perf_counter()
         tab.goto(page.as_uri(), wait_until="load")
-        tab.wait_for_function("document.querySelector('.prompt img')?.complete")
+        tab.evaluate("document.getElementById('gallery').scrollIntoView()")  # pictures load as they come near
+        until(tab, "document.querySelector('.prompt img').naturalWidth > 0")
         return time.perf_counter() - start
 
 

@@ -86,7 +86,9 @@ def test_template_explains_every_key() -> None:
 
 def test_template_with_every_commented_column_still_loads(tmp_path: Path) -> None:
     text = (BUNDLED / "generic.toml").read_text()
-    text = re.sub(r"^# ((labelled|annotator_id|judgement_id|image_\d_model|rows) = )", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^# ((labelled|annotator_id|judgement_id|image_\d_model|category|rows) = )", r"\1", text, flags=re.MULTILINE
+    )
     path = tmp_path / "mine.toml"
     path.write_text(text)
     assert set(COLUMN_KEYS) - set(load_manifest(str(path)).columns) == {"image_0_path", "image_1_path"}
@@ -216,3 +218,23 @@ def test_unknown_split() -> None:
         load_manifest("pickapic_v2").split("tain")
     assert str(caught.value) == "manifest 'pickapic_v2' has no split 'tain'; did you mean 'train'?"
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("sampled", "message"),
+    [
+        ("[sampled]\nsed = 1\n", "unknown key 'sampled.sed'; did you mean 'seed'?"),
+        ("[sampled]\nmodels = [1]\n", "'sampled.models' must be tables with a name, got [1]"),
+        ("[[sampled.models]]\nname = 'a'\nchosen = []\n", "unknown key 'sampled.models.chosen'; did you mean"),
+    ],
+)
+def test_how_pictures_were_drawn_is_checked_and_kept(tmp_path: Path, sampled: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    text = (BUNDLED / "generic.toml").read_text()
+    path.write_text(f"{text}\n{sampled}")
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(str(path))
+    assert message in str(caught.value)
+    path.write_text(f"{text}\n[sampled]\nseed = 3\n[[sampled.models]]\nname = 'a'\nchosen_by = ['clip']\n")
+    kept = load_manifest(str(path)).settings()["sampled"]
+    assert kept == {"seed": 3, "models": [{"name": "a", "chosen_by": ["clip"]}]}
