@@ -78,9 +78,15 @@ def main_arms() -> list[Arm]:
         "bottom": replace(QSD, reverse=True),
         **{f"qsd-{scorer}": replace(QSD, psi=scorer) for scorer in SCORERS if scorer != QSD.psi},
         "qsd-blend": replace(QSD, psi=BLEND),
-        **{name: Selection(metric=name) for name in ("margin", "winner", "ratio", "vote", "mpcf", "calibrated", "pareto")},
+        **{
+            name: Selection(metric=name)
+            for name in ("margin", "winner", "ratio", "vote", "mpcf", "calibrated", "pareto")
+        },
     }
-    return [Arm("main", name, selection, priority=0 if name in ("all", "random", "qsd") else 1) for name, selection in selections.items()]
+    return [
+        Arm("main", name, selection, priority=0 if name in ("all", "random", "qsd") else 1)
+        for name, selection in selections.items()
+    ]
 
 
 def share_arms() -> list[Arm]:
@@ -137,8 +143,7 @@ def long_arms() -> list[Arm]:
     training = replace(SHARED, steps=LONG_SNAPSHOTS[-1])
     arms = {"all": ALL, "random": RANDOM, "qsd": QSD, "top-20": replace(QSD, top="0.2")}
     return [
-        Arm("long", name, selection, training, snapshots=LONG_SNAPSHOTS, priority=4)
-        for name, selection in arms.items()
+        Arm("long", name, selection, training, snapshots=LONG_SNAPSHOTS, priority=4) for name, selection in arms.items()
     ]
 
 
@@ -154,7 +159,13 @@ def objective_arms() -> list[Arm]:
 def lora_arms() -> list[Arm]:
     """LoRA of rising rank, on all pairs and on the top."""
     return [
-        Arm("lora", f"rank {rank} {name}", selection, replace(SHARED, learning_rate=LORA_RATE, lora_rank=rank), priority=4)
+        Arm(
+            "lora",
+            f"rank {rank} {name}",
+            selection,
+            replace(SHARED, learning_rate=LORA_RATE, lora_rank=rank),
+            priority=4,
+        )
         for rank in (4, 8, 16, 32, 64)
         for name, selection in (("all", ALL), ("qsd", QSD))
     ]

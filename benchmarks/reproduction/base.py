@@ -50,7 +50,7 @@ def make_scheduler() -> DDPMScheduler:
     return DDPMScheduler(**SCHEDULE)
 
 
-def open_base(folder: Path, seed: int, left_out: Sequence[str], steps: int = STEPS) -> Base:
+def open_base(folder: Path, seed: int, left_out: Sequence[str], steps: int) -> Base:
     """The base in `folder`, trained when it is not there; captions of `left_out` are never shown to it."""
     path, denoiser = folder / "denoiser.safetensors", make_denoiser(seed)
     if not path.exists():
@@ -65,7 +65,7 @@ def open_base(folder: Path, seed: int, left_out: Sequence[str], steps: int = STE
 def train_base(denoiser: TinyDenoiser, seed: int, left_out: Sequence[str], steps: int) -> None:
     """AdamW at a rate that falls along a cosine; the loss is the plain squared error of the velocity."""
     rng, generator = np.random.default_rng((seed, 2)), torch.Generator().manual_seed(seed)
-    latents, embeds = scenes_as_tensors(rng, set(left_out), SCENES if steps > 100 else 256)
+    latents, embeds = scenes_as_tensors(rng, set(left_out), min(SCENES, steps * BATCH_PICTURES))
     scheduler: Any = make_scheduler()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
     progress = Progress("base", steps)

@@ -37,9 +37,7 @@ class Selection:
 
     def options(self, name: str, seed: int) -> RankOptions:
         """For one seed: only `random` depends on it."""
-        limits = Limits(
-            per_prompt=self.max_per_prompt, near_duplicates=self.near_duplicates, diversity=self.diversity
-        )
+        limits = Limits(per_prompt=self.max_per_prompt, near_duplicates=self.near_duplicates, diversity=self.diversity)
         return RankOptions(
             psi=parse_psi(self.psi, self.psi_norm),
             name=name,

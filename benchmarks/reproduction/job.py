@@ -15,7 +15,7 @@ from benchmarks.reproduction.arms import Job
 from benchmarks.reproduction.curation import Chosen, Selection, chosen_pairs
 from benchmarks.reproduction.outcome import Examiner, make_examiner
 from benchmarks.reproduction.trainer import PicturesInMemory, in_memory, pair_set, train_policy
-from benchmarks.reproduction.world import open_world
+from benchmarks.reproduction.world import Size, open_world
 from curate.tables import atomic_path, write_text
 
 SHOWN = 12  # test prompts of which pictures are kept
@@ -29,9 +29,9 @@ def results_folder(work: Path) -> Path:
 class Bench:
     """What jobs share: the world, its pictures as latents, the examiner of each seed, and rankings."""
 
-    def __init__(self, work: Path, sizes: dict[str, int]) -> None:
+    def __init__(self, work: Path, size: Size) -> None:
         self.work = work
-        self.world, self.base = open_world(work, **sizes)
+        self.world, self.base = open_world(work, size)
 
     @cached_property
     def _memory(self) -> PicturesInMemory:

@@ -18,7 +18,7 @@ GROUPS = ("validation", "test")
 
 @dataclass(frozen=True)
 class Examiner:
-    """Prompts of both groups, one after the other, and the noise they are drawn from: the same for all arms of a seed."""
+    """Prompts of both groups, one after the other, and the noise they are drawn from: one for all arms of a seed."""
 
     captions: Sequence[str]
     of_group: dict[str, slice]

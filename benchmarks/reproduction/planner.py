@@ -48,5 +48,8 @@ def plan_lines(work: Path, experiments: Sequence[str] | None, workers: int) -> l
     world = 0.0 if (work / "world.npz").exists() else slower * WORLD_SEC
     total = sum(seconds.values()) + world
     hours = total / workers / 3600
-    return [*lines, f"{'all':<12}{sum(left.values()):>5} of {sum(count.values()):>4} jobs left {total:>8.0f} CPU s"
-            f" (the world {world:.0f}): {hours:.2f} hours on {workers} free cores"]
+    return [
+        *lines,
+        f"{'all':<12}{sum(left.values()):>5} of {sum(count.values()):>4} jobs left {total:>8.0f} CPU s"
+        f" (the world {world:.0f}): {hours:.2f} hours on {workers} free cores",
+    ]

@@ -26,7 +26,10 @@ class ArmResult:
     def values(self, step: int, name: str = TEST) -> dict[int, float]:
         """Seed -> a number of the curve at a step."""
         return {
-            seed: point[name] for seed, result in self.by_seed.items() for point in result["curve"] if point["step"] == step
+            seed: point[name]
+            for seed, result in self.by_seed.items()
+            for point in result["curve"]
+            if point["step"] == step
         }
 
     def at(self, step: int, name: str = TEST) -> Estimate:

@@ -1,6 +1,6 @@
 """`make reproduce`: every job that is not done yet, the most important first, then the report.
 
-    python -m benchmarks.reproduction.run                   all of it, into build/reproduction and docs
+    python -m benchmarks.reproduction.run                   all of it, into run/reproduction and docs
     python -m benchmarks.reproduction.run --plan            what is left to do and how long it will take
     python -m benchmarks.reproduction.run --report-only     the report of what is there
 
@@ -10,6 +10,8 @@ may work on one folder, as the workers of one do.
 
 import argparse
 import json
+import os
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,9 +25,10 @@ from benchmarks.reproduction.arms import Job, all_arms, jobs_of
 from benchmarks.reproduction.job import Bench, results_folder
 from benchmarks.reproduction.planner import plan_lines
 from benchmarks.reproduction.tuning import final_arms
-from benchmarks.reproduction.world import HELD_OUT_PROMPTS, PROMPTS, open_world
+from benchmarks.reproduction.world import FULL, Size, open_world
 
-WORK, DOCS = Path("build/reproduction"), Path("docs")
+WORK, DOCS = Path("run/reproduction"), Path("docs")
+EXPERIMENTS = {arm.experiment for arm in all_arms()} | {"final"}
 
 
 def todo(work: Path, jobs: Sequence[Job]) -> list[Job]:
@@ -33,18 +36,18 @@ def todo(work: Path, jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if not (results_folder(work) / f"{job.key}.json").exists()]
 
 
-def work_through(work: Path, jobs: Sequence[Job], workers: int, until_sec: float, sizes: dict[str, int]) -> None:
+def work_through(work: Path, jobs: Sequence[Job], workers: int, until_sec: float, size: Size = FULL) -> None:
     """The jobs in order, shared out to single-threaded processes one by one; stops taking new ones at `until_sec`."""
     started = time.monotonic()
-    open_world(work, **sizes)  # made once, before the workers ask for it
+    open_world(work, size)  # made once, before the workers ask for it
     if workers == 1:
-        bench = Bench(work, sizes)
+        bench = Bench(work, size)
         for number, job in enumerate(jobs, start=1):
             if time.monotonic() - started > until_sec:
                 break
             _tell(number, len(jobs), bench.do(job), started)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _open_bench, (work, sizes)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _open_bench, (work, size)) as pool:
         waiting = iter(jobs)
         running = {pool.submit(_do, job) for _, job in zip(range(2 * workers), waiting, strict=False)}
         number = 0
@@ -53,16 +56,25 @@ def work_through(work: Path, jobs: Sequence[Job], workers: int, until_sec: float
             running.remove(done)
             number += 1
             _tell(number, len(jobs), done.result(), started)
-            if time.monotonic() - started < until_sec and (job := next(waiting, None)) is not None:
-                running.add(pool.submit(_do, job))
+            following = next(waiting, None) if time.monotonic() - started < until_sec else None
+            if following is not None:
+                running.add(pool.submit(_do, following))
 
 
 _BENCH: list[Bench] = []
 
 
-def _open_bench(work: Path, sizes: dict[str, int]) -> None:
+def _open_bench(work: Path, size: Size) -> None:
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
-    _BENCH.append(Bench(work, sizes))
+    _BENCH.append(Bench(work, size))
+
+
+def _end_with_parent(parent: int) -> None:
+    """A worker whose parent was killed would wait for its next job for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _do(job: Job) -> dict[str, Any]:
@@ -91,16 +103,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     chosen = None if options.only is None else options.only.split(",")
+    if unknown := set(chosen or ()) - EXPERIMENTS:
+        parser.error(f"--only: there is no experiment {min(unknown)}; there are {', '.join(sorted(EXPERIMENTS))}")
     if options.plan:
         print("\n".join(plan_lines(options.work, chosen, options.workers)))
         return
     if not options.report_only:
-        until, sizes = 3600 * options.hours, {"prompts": PROMPTS, "held_out": HELD_OUT_PROMPTS}
-        started = time.monotonic()
-        work_through(options.work, todo(options.work, jobs_of(chosen_arms(chosen))), options.workers, until, sizes)
-        left = until - (time.monotonic() - started)
+        until, started = 3600 * options.hours, time.monotonic()
+        work_through(options.work, todo(options.work, jobs_of(chosen_arms(chosen))), options.workers, until)
         finals = final_arms(options.work) if chosen is None or "final" in chosen else []
-        work_through(options.work, todo(options.work, jobs_of(finals)), options.workers, left, sizes)
+        left = until - (time.monotonic() - started)
+        work_through(options.work, todo(options.work, jobs_of(finals)), options.workers, left)
     from benchmarks.reproduction.report import write_report  # loaded late: charts are heavy
 
     print(json.dumps(write_report(options.work, options.docs)))

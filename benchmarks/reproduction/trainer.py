@@ -133,7 +133,7 @@ def run_steps(
         batch = plan.batch(step, places)
         errors = pair_errors(policy, reference, scheduler, batch)
         losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
-        (losses.sum() / recipe.run.batch_pairs).backward()  # type: ignore[no-untyped-call]
+        (losses.sum() / recipe.run.batch_pairs).backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from benchmarks.reproduction.base import STEPS as BASE_STEPS
 from benchmarks.reproduction.base import Base, draw, open_base
 from benchmarks.reproduction.pictures import colourfulness, embed_captions, truths, unique_captions
 from curate.tables import atomic_path
@@ -43,16 +44,25 @@ class World:
         return np.arange(self.pairs) * len(self.prompts) // self.pairs
 
 
-def all_captions(prompts: int = PROMPTS, held_out: int = HELD_OUT_PROMPTS) -> tuple[list[str], list[str], list[str]]:
-    """(judged prompts, validation prompts, test prompts): no caption is in two of them."""
-    captions = unique_captions(np.random.default_rng((SEED, 0)), prompts + 2 * held_out)
-    return captions[:prompts], captions[prompts : prompts + held_out], captions[prompts + held_out :]
+@dataclass(frozen=True)
+class Size:
+    """How large a world is; tests make smaller ones."""
+
+    prompts: int = PROMPTS
+    held_out: int = HELD_OUT_PROMPTS
+    base_steps: int = BASE_STEPS
 
 
-def open_world(work: Path, *, prompts: int = PROMPTS, held_out: int = HELD_OUT_PROMPTS) -> tuple[World, Base]:
-    """The world in `work`, made when it is not there. The base has seen neither validation nor test prompts."""
-    judged, validation, test = all_captions(prompts, held_out)
-    base = open_base(work / "base", SEED, left_out=[*validation, *test])
+FULL = Size()
+
+
+def open_world(work: Path, size: Size = FULL) -> tuple[World, Base]:
+    """The world in `work`, made when it is not there. The base has seen neither validation nor test prompts.
+
+    Raises: ValueError when `work` holds a world of another size.
+    """
+    judged, validation, test = all_captions(size)
+    base = open_base(work / "base", SEED, left_out=[*validation, *test], steps=size.base_steps)
     path = work / "world.npz"
     if not path.exists():
         pictures = draw_pictures(base, judged)
@@ -63,8 +73,15 @@ def open_world(work: Path, *, prompts: int = PROMPTS, held_out: int = HELD_OUT_P
     with np.load(path) as held:
         world = World(judged, validation, test, held["pictures"], held["truth"], held["colourfulness"])
     if world.pairs != len(judged) * PAIRS_PER_PROMPT:
-        raise ValueError(f"{path} holds {world.pairs} pairs, not those of {prompts} prompts; give another --work")
+        raise ValueError(f"{path} holds {world.pairs} pairs, not those of {size.prompts} prompts; give another --work")
     return world, base
+
+
+def all_captions(size: Size) -> tuple[list[str], list[str], list[str]]:
+    """(judged prompts, validation prompts, test prompts): no caption is in two of them."""
+    captions = unique_captions(np.random.default_rng((SEED, 0)), size.prompts + 2 * size.held_out)
+    first, second = size.prompts, size.prompts + size.held_out
+    return captions[:first], captions[first:second], captions[second:]
 
 
 def draw_pictures(base: Base, prompts: list[str]) -> np.ndarray:
