@@ -78,10 +78,9 @@ def main_arms() -> list[Arm]:
         "bottom": replace(QSD, reverse=True),
         **{f"qsd-{scorer}": replace(QSD, psi=scorer) for scorer in SCORERS if scorer != QSD.psi},
         "qsd-blend": replace(QSD, psi=BLEND),
-        **{
-            name: Selection(metric=name)
-            for name in ("margin", "winner", "ratio", "vote", "mpcf", "calibrated", "pareto")
-        },
+        **{name: Selection(metric=name) for name in ("margin", "winner", "ratio", "vote", "calibrated", "pareto")},
+        "mpcf": Selection(metric="mpcf", top="655"),  # it ranks half of the pairs: as many as 5.33 % of all
+        **{f"{name}-blend": Selection(metric=name, psi=BLEND) for name in ("margin", "winner")},
     }
     return [
         Arm("main", name, selection, priority=0 if name in ("all", "random", "qsd") else 1)
@@ -115,7 +114,7 @@ def tuning_arms() -> list[Arm]:
             tuned(rate, beta),
             snapshots=TUNED_SNAPSHOTS,
             seeds=TUNING_SEEDS,
-            priority=2,
+            priority=3,
         )
         for name, selection in tuned_selections().items()
         for rate, beta in product(TUNED_RATES, TUNED_BETAS)
@@ -143,14 +142,14 @@ def long_arms() -> list[Arm]:
     training = replace(SHARED, steps=LONG_SNAPSHOTS[-1])
     arms = {"all": ALL, "random": RANDOM, "qsd": QSD, "top-20": replace(QSD, top="0.2")}
     return [
-        Arm("long", name, selection, training, snapshots=LONG_SNAPSHOTS, priority=4) for name, selection in arms.items()
+        Arm("long", name, selection, training, snapshots=LONG_SNAPSHOTS, priority=3) for name, selection in arms.items()
     ]
 
 
 def objective_arms() -> list[Arm]:
     """The other objectives on all, random and top pairs."""
     return [
-        Arm("objectives", f"{objective} {name}", selection, replace(SHARED, objective=objective), priority=3)
+        Arm("objectives", f"{objective} {name}", selection, replace(SHARED, objective=objective), priority=4)
         for objective in ("dpo", "ipo", "slic-hf", "orpo")
         for name, selection in (("all", ALL), ("random", RANDOM), ("qsd", QSD))
     ]
@@ -164,7 +163,7 @@ def lora_arms() -> list[Arm]:
             f"rank {rank} {name}",
             selection,
             replace(SHARED, learning_rate=LORA_RATE, lora_rank=rank),
-            priority=4,
+            priority=5,
         )
         for rank in (4, 8, 16, 32, 64)
         for name, selection in (("all", ALL), ("qsd", QSD))
@@ -190,7 +189,7 @@ def choice_arms() -> list[Arm]:
         "all, drawn by quality": (ALL, replace(SHARED, order="weighted")),
         "all, loss by quality": (ALL, weighted),
     }
-    return [Arm("choices", name, selection, training, priority=3) for name, (selection, training) in table.items()]
+    return [Arm("choices", name, selection, training, priority=4) for name, (selection, training) in table.items()]
 
 
 def all_arms() -> list[Arm]:

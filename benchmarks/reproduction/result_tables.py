@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.reproduction.arms import TUNED_BETAS, TUNED_RATES, TUNED_SNAPSHOTS
 from benchmarks.reproduction.results import ArmResult, Results
 from benchmarks.reproduction.statistics import Estimate
 
@@ -98,9 +99,9 @@ def tuning_table(results: Results, best: dict[str, tuple[float, float, int, floa
         rows.append(
             (
                 name,
-                f"{rate:g}",
-                f"{beta:g}",
-                str(steps),
+                at_edge(rate, TUNED_RATES),
+                at_edge(beta, TUNED_BETAS),
+                at_edge(steps, TUNED_SNAPSHOTS),
                 f"{validation:+.2f}",
                 "" if arm is None else str(arm.at(steps)),
                 "" if arm is None else f"{100 * arm.at(steps, 'test_wins').mean:.0f} %",
@@ -109,6 +110,11 @@ def tuning_table(results: Results, best: dict[str, tuple[float, float, int, floa
         )
     head = ("arm", "learning rate", "β", "steps", "validation", "change of truth, test", "wins", "less all pairs")
     return markdown(head, rows)
+
+
+def at_edge(value: float, grid: Sequence[float]) -> str:
+    """The value, with a dagger where the grid ends: what lies beyond was not tried."""
+    return f"{value:g}" + (" †" if value in (min(grid), max(grid)) else "")
 
 
 def long_table(results: Results) -> str:

@@ -26,6 +26,7 @@ from benchmarks.reproduction.job import Bench, results_folder
 from benchmarks.reproduction.planner import plan_lines
 from benchmarks.reproduction.tuning import final_arms
 from benchmarks.reproduction.world import FULL, Size, open_world
+from train.quiet import hush
 
 WORK, DOCS = Path("run/reproduction"), Path("docs")
 EXPERIMENTS = {arm.experiment for arm in all_arms()} | {"final"}
@@ -67,6 +68,7 @@ _BENCH: list[Bench] = []
 def _open_bench(work: Path, size: Size) -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
+    hush()
     _BENCH.append(Bench(work, size))
 
 
@@ -102,6 +104,7 @@ def main() -> None:
     parser.add_argument("--report-only", action="store_true", help="write the report of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    hush()
     chosen = None if options.only is None else options.only.split(",")
     if unknown := set(chosen or ()) - EXPERIMENTS:
         parser.error(f"--only: there is no experiment {min(unknown)}; there are {', '.join(sorted(EXPERIMENTS))}")
