@@ -22,7 +22,7 @@ from curate.charts import PALETTES
 LIGHT = PALETTES["light"]
 COLOURS = [LIGHT[f"s{number}"] for number in range(6)]
 WIDTH, HEIGHT = 520, 300
-ZOOM, LABEL_PX = 3, 96
+ZOOM, LABEL_PX = 4, 72
 GRID_ROWS = ("bottom", "all", "random", "winner", "qsd")
 Y_TITLE = "change of the hidden truth, test prompts"
 

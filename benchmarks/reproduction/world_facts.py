@@ -13,6 +13,7 @@ from benchmarks.reproduction.world import World
 def world_facts(world: World) -> dict[str, Any]:
     """Counts, moments of the truth, the annotators' share of right judgements, and the scorers' table."""
     pairs = world.truth.reshape(-1, 2)
+    gap = float(np.abs(pairs[:, 0] - pairs[:, 1]).mean())
     right = [np.mean((pairs[:, 0] < pairs[:, 1]) == judgements(pairs, ACCURACY, seed)) for seed in SEEDS]
     return {
         "pairs": f"{world.pairs:,}",
@@ -20,7 +21,8 @@ def world_facts(world: World) -> dict[str, Any]:
         "held_out": len(world.test_prompts),
         "truth_mean": f"{world.truth.mean():.2f}",
         "truth_sd": f"{world.truth.std():.2f}",
-        "gap": f"{np.abs(pairs[:, 0] - pairs[:, 1]).mean():.2f}",
+        "gap": f"{gap:.2f}",
+        "half_gap": f"{gap / 2:.2f}",
         "right": f"{100 * np.mean(right):.1f}",
         "scorer_table": scorer_table(world),
     }

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_equal_settings_are_one_job_and_come_at_their_first_place() -> None:
 @pytest.mark.parametrize(
     "changes", [{"selection": Selection(metric="winner")}, {"snapshots": (1, 2)}, {"accuracy": 1.0}], ids=str
 )
-def test_whatever_changes_a_result_changes_the_key(changes: dict[str, object]) -> None:
+def test_whatever_changes_a_result_changes_the_key(changes: dict[str, Any]) -> None:
     assert Job(arm(), 0).key != Job(arm(**changes), 0).key
     assert Job(arm(), 0).key != Job(arm(), 1).key
 
@@ -50,7 +51,7 @@ def test_whatever_changes_a_result_changes_the_key(changes: dict[str, object]) -
 def test_important_arms_and_first_seeds_come_first() -> None:
     jobs = jobs_of(all_arms())
     assert [(job.arm.name, job.seed) for job in jobs[:3]] == [("all", 0), ("random", 0), ("qsd", 0)]
-    first_seed = {}
+    first_seed: dict[tuple[str, int], int] = {}
     for place, job in enumerate(jobs):
         first_seed.setdefault((job.arm.experiment, job.seed), place)
     assert all(first_seed[name, seed] >= first_seed[name, 0] for name, seed in first_seed if (name, 0) in first_seed)
