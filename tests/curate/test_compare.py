@@ -148,7 +148,7 @@ def sampled(curate: Curate, tmp_path: Path, models: list[dict[str, object]], los
         for side in (0, 1):
             row = pair_row(10 * number + side)
             (folder / f"{number}-{side}.jpg").write_bytes(row["jpg_0"])
-        paths = {f"image_{side}_path": f"{number}-{side}.jpg" for side in (0, 1)}
+        paths: dict[str, str | None] = {f"image_{side}_path": f"{number}-{side}.jpg" for side in (0, 1)}
         paths |= {"image_0_path": None} if number in lost else {}
         words = {"prompt": f"prompt {number // 2}", "category": "xy"[number // 2], "seed": number}
         uids = {f"image_{side}_uid": f"{number}-{side}" for side in (0, 1)}

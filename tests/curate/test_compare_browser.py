@@ -26,7 +26,8 @@ PROMPTS = 30
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three models, every two of them a pair, over thirty prompts."""
-    folder, rows = tmp_path_factory.mktemp("compared"), []
+    folder = tmp_path_factory.mktemp("compared")
+    rows: list[dict[str, object]] = []
     for number in range(PROMPTS):
         drawn = [(name, f"{name}-{number}", pair_row(3 * number + i)["jpg_0"]) for i, name in enumerate("abc")]
         for one, two in ((0, 1), (0, 2), (1, 2)):
