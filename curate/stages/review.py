@@ -58,7 +58,7 @@ def review_pairs(run: Run, models: tuple[str, ...], limit: int | None, seed: int
 
 
 @dataclass
-class Session:
+class Sitting:
     """One reviewer's review: what is shown next, and what comes of an answer."""
 
     run: Run
@@ -156,7 +156,7 @@ def _png(picture: Decoded) -> bytes:
     return buffer.getvalue()
 
 
-def open_session(run: Run, options: ReviewOptions) -> Session:
+def open_sitting(run: Run, options: ReviewOptions) -> Sitting:
     """Raises: UsageError, RunError."""
     check_reviewer(options.reviewer)
     pairs = review_pairs(run, options.models, options.limit, options.seed)
@@ -167,15 +167,15 @@ def open_session(run: Run, options: ReviewOptions) -> Session:
         palettes=PALETTES, style=Markup(style), script=Markup(script)
     )  # fmt: skip
     policy = content_policy([script], live=True) + "; frame-ancestors 'none'"
-    return Session(run, options, pairs, log, connect_views(run, rankings=False), page, policy)
+    return Sitting(run, options, pairs, log, connect_views(run, rankings=False), page, policy)
 
 
-def make_server(session: Session) -> Server:
+def make_server(sitting: Sitting) -> Server:
     """A server bound to 127.0.0.1, ready to serve; port 0 takes a free one. Raises: UsageError."""
     bound: list[int] = []
-    port = session.options.port
+    port = sitting.options.port
     try:
-        server = Server(port, make_handler(session.answer, lambda: bound[0], session.take))
+        server = Server(port, make_handler(sitting.answer, lambda: bound[0], sitting.take))
     except OSError as error:
         raise UsageError(f"--port {port}: {error.strerror}; choose another, or 0 for a free one") from error
     bound.append(server.server_address[1])
@@ -184,20 +184,20 @@ def make_server(session: Session) -> Server:
 
 def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
     """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError."""
-    session = open_session(run, options)
-    with closing(session.log), make_server(session) as server:
+    sitting = open_sitting(run, options)
+    with closing(sitting.log), make_server(sitting) as server:
         say(
-            f"{options.reviewer}: {len(session.log.judged):,} of {len(session.pairs):,} pairs are judged; "
+            f"{options.reviewer}: {len(sitting.log.judged):,} of {len(sitting.pairs):,} pairs are judged; "
             "every judgement is kept at once; end with Ctrl-C"
         )
         print(f"http://{HOST}:{server.server_address[1]}/", flush=True)  # noqa: T201
         with suppress(KeyboardInterrupt):
             server.serve_forever()
     written = write_judgements(run)
-    judged = len(session.log.judged)
+    judged = len(sitting.log.judged)
     return {
         "reviewer": options.reviewer,
         "judged": judged,
-        "pairs": len(session.pairs),
+        "pairs": len(sitting.pairs),
         "manifest": None if written is None else str(written),
     }

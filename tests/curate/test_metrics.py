@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from curate.calibration import fit_weights
 from curate.database import Psi
 from curate.errors import QueryError, RunError, UsageError
-from curate.metrics import load_metric, parameter_values, shipped_metrics
+from curate.metrics import load_metric, parameter_values, scorers_of, shipped_metrics
 from curate.run import Run
 from curate.stages.metrics import check_metric
 from tests.curate.builders import Outcome
@@ -472,3 +472,19 @@ def test_the_documents_metric_works(tmp_path: Path) -> None:
 def test_a_metric_whose_scorer_the_run_lacks_says_so(run: Run) -> None:
     with pytest.raises(UsageError, match="metric mpcf needs the scorer 'aesthetic'; the run has clip, pickscore"):
         ranked(run, metric="mpcf")
+
+
+@pytest.mark.parametrize(
+    ("metric", "read"),
+    [
+        ("qsd", ["clip"]),
+        ("random", []),
+        ("vote", ["aesthetic", "clip", "pickscore"]),
+        ("calibrated", ["aesthetic", "clip", "pickscore"]),
+        ("mpcf", ["aesthetic", "clip"]),
+    ],
+)
+def test_which_scorers_have_a_say(metric: str, read: list[str]) -> None:
+    """psi weighs clip alone here; what a metric reads beside it counts too."""
+    scorers = ["clip", "pickscore", "aesthetic"]
+    assert scorers_of(load_metric(metric).sql(scorers), scorers, {"clip": 1.0}) == read

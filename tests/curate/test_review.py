@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from curate.run import Run
-from curate.stages.review import ReviewOptions, Session, make_server, open_session
+from curate.stages.review import ReviewOptions, Sitting, make_server, open_sitting
 from schemas.tables import REVIEWED_PAIRS
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 from tests.curate.chromium import browser_page, needs_browser, overflow_px, until
@@ -62,13 +62,13 @@ def run(embedded: Path, tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(run: Path, reviewer: str = "anna", **options: Any) -> Iterator[tuple[int, Session]]:
-    session = open_session(Run(run), ReviewOptions(reviewer, port=0, **options))
-    with make_server(session) as server:
+def serving(run: Path, reviewer: str = "anna", **options: Any) -> Iterator[tuple[int, Sitting]]:
+    sitting = open_sitting(Run(run), ReviewOptions(reviewer, port=0, **options))
+    with make_server(sitting) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1], session
+        yield server.server_address[1], sitting
         server.shutdown()
-    session.log.close()
+    sitting.log.close()
 
 
 def ask(port: int, method: str, target: str, body: object = None, **headers: str) -> tuple[int, bytes]:
@@ -91,7 +91,7 @@ def judge(port: int, choice: str, place: int | None = None) -> dict[str, Any]:
 
 
 def test_nothing_that_is_sent_tells_the_model(run: Path) -> None:
-    with serving(run) as (port, session):
+    with serving(run) as (port, sitting):
         sent = [ask(port, "GET", target)[1] for target in ("/", "/state")]
         for place in range(8):
             for side in ("left", "right"):
@@ -100,7 +100,7 @@ def test_nothing_that_is_sent_tells_the_model(run: Path) -> None:
                 assert not Image.open(BytesIO(picture)).info
                 sent.append(picture)
         columns = ("pair_id", "image_0_uid", "image_0_model", "image_1_model")
-        told = {pair[name] for pair in session.pairs for name in columns}
+        told = {pair[name] for pair in sitting.pairs for name in columns}
         for secret in (*told, "secret"):
             assert not any(secret.encode() in one for one in sent), secret
         state = json.loads(sent[1])
@@ -108,26 +108,26 @@ def test_nothing_that_is_sent_tells_the_model(run: Path) -> None:
 
 
 def test_sides_are_mixed_and_as_recorded(run: Path) -> None:
-    with serving(run) as (port, session):
+    with serving(run) as (port, sitting):
         for _ in range(8):
             state = json.loads(ask(port, "GET", "/state")[1])
-            pair = session.pairs[state["place"]]
-            left = session.log.judged, ask(port, "GET", f"/picture/{state['place']}/left")[1]
+            pair = sitting.pairs[state["place"]]
+            left = sitting.log.judged, ask(port, "GET", f"/picture/{state['place']}/left")[1]
             judge(port, "left")
-            recorded = session.log.judged[-1]
+            recorded = sitting.log.judged[-1]
             uid = pair[f"image_{recorded.left_side}_uid"]
-            assert session.pictures[uid] == left[1]
-        assert len({one.left_side for one in session.log.judged}) == 2
+            assert sitting.pictures[uid] == left[1]
+        assert len({one.left_side for one in sitting.log.judged}) == 2
         assert json.loads(ask(port, "GET", "/state")[1]) == {"done": 8, "total": 8, "place": None, "undo": True}
 
 
 def test_undo_and_answers_that_come_twice(run: Path) -> None:
-    with serving(run) as (port, session):
+    with serving(run) as (port, sitting):
         assert judge(port, "left")["place"] == 1
         assert judge(port, "tie", place=0)["place"] == 1  # a second answer to the first pair
-        assert [one.choice for one in session.log.judged] == ["left"]
+        assert [one.choice for one in sitting.log.judged] == ["left"]
         assert json.loads(ask(port, "POST", "/undo", {})[1])["place"] == 0
-        assert session.log.judged == []
+        assert sitting.log.judged == []
         assert json.loads(ask(port, "POST", "/undo", {})[1])["place"] == 0
 
 
@@ -150,9 +150,9 @@ def test_undo_and_answers_that_come_twice(run: Path) -> None:
 def test_what_no_page_of_ours_sends_changes_nothing(
     run: Path, target: str, body: object, headers: dict[str, str], status: int, message: bytes
 ) -> None:
-    with serving(run) as (port, session):
+    with serving(run) as (port, sitting):
         assert ask(port, "POST", target, body, **headers) == (status, message)
-        assert session.log.judged == []
+        assert sitting.log.judged == []
 
 
 @pytest.mark.parametrize(
@@ -274,19 +274,19 @@ def test_a_kill_loses_no_judgement_and_ctrl_c_writes_the_data_set(run: Path) -> 
 
 @needs_browser
 def test_in_a_browser_by_keys(run: Path) -> None:
-    with serving(run) as (port, session), browser_page(viewport={"width": 1280, "height": 800}) as page:
+    with serving(run) as (port, sitting), browser_page(viewport={"width": 1280, "height": 800}) as page:
         page.goto(f"http://127.0.0.1:{port}/")
         ready = "[...document.querySelectorAll('#pair img')].every(i => i.complete && i.naturalWidth)"
         for key, done in (("1", 1), ("2", 2), ("t", 3), ("z", 2), ("T", 3)):
             until(page, ready)
             page.keyboard.press(key)
             page.locator("#progress").get_by_text(f"{done} of 8").wait_for()
-        assert [one.choice for one in session.log.judged] == ["left", "right", "tie"]
-        assert page.locator("#prompt").inner_text() == session.pairs[3]["prompt"]
+        assert [one.choice for one in sitting.log.judged] == ["left", "right", "tie"]
+        assert page.locator("#prompt").inner_text() == sitting.pairs[3]["prompt"]
         assert "secret" not in page.content()
         assert not any("secret" in url or "image" in url for url in page.asked)
         page.close()  # closed mid-way
-    with serving(run) as (port, session), browser_page(viewport={"width": 390, "height": 844}) as page:
+    with serving(run) as (port, sitting), browser_page(viewport={"width": 390, "height": 844}) as page:
         page.goto(f"http://127.0.0.1:{port}/")
         page.locator("#progress").get_by_text("3 of 8").wait_for()
         until(page, ready)
@@ -297,6 +297,6 @@ def test_in_a_browser_by_keys(run: Path) -> None:
         assert page.locator("#prompt").inner_text() == "All judged. Thank you."
         assert page.locator("#pair").is_hidden()
         page.keyboard.press("1")  # nothing is left to judge
-        assert len(session.log.judged) == 8
-        assert all(one.seconds >= 0 for one in session.log.judged)
+        assert len(sitting.log.judged) == 8
+        assert all(one.seconds >= 0 for one in sitting.log.judged)
         assert pq.read_table(run / "review" / "judgements.parquet").num_rows == 8  # written with the last one
