@@ -201,8 +201,12 @@ def test_numbers_of_pictures() -> None:
     assert (parse_batch("auto"), parse_batch("1"), parse_batch("256")) == (None, 1, 256)
 
 
-@pytest.mark.slow
-def test_compiled_towers_score_the_same_and_a_short_batch_is_not_compiled_anew(scoring: Scoring, capsys: Any) -> None:
+def test_compiled_towers_score_the_same_and_a_short_batch_is_not_compiled_anew(
+    scoring: Scoring, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled by Dynamo alone: the graphs are captured, without minutes of the C++ compiler."""
+    capture = torch.compile
+    monkeypatch.setattr("torch.compile", lambda function, **options: capture(function, backend="eager", **options))
     pictures, matched, prompts = made_up(scoring, "cpu", 4)
     embeddings, plain = scoring.score_pictures(pictures, matched, prompts)
     torch._dynamo.reset()
