@@ -165,11 +165,18 @@ def made_up(scoring: Scoring, device: str, images: int) -> tuple[Pictures, list[
     """Pictures of random pixels, each with two prompts as in Pick-a-Pic: what `score_pictures` takes."""
     from curate.scoring import EmbeddedPrompts
 
-    shapes = {key: values.shape for key, values in scoring.preprocess(Image.new("RGB", (64, 64))).items()}
-    pictures = {key: torch.randn(images, *shape, device=device) for key, shape in shapes.items()}
+    like = scoring.preprocess(Image.new("RGB", (64, 64)))
+    pictures = {key: _random_like(values, images, device) for key, values in like.items()}
     texts = ["a photograph of a fox", "a red circle above a blue square"]
     prompts = EmbeddedPrompts({"0": 0, "1": 1}, texts, scoring.embed_prompts(texts))
     return pictures, [(row, prompt_id) for row in range(images) for prompt_id in prompts.rows], prompts
+
+
+def _random_like(one: torch.Tensor, images: int, device: str) -> torch.Tensor:
+    """Many pictures of one's shape and number format; of whole numbers, which may be places in a table, itself."""
+    if one.is_floating_point():
+        return torch.randn(images, *one.shape, device=device).to(one.dtype)
+    return one.to(device).expand(images, *one.shape).contiguous()
 
 
 def make_ready(scoring: Scoring, device: str, batch_images: int | None, compiled: bool) -> int:

@@ -78,6 +78,16 @@ class TorchvisionDecoder:
         pictures = iter(self._decode(jpegs))
         return [next(pictures) if isinstance(one, _Jpeg) else one for one in seen]
 
+    def check(self) -> None:
+        """Raises UsageError where this torchvision cannot decode on this device; else Pillow would do all the work."""
+        tiny = BytesIO()
+        Image.new("RGB", (16, 16)).save(tiny, "JPEG")
+        try:
+            self._pixels([tiny.getvalue()])
+        except RuntimeError as error:
+            reason = str(error).split("\n", 1)[0]
+            raise UsageError(f"--decode nvjpeg does not work here ({reason}); use pillow") from error
+
     def _decode(self, jpegs: list[_Jpeg]) -> list[Decoded | DecodedOnDevice | Rejected]:
         """All at once; where one of them fails, one by one."""
         import torch
@@ -151,5 +161,7 @@ def choose_decoder(how: str, device: str, needed_px: int) -> Decoder:
     """needed_px: the short side that every preprocessing of the run only makes smaller. Raises UsageError."""
     check_decode(how, device)
     if how == "nvjpeg":
-        return TorchvisionDecoder(device)
+        decoder = TorchvisionDecoder(device)
+        decoder.check()
+        return decoder
     return PillowDecoder(needed_px if how == "scaled" else None)

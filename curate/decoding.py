@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import ismethod
 
 import torch
 
@@ -20,6 +21,7 @@ from curate.decoders import Decoder as DecodeBytes
 from curate.images import Rejected
 from curate.plan import Part
 from curate.preparing import CHUNK_IMAGES, Facts, Layout, Pixels, Preprocessors, layouts, prepare
+from curate.progress import say
 from curate.reading import Batch
 from curate.source import Location
 
@@ -105,6 +107,9 @@ def decoder(
 ) -> Iterator[Decoder]:
     """A decoder over `processes` processes, or over `threads` threads of this one where that is 0."""
     layout = layouts(preprocessors)
+    if processes and any(map(ismethod, preprocessors.values())):
+        say("note: a scorer's `preprocess` is a method, which would take its weights along: decoding in threads")
+        processes = 0
     with ExitStack() as stack:
         work: ChunkWork = partial(prepare, decode, preprocessors)
         if processes:

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from curate.ahead import ahead, behind
-from curate.batches import make_ready
+from curate.batches import free_memory, make_ready
 from curate.decoders import choose_decoder
 from curate.decoding import Prepared, decoder
 from curate.images import Rejected
@@ -38,7 +38,7 @@ from curate.part_tables import PartResults, offender, part_files
 from curate.plan import PART_BYTES, Part
 from curate.preparing import Facts
 from curate.reading import cut_batches, read_groups
-from curate.run import Run, write_part
+from curate.run import Run, part_rows, write_part
 from curate.scoring import EmbeddedPrompts, Scoring
 from curate.source import Source
 from curate.tally import SAMPLE, Done
@@ -98,7 +98,10 @@ def compute_parts(
     reporter = _Reporter(options.device, scoring, report)
 
     def write(results: PartResults) -> None:
-        write_part(run, results.part.name, part_files(results, scoring))
+        files = part_files(results, scoring)
+        with run.alone():
+            if part_rows(run, results.part.name, hashed=False) is None:  # or a process beside this one was faster
+                write_part(run, results.part.name, files)
         reporter.written.append(results.part.name)
 
     with (
@@ -151,9 +154,14 @@ def _on_device(batches: Iterable[Prepared], device: str) -> Iterator[Prepared]:
         return
     stream = torch.cuda.Stream(device)
     for batch in batches:
-        with torch.cuda.stream(stream):
-            pixels = {key: values.to(device, non_blocking=True) for key, values in batch.pixels.items()}
-        stream.synchronize()
+        try:
+            with torch.cuda.stream(stream):
+                pixels = {key: values.to(device, non_blocking=True) for key, values in batch.pixels.items()}
+            stream.synchronize()
+        except torch.OutOfMemoryError:  # the towers take it from the host, in pieces that fit
+            free_memory()
+            yield batch
+            continue
         for values in pixels.values():
             values.record_stream(torch.cuda.default_stream(device))
         yield replace(batch, pixels=pixels)

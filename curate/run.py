@@ -178,7 +178,10 @@ def sound_parts(run: Run, names: Iterable[str]) -> set[str]:
     names = list(names)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:  # sha256 runs without the GIL
         found = dict(zip(names, pool.map(lambda name: part_rows(run, name), names), strict=True))
-    for name in (name for name, rows in found.items() if rows is None and _marker(run, name).exists()):
+    for name in [name for name, rows in found.items() if rows is None and _marker(run, name).exists()]:
+        found[name] = part_rows(run, name)
+        if found[name] is not None:
+            continue  # another process has written it meanwhile
         say(f"{run.root}: {name} is damaged, not as its marker parts/{name}.json says; it is computed again")
         run.mark_unfinished()
         _marker(run, name).unlink(missing_ok=True)

@@ -83,9 +83,10 @@ class Tally:
         """What `curate status` shows; seconds_left is null until something is done."""
         with self._lock:
             elapsed = max(time.monotonic() - self.started, 1e-9)
-            left = self.images - self.images_before - self.done_images
+            done = min(self.images, self.images_before + self.done_images)  # a dead worker's images count twice
+            left = self.images - done
             return {
-                "images_done": self.images_before + self.done_images,
+                "images_done": done,
                 "images": self.images,
                 "parts_done": self.parts_before + self.done_parts,
                 "parts": self.parts,

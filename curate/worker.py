@@ -56,8 +56,9 @@ class EmbedWork:
         # Equal settings give equal tables: this is everything that decides a table's content.
         self.run.claim(self.settings | {"models": scoring.identity}, info)
         prompts = self._prompts(scoring, report)
-        if self.anew:
-            self.run.mark_unfinished()
+        if not self.anew:
+            return
+        self.run.mark_unfinished()
         missing = (task for task in tasks if not self.stands(task))  # a process beside this one may have been faster
         options = replace(self.options, device=device)
         compute_parts(self.run, self.source, scoring, prompts, missing, options, report)

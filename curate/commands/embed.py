@@ -85,6 +85,7 @@ def embed(
     from curate.stages.embed import embed as run_embed
     from curate.stages.embed import source_settings
     from curate.stages.parity import measure_parity
+    from curate.towers.precision import device_is_here
 
     if calibrate is not None and not dry_run:
         raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
@@ -95,6 +96,8 @@ def embed(
     only = _part_range(part_range)
     with workplace(engine, address, device, workers, precision) as place:
         options = _options(place, batch, part_images, part_bytes, decode, decode_processes, compiled)
+        if engine == "ray" and (parity or calibrate) and not device_is_here(options.device):
+            raise UsageError("--parity and --calibrate compute in this process, which has no GPU; use --device cpu")
         to_load = UnloadedScoring(model_set, tuple(chosen), options.precision)
         if dry_run:
             return print_report(_dry_run(opened, to_load, options, calibrate), as_json)
@@ -145,7 +148,9 @@ def _options(
     from curate.pipeline import EmbedOptions, default_decode_processes
 
     check_decode(decode, place.device)
-    if decode_processes is None or decode == "nvjpeg":  # a GPU's decoder belongs to the process of its towers
+    if decode == "nvjpeg" and decode_processes:
+        raise UsageError("--decode nvjpeg decodes in the towers' own process; leave out --decode-processes")
+    if decode_processes is None:
         decode_processes = default_decode_processes(place.device, decode, place.threads)
     return EmbedOptions(
         place.device,

@@ -95,7 +95,8 @@ def measure(source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions,
     decoded = _decode_rate(plan.parts[0], encoded, scoring, options, seconds / 3)
     if not decoded:
         raise SourceError(f"none of the first {len(encoded)} images can be decoded; correct --source or the manifest")
-    images = min(batch, CPU_PROBE_IMAGES) if options.device == "cpu" else batch
+    small = options.device == "cpu" and not options.compiled  # compiled towers fill every batch up
+    images = min(batch, CPU_PROBE_IMAGES) if small else batch
     texts = list(itertools.islice(plan.prompts.values(), PROMPTS))
     return Rates(
         read,

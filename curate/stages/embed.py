@@ -46,13 +46,19 @@ def embed(
         _begin(run, source, plan, settings)
         sound = sound_parts(run, [part_name(index) for index in mine])
         todo = [index for index in mine if part_name(index) not in sound]
-        work = EmbedWork(run, source, scorers, plan.prompts, options, settings, anew=bool(todo))
+        at = Run(run.root.absolute())  # a worker on another machine has another working directory
+        work = EmbedWork(at, source, scorers, plan.prompts, options, settings, anew=bool(todo))
         shown, tally = shown_settings(source, scorers, options), _tally(run, plan, mine, todo)
         if todo:
             write_progress(run.root, "running", shown, tally)
         with ExitStack() as lines:
             report = _Shown(lines, run, tally, shown, len(plan.prompts))
-            (engine or Serial(options.device)).run(work, plan.parts.only(todo), report)
+            try:
+                (engine or Serial(options.device)).run(work, plan.parts.only(todo), report)
+            except BaseException as error:
+                if todo and report.add is None:  # later failures are written by what shows the images
+                    write_progress(run.root, "stopped", shown, tally, error=str(error) or type(error).__name__)
+                raise
         return _end(run, plan, source, scorers, _computed(run, tally, shown, len(todo)))
 
 

@@ -52,7 +52,7 @@ def measure_parity(
         "decode": options.decode,
         "compiled": options.compiled,
         "scorers": {name: difference(stored, exact, name) for name in names},
-        "top": overlap(run, pairs, prompts, stored, exact, names),
+        "top": overlap(pairs, prompts, stored, exact, names),
     }
     write_text(json.dumps(report, indent=2) + "\n", run.root / "parity.json")
     return report
@@ -116,13 +116,13 @@ def difference(stored: pa.Table, exact: pa.Table, scorer: str) -> dict[str, floa
 
 
 def overlap(
-    run: Run, pairs: pa.Table, prompts: dict[str, str], stored: pa.Table, exact: pa.Table, scorers: list[str]
+    pairs: pa.Table, prompts: dict[str, str], stored: pa.Table, exact: pa.Table, scorers: list[str]
 ) -> dict[str, Any] | None:
     """How many of the sample's best 5.33 % of pairs stay: both rankings by `qsd` and the default psi of `curate rank`.
 
     None where nothing can be ranked: no judgements, or ties alone.
     """
-    if not run.summary()["judged"] or pairs["preference"].null_count == pairs.num_rows:
+    if pairs["preference"].null_count == pairs.num_rows:
         return None
     best = [_best(pairs, prompts, scores, scorers) for scores in (stored, exact)]
     return {"share": float(TOP), "pairs": len(best[1]), "kept": len(best[0] & best[1])}

@@ -25,8 +25,10 @@ def status(run: Run) -> dict[str, Any]:
         progress |= _summary(run)
     if state == "running":
         progress.pop("error", None)
-    parts = {"parts_done": max(_parts_there(run), progress["parts_done"])} if "parts_done" in progress else {}
-    return {"run": str(run.root), "state": state} | progress | parts
+    if state != "finished" and "parts_done" in progress:
+        there = max(_parts_there(run), progress["parts_done"])
+        progress["parts_done"] = min(there, progress["parts"])  # those of a range may be fewer than there are
+    return {"run": str(run.root), "state": state} | progress
 
 
 def is_locked(run: Run) -> bool:
@@ -54,4 +56,7 @@ def _summary(run: Run) -> dict[str, Any]:
         summary = run.summary()
     except RunError:
         return {}
-    return {"dropped": summary["dropped_images"]} if "dropped_images" in summary else {}
+    if "dropped_images" not in summary:
+        return {}
+    done = {f"{what}{done}": summary[what] for what in ("images", "parts") for done in ("", "_done")}
+    return done | {"dropped": summary["dropped_images"]}

@@ -108,10 +108,10 @@ def test_overlap_counts_the_best_pairs_that_stay(tmp_path: Path) -> None:
     moved[[2 * 39, 2 * 39 + 1]] = 70.0  # the best pair's sides are alike now
     texts = {row["prompt_id"]: "a prompt"}
     exact, stored = pa.table(table), pa.table(table | {"clip_score": pa.array(moved)})
-    assert overlap(run, pairs, texts, stored, exact, ["clip"]) == {"share": 0.0533, "pairs": 2, "kept": 1}
-    assert overlap(run, pairs, texts, exact, exact, ["clip"]) == {"share": 0.0533, "pairs": 2, "kept": 2}
+    assert overlap(pairs, texts, stored, exact, ["clip"]) == {"share": 0.0533, "pairs": 2, "kept": 1}
+    assert overlap(pairs, texts, exact, exact, ["clip"]) == {"share": 0.0533, "pairs": 2, "kept": 2}
     ties = pa.Table.from_pylist([one | {"preference": None} for one in rows], schema=pairs.schema)
-    assert overlap(run, ties, texts, stored, exact, ["clip"]) is None
+    assert overlap(ties, texts, stored, exact, ["clip"]) is None
 
 
 def test_a_source_that_changed_is_found_out(tmp_path: Path, source: Source, models: ModelSet) -> None:
