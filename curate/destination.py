@@ -91,8 +91,8 @@ class Destination:
     def remove(self, name: str) -> None:
         """Remove a file that may be gone already, and the folder that it leaves empty."""
         if self.remote:
-            with suppress(FileNotFoundError):
-                self.filesystem.rm_file(f"{self.root}/{name}")
+            with self._uploading(name), suppress(FileNotFoundError):
+                retrying(lambda: self.filesystem.rm_file(f"{self.root}/{name}"), f"{self.output}/{name}")
             return
         path = self.staging / name
         path.unlink(missing_ok=True)
@@ -103,8 +103,9 @@ class Destination:
     def holds(self, name: str, entry: dict[str, Any]) -> bool:
         """Whether a shard stands as its entry says: by size and sha256, and at a URL by size alone."""
         if self.remote:
-            with suppress(FileNotFoundError):
-                return bool(self.filesystem.size(f"{self.root}/{name}") == entry["bytes"])
+            with self._uploading(name), suppress(FileNotFoundError):
+                size = retrying(lambda: self.filesystem.size(f"{self.root}/{name}"), f"{self.output}/{name}")
+                return bool(size == entry["bytes"])
             return False
         path = self.staging / name
         if not path.is_file() or path.stat().st_size != entry["bytes"]:

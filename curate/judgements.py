@@ -3,6 +3,7 @@
 A line of the log is one JSON document, synced to the disk before the judgement is acknowledged. Undoing appends, too.
 """
 
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -70,7 +71,7 @@ class Log:
         self.path = path
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = path.open("a+b")
+            self._stream = path.open("a+b", buffering=0)
         try:
             self.judged = self._begin(reviewer, seed)
         except BaseException:
@@ -109,10 +110,16 @@ class Log:
         self._stream.close()
 
     def _append(self, document: dict[str, Any]) -> None:
+        line, descriptor = json.dumps(document).encode() + b"\n", self._stream.fileno()
         with writing(self.path):
-            self._stream.write(json.dumps(document).encode() + b"\n")
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            end = os.fstat(descriptor).st_size
+            try:
+                if os.write(descriptor, line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError:  # what is refused must not come back
+                os.ftruncate(descriptor, end)
+                raise
 
 
 def _cut_torn_line(stream: Any) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class StagedShards:
         self.layouts: dict[str, str] = {}
         self._kept: set[str] = set()
         self._note = destination.staging / NOTE_FILE
+        self._known: dict[str, str] = self._read_note().get("layouts", {})
         self._done: set[Group] = set()
         self._noted = time.monotonic()
 
@@ -48,6 +50,8 @@ class StagedShards:
         path = self.destination.staged(shard.name)
         self.layouts[shard.name] = shard.layout_sha256
         with writing(path):
+            if self._known.get(shard.name) != shard.layout_sha256:
+                self._note.unlink(missing_ok=True)  # it speaks of other bytes under this name
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and path.stat().st_size == shard.size_bytes:
                 self._kept.add(shard.name)
@@ -62,13 +66,19 @@ class StagedShards:
     def resume(self) -> set[Group]:
         """The row groups that an earlier attempt at these very tars wrote already; usually none."""
         try:
-            note = json.loads(self._note.read_text(encoding="utf-8"))
+            note = self._read_note()
             known, done = note["layouts"], {(file, group) for file, group in note["done"]}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return set()
         same = all(name in self._kept and known.get(name) == layout for name, layout in self.layouts.items())
         self._done = done if same else set()
         return self._done
+
+    def _read_note(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._note.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def note(self, groups: list[Group], *, now: bool = False) -> None:
         """Row groups that were written just now; the note itself is written every half minute."""

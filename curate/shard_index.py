@@ -45,6 +45,8 @@ class ShardFolder:
     def publish(self, shard: PlannedShard, sha256: str) -> None:
         """Give a tar its final name; its entry is noted before, so that no kill leaves a tar that nothing names."""
         with self._lock:
+            if self.destination.remote and shard.name in self.earlier:
+                self.destination.remove(shard.name)  # by its size alone it could pass for the new one
             self.entries[shard.name] = entry_of(shard, sha256)
             self._note()
         self.destination.publish(shard.name)

@@ -124,7 +124,7 @@ def sample(
         str | None,
         typer.Option(help="ddim, dpm++, euler, unipc, ..., or a class of diffusers; the model's own if absent."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; changes no picture.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; changes them by rounding at most.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial noise.")] = 0,
     models: Annotated[str | None, typer.Option(help="Set of scoring models that the manifest asks for.")] = None,
     grid: Annotated[

@@ -105,7 +105,7 @@ class PairSet:
         if missing.size:
             raise ShardError(
                 f"{setting} asks for `{name}`, which {missing.size} of {len(found)} pairs lack"
-                f" (the first is that of rank {missing[0] + 1}); export again, or take another value."
+                f" (the first is number {missing[0] + 1} by rank); export again, or take another value."
             )
         return found
 
@@ -135,6 +135,7 @@ class _Collector:
     images: dict[str, tuple[int, Side]] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
     values: list[dict[str, float]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     unequal_sides: list[str] = field(default_factory=list)
 
     def add(self, key: str, sample: Sample) -> None:
@@ -145,9 +146,15 @@ class _Collector:
         ]
         self.pairs.append(Pair(prompt_index, *sides))
         self.values.append(sample.values)
+        self.keys.append(key)
         if sample.sides_differ:
             sizes = " and ".join("{} x {}".format(*side.size_px or ()) for side in (sample.preferred, sample.rejected))
             self.unequal_sides.append(f"{key}, {sizes} px")
+
+    def sort(self) -> None:
+        """By key, which is the rank: an export may be shuffled."""
+        order = sorted(range(len(self.keys)), key=self.keys.__getitem__)
+        self.pairs, self.values = [self.pairs[i] for i in order], [self.values[i] for i in order]
 
     def columns(self) -> dict[str, NDArray[np.float64]]:
         names = dict.fromkeys(name for one in self.values for name in one)
@@ -173,6 +180,7 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
             raise ShardError(f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {SAME_EXPORT}.")
     if not collector.pairs:
         raise ShardError(f"{folder} holds no pairs; rank with a larger --top and export again.")
+    collector.sort()
     return PairSet(
         pairs=collector.pairs,
         images=[side.location for _, side in collector.images.values()],

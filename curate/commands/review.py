@@ -41,5 +41,5 @@ def review(
         return
     if reviewer is None:
         raise UsageError("--reviewer: say who judges, so that several people's judgements stay apart")
-    done = run_review(Run(Path(run)), ReviewOptions(reviewer, tuple(model or ()), limit, seed, port))
+    done = run_review(Run(Path(run)), ReviewOptions(reviewer, tuple(model or ()), limit, seed, port, as_json))
     print_report(done, as_json, review_lines(done))

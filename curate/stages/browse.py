@@ -181,7 +181,7 @@ def make_handler(
             size = self.headers.get("Content-Length", "")
             if self.headers.get("Origin") is None:  # every browser names it; a form of another page cannot leave it out
                 return self._respond(Answer(b"refused: no origin", status=403), with_body=True)
-            if self.headers.get("Content-Type") != "application/json" or not size.isdigit() or len(size) > 4:
+            if self.headers.get("Content-Type") != "application/json" or not size.isdecimal() or len(size) > 4:
                 return self._respond(Answer(b"a short JSON document is needed", status=400), with_body=True)
             body = self.rfile.read(int(size))
             return self._respond(self._answer(lambda path: post(path, body)), with_body=True)

@@ -7,6 +7,7 @@ encoded anew so that nothing of their files is left. Every judgement is on the d
 import io
 import json
 import math
+import sys
 import threading
 from collections import OrderedDict
 from contextlib import closing, suppress
@@ -42,6 +43,7 @@ class ReviewOptions:
     limit: int | None = None
     seed: int = 0
     port: int = 8766
+    as_json: bool = False  # then stdout is for one document alone
 
 
 def review_pairs(run: Run, models: tuple[str, ...], limit: int | None, seed: int) -> list[dict[str, Any]]:
@@ -152,7 +154,7 @@ class Sitting:
 
 def _png(picture: Decoded) -> bytes:
     buffer = io.BytesIO()
-    picture.image.save(buffer, "PNG", compress_level=1)
+    picture.image.save(buffer, "PNG", compress_level=1, icc_profile=None)  # a profile would tell who drew it
     return buffer.getvalue()
 
 
@@ -190,7 +192,8 @@ def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
             f"{options.reviewer}: {len(sitting.log.judged):,} of {len(sitting.pairs):,} pairs are judged; "
             "every judgement is kept at once; end with Ctrl-C"
         )
-        print(f"http://{HOST}:{server.server_address[1]}/", flush=True)  # noqa: T201
+        address = f"http://{HOST}:{server.server_address[1]}/"
+        print(address, file=sys.stderr if options.as_json else sys.stdout, flush=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever()
     written = write_judgements(run)

@@ -12,10 +12,11 @@ import tomli_w
 from curate.bootstrap import RESAMPLES, clustered_interval
 from curate.comparison import sign_test
 from curate.database import connect_views, query_text
-from curate.errors import RunError, SourceError
+from curate.errors import RunError
 from curate.images import Rejected
 from curate.judgements import Judgement, agreement, read_log
 from curate.pictures import originals
+from curate.progress import say
 from curate.run import Run
 from curate.tables import atomic_path, write_table, write_text
 from schemas.shards import IMAGE_EXTENSIONS
@@ -48,10 +49,13 @@ def write_judgements(run: Run) -> Path | None:
     """
     judged, pairs = all_judgements(run), _pairs(run)
     rows = [_row(name, one, _known(pairs, one, run)) for name, items in judged.items() for one in items]
-    if not rows:
-        return None
     folder = run.root / FOLDER
-    _copy_pictures(run, folder, [pairs[one.pair_id] for items in judged.values() for one in items])
+    lost = _copy_pictures(run, folder, [pairs[one.pair_id] for items in judged.values() for one in items])
+    rows = [row for row in rows if not lost & {row["image_0_uid"], row["image_1_uid"]}]
+    if not rows:  # all were taken back, or none of their pictures is left
+        for name in ("judgements.parquet", "manifest.toml"):
+            (folder / name).unlink(missing_ok=True)
+        return None
     write_table(pa.Table.from_pylist(rows, schema=REVIEWED_PAIRS), folder / "judgements.parquet", REVIEWED_PAIRS)
     write_text(_manifest(run, len(rows), sorted(judged)), folder / "manifest.toml")
     return folder / "manifest.toml"
@@ -79,15 +83,19 @@ def _picture_name(pair: dict[str, Any], side: int) -> str:
     return f"images/{hashlib.sha256(pair[f'image_{side}_uid'].encode()).hexdigest()[:32]}.{extension}"
 
 
-def _copy_pictures(run: Run, folder: Path, pairs: Rows) -> None:
-    """The source's own bytes, each picture once; those that are there stay."""
+def _copy_pictures(run: Run, folder: Path, pairs: Rows) -> set[str]:
+    """The source's own bytes, each picture once; those that are there stay. Returns the uids of those that are lost."""
     names = {pair[f"image_{side}_uid"]: _picture_name(pair, side) for pair in pairs for side in IMAGE_SIDES}
     missing = [uid for uid, name in names.items() if not (folder / name).exists()]
+    lost = set()
     for uid, data in originals(run, connect_views(run, rankings=False), missing).items() if missing else ():
         if isinstance(data, Rejected):
-            raise SourceError(f"image {uid} was judged but can no longer be read ({data.detail}); put it back")
+            lost.add(uid)
+            say(f"note: image {uid} was judged but can no longer be read ({data.detail}): its pairs are left out")
+            continue
         with atomic_path(folder / names[uid]) as temporary:
             temporary.write_bytes(data)
+    return lost
 
 
 def _manifest(run: Run, rows: int, reviewers: list[str]) -> str:
@@ -113,7 +121,7 @@ def review_report(run: Run) -> dict[str, Any]:
         "reviewers": [_reviewer(name, items) for name, items in judged.items()],
         "agreement": agreement(judged),
         "verdicts": _verdicts([(pairs[one.pair_id], one) for items in judged.values() for one in items], _order(run)),
-        "manifest": str(manifest),
+        "manifest": None if manifest is None else str(manifest),
     }
 
 
@@ -137,6 +145,7 @@ def _order(run: Run) -> list[str]:
 
 def _verdicts(judged: list[tuple[dict[str, Any], Judgement]], order: list[str]) -> Rows:
     """Win rates of every two models, all reviewers together; intervals draw whole prompts."""
+    judged = [(pair, one) for pair, one in judged if None not in (pair["image_0_model"], pair["image_1_model"])]
     place = {name: number for number, name in enumerate(order)}
     by_place = {pair["pair_id"]: sorted(_models(pair), key=lambda one: (place.get(one, 0), one)) for pair, _ in judged}
     found = []

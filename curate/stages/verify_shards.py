@@ -78,6 +78,18 @@ class ShardFolder:
         found = self.filesystem.glob(f"{self.root}/{split}/*.tar" if split else f"{self.root}/*.tar")
         return {name.rpartition("/")[2] for name in found}
 
+    def splits(self) -> set[str]:
+        """Names of the folders below that hold an index."""
+        found = self.filesystem.glob(f"{self.root}/*/{shards.SHARD_INDEX}")
+        return {name.rsplit("/", 2)[1] for name in found}
+
+    def sha256(self, name: str) -> str | None:
+        """Of a small file's bytes; None when it cannot be read."""
+        try:
+            return hashlib.sha256(self.filesystem.cat_file(f"{self.root}/{name}")).hexdigest()
+        except OSError:
+            return None
+
     def size(self, name: str) -> int:
         """Bytes of a file."""
         return int(self.filesystem.size(f"{self.root}/{name}"))
@@ -115,12 +127,30 @@ def verify_shards(folder: ShardFolder, run: Run | None, threads: int, advance: A
 def _indices(folder: ShardFolder, findings: Findings) -> list[tuple[str, dict[str, Any]]]:
     names = [""]
     if folder.exists(shards.SPLIT_INDEX):
-        stated = folder.json(shards.SPLIT_INDEX, findings) or {}
-        names = [str(one.get("name")) for one in stated.get("splits", [])]
+        names = _split_names(folder, findings)
     elif not folder.exists(shards.SHARD_INDEX):
         return []
     found = [(name, folder.json(_inside(name, shards.SHARD_INDEX), findings)) for name in names]
     return [(name, index) for name, index in found if index is not None]
+
+
+def _split_names(folder: ShardFolder, findings: Findings) -> list[str]:
+    """The splits that splits.json states, each held against its own index; one that it does not state is a fault."""
+    stated = (folder.json(shards.SPLIT_INDEX, findings) or {}).get("splits", [])
+    splits = [one for one in stated if isinstance(one, dict) and isinstance(one.get("name"), str)]
+    if not isinstance(stated, list) or len(splits) < len(stated):
+        findings.fault(shards.SPLIT_INDEX, "its splits are no list of names and counts")
+    for one in splits:
+        name = _inside(one["name"], shards.SHARD_INDEX)
+        index = folder.json(name, Findings()) or {}
+        for what in ("pairs", "prompts"):
+            if one.get(what) != index.get(what):
+                findings.fault(name, f"says {index.get(what)!r} {what}, {shards.SPLIT_INDEX} says {one.get(what)!r}")
+        if one.get("index_sha256") != folder.sha256(name):
+            findings.fault(name, f"its sha256 is not that of {shards.SPLIT_INDEX}")
+    for extra in sorted(folder.splits() - {one["name"] for one in splits}):
+        findings.fault(extra, f"is a split that {shards.SPLIT_INDEX} does not name")
+    return [one["name"] for one in splits]
 
 
 def _verify_split(
@@ -137,11 +167,16 @@ def _verify_split(
     if index.get("format") != shards.INDEX_FORMAT or not isinstance(index.get("shards"), list):
         findings.fault(where, f"is not an index of format {shards.INDEX_FORMAT}")
         return
-    listed = {entry["file"] for entry in index["shards"]}
+    entries = [entry for entry in index["shards"] if _is_entry(entry)]
+    if len(entries) < len(index["shards"]):
+        findings.fault(
+            where, f"{len(index['shards']) - len(entries):,} of its entries lack file, samples, bytes or sha256"
+        )
+    listed = {entry["file"] for entry in entries}
     for extra in sorted(folder.tars(split) - listed):
         findings.fault(_inside(split, extra), f"is not in {shards.SHARD_INDEX}")
     pairs, own = 0, set[str]()
-    for entry in index["shards"]:
+    for entry in entries:
         name = _inside(split, entry["file"])
         samples = 0
         for key, problems, row in _samples(folder, name, entry, findings, threads):
@@ -159,7 +194,12 @@ def _verify_split(
         pairs += samples
     for what, count in (("pairs", pairs), ("prompts", len(own))):
         if index.get(what, count) != count:
-            findings.fault(where, f"says {index[what]:,} {what}, the tars hold {count:,}")
+            findings.fault(where, f"says {index[what]!r} {what}, the tars hold {count:,}")
+
+
+def _is_entry(entry: Any) -> bool:
+    kinds = {"file": str, "samples": int, "bytes": int, "sha256": str}
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
 
 
 def _samples(
@@ -225,7 +265,8 @@ def _checked(sample: tuple[str, Members, list[str]]) -> tuple[str, list[str], di
         prompt = members[shards.PROMPT].decode("utf-8")
         problems = [*_wrong_words(key, meta, prompt)]
         problems += [f"{side}: {what}" for side in SIDES for what in _wrong_image(members[side], meta[side])]
-        return key, problems, meta | {"prompt": prompt}
+        whole = all(name in meta for name in shards.JSON_FIELDS)
+        return key, problems, meta | {"prompt": prompt} if whole else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return key, [f"its json or txt cannot be read: {type(error).__name__}: {error}"], None
 

@@ -294,6 +294,19 @@ def test_killed_at_any_moment_then_again(export: Callable[..., Path], run: Path,
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", *sorted(wanted), "shards.json"]
 
 
+def test_a_note_about_other_bytes_is_not_believed(export: Callable[..., Path], run: Path, tmp_path: Path) -> None:
+    """Killed in rank order, killed shuffled (as many bytes under the same name), then finished in rank order."""
+    wanted = hashes(export())
+    folder = tmp_path / "killed"
+    plain = ["export-shards", "--run", str(run), "--name", "every", "--output", str(folder), "--workers", "1"]
+    shuffled = [*plain, "--order", "shuffle", "--seed", "1"]
+    for units, arguments in ((6, plain), (0, shuffled)):
+        command = [sys.executable, "-c", KILLED, str(units), "99", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert hashes(export(output=folder)) == wanted
+
+
 def test_two_exports_into_one_folder(export: Callable[..., Path], curate: Curate, run: Path, tmp_path: Path) -> None:
     import fcntl
 

@@ -1,11 +1,13 @@
 """The log of judgements: nothing acknowledged is lost; order, sides and agreement by hand."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from curate.errors import RunError, UsageError
+from curate.errors import RunError, UsageError, WriteError
 from curate.judgements import FORMAT, Judgement, Log, agreement, check_reviewer, left_side, read_log, shown_order
 
 IDS = [f"pair-{i}" for i in range(40)]
@@ -47,6 +49,22 @@ def test_a_log_goes_on_where_it_ended(tmp_path: Path) -> None:
     again.close()
     assert read_log(path) == ({"format": FORMAT, "reviewer": "anna", "seed": 0}, [])
     assert len(path.read_text().splitlines()) == 7
+
+
+def test_a_judgement_that_the_disk_refuses_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "anna.jsonl"
+    log = Log(path, "anna", 0)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(WriteError, match="No space left on device"):
+            log.judge(judgement("a"))
+    log.judge(judgement("a", "right"))
+    log.close()
+    assert [(one.pair_id, one.choice) for one in read_log(path)[1]] == [("a", "right")]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])

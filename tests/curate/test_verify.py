@@ -95,6 +95,38 @@ def test_sound_splits(curate: Curate, run: Path) -> None:
     assert (code, report["checked"]["compared with the ranking"], report["notes"]) == (0, 12, [])
 
 
+def test_splits_that_are_not_as_stated(curate: Curate, run: Path) -> None:
+    output = run.parent / "split"
+    curate("export-shards", "--run", run, "--output", output, "--split", "a=0.5,b=0.5")
+    stated = json.loads((output / "splits.json").read_text())
+    changed = stated | {"splits": [stated["splits"][0] | {"index_sha256": "0" * 64, "pairs": 1}]}
+    (output / "splits.json").write_text(json.dumps(changed))
+    pairs = stated["splits"][0]["pairs"]
+    assert faults(curate, output) == [
+        ("a/shards.json", f"says {pairs} pairs, splits.json says 1"),
+        ("a/shards.json", "its sha256 is not that of splits.json"),
+        ("b", "is a split that splits.json does not name"),
+    ]
+    (output / "splits.json").write_text('{"splits": ["a"]}')
+    assert ("splits.json", "its splits are no list of names and counts") in faults(curate, output)
+
+
+def test_an_index_and_samples_that_lack_something(curate: Curate, run: Path) -> None:
+    def lose(samples: dict[str, dict[str, Any]]) -> None:
+        first = next(iter(samples.values()))
+        first["json"] = json.dumps({k: v for k, v in json.loads(first["json"]).items() if k != "pair_id"}).encode()
+
+    rewritten(run / "shards", lose)
+    index = json.loads((run / "shards" / "shards.json").read_text())
+    del index["shards"][1]["samples"]
+    (run / "shards" / "shards.json").write_text(json.dumps(index | {"pairs": "many"}))
+    found = faults(curate, run / "shards", "--run", run)
+    assert ("shards.json", "1 of its entries lack file, samples, bytes or sha256") in found
+    assert ("pairs-000001.tar", "is not in shards.json") in found
+    assert ("shards.json", "says 'many' pairs, the tars hold 7") in found
+    assert ("pairs-000000.tar: 000000001", "its json lacks pair_id") in found
+
+
 def test_a_prompt_in_two_splits(curate: Curate, run: Path) -> None:
     output = run.parent / "split"
     curate("export-shards", "--run", run, "--output", output, "--split", "a=0.5,b=0.5")

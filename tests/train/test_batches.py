@@ -128,7 +128,7 @@ def test_weights_that_are_none(pairs: PairSet) -> None:
     with pytest.raises(ShardError) as caught:
         broken.value("some", "objective.offset_by")
     assert str(caught.value) == (
-        "objective.offset_by asks for `some`, which 1 of 2 pairs lack (the first is that of rank 1); export again, or"
+        "objective.offset_by asks for `some`, which 1 of 2 pairs lack (the first is number 1 by rank); export again, or"
         " take another value."
     )
 

@@ -134,3 +134,15 @@ def test_url_is_refused_by_its_name() -> None:
     assert refused(Path("s3://bucket/shards")).startswith(
         "s3://bucket/shards is a URL, and shards are read from a folder of this machine; copy them first ("
     )
+
+
+def test_shuffled_shards_are_read_in_rank_order(tmp_path: Path) -> None:
+    """A curriculum goes by rank, whatever the order in the tars."""
+    samples = tiny.samples(6)
+    plain = read_pairs(tiny.write_shards(tmp_path / "plain", samples[:4], samples[4:]))
+    halves = [samples[4], samples[1], samples[5]], [samples[0], samples[3], samples[2]]
+    mixed = read_pairs(tiny.write_shards(tmp_path / "mixed", *halves))
+    qualities = [found.value("quality", "data.order").tolist() for found in (plain, mixed)]
+    assert qualities[0] == qualities[1] == [1 / rank for rank in range(1, 7)]
+    shown = [[found.prompts[pair.prompt] for pair in found.pairs] for found in (plain, mixed)]
+    assert shown[0] == shown[1]
