@@ -33,7 +33,7 @@ ALL, RANDOM, QSD = Selection(top="1.0"), Selection(metric="random"), Selection()
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a table of results. priority: experiments of a smaller one are run earlier; two seeds weigh as one."""
+    """One line of a table of results. priority: smaller ones are run earlier; two seeds weigh as one step of it."""
 
     experiment: str
     name: str
