@@ -54,24 +54,14 @@ def claim(results: Results) -> list[str]:
     return lines
 
 
-def turning_point(results: Results) -> str:
-    """Under which annotators the answer turns."""
-    better: list[str] = []
-    worse: list[str] = []
-    undecided: list[str] = []
+def turning_point(results: Results) -> list[str]:
+    """Under which annotators the answer turns: the top against all pairs at one recipe and equal steps."""
+    lines = []
     for accuracy in sorted({arm.arm.accuracy for (name, _), arm in results.items() if name == "noise"}):
         percent = round(100 * accuracy)
         difference = beats(results, f"qsd-{percent}", f"all-{percent}", "noise")
-        if difference is not None and difference.seeds > 1:
-            {1: better, -1: worse, 0: undecided}[difference.sign].append(f"{percent} %")
-    if not better + worse + undecided:
-        return UNKNOWN
-    parts = [
-        f"{word} where {', '.join(found)} of the judgements are right"
-        for word, found in (("better", better), ("worse", worse), ("undecided", undecided))
-        if found
-    ]
-    return "One recipe, equal steps: the top 5.33 % is " + "; ".join(parts) + "."
+        lines.append(f"- {percent} % of the judgements right: {verdict(difference, 'better', 'worse')}.")
+    return lines or [UNKNOWN]
 
 
 def best_metric(results: Results) -> list[str]:

@@ -33,7 +33,7 @@ ALL, RANDOM, QSD = Selection(top="1.0"), Selection(metric="random"), Selection()
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a table of results. priority: experiments of a smaller one, and smaller seeds, are run earlier."""
+    """One line of a table of results. priority: smaller ones are run earlier; two seeds weigh as one step of it."""
 
     experiment: str
     name: str
@@ -202,7 +202,7 @@ def jobs_of(arms: list[Arm]) -> list[Job]:
     """Each job once, in the order of work: the most important first, then seed by seed."""
     order = sorted(
         (
-            (arm.priority + arm.seeds.index(seed), arm.priority, number, seed)
+            (arm.priority + arm.seeds.index(seed) / 2, arm.priority, number, seed)
             for number, arm in enumerate(arms)
             for seed in arm.seeds
         )

@@ -77,7 +77,7 @@ def page(work: Path, results: Results, facts: dict[str, Any], figures: list[str]
     best = best_recipes(work)
     filled = {
         "claim": "\n".join(answers.claim(results)),
-        "turning_point": answers.turning_point(results),
+        "turning_point": "\n".join(answers.turning_point(results)),
         "best_metric": "\n".join(answers.best_metric(results)),
         "winner": answers.winner(results),
         "over_optimisation": "\n".join(answers.over_optimisation(results)),

@@ -58,10 +58,9 @@ def test_the_turning_point_names_the_accuracies() -> None:
         made("all-90", [1.0, 1.0, 1.1], experiment="noise", accuracy=0.9),
         made("qsd-90", [2.0, 2.1, 2.0], experiment="noise", accuracy=0.9),
     )
-    assert answers.turning_point(found) == (
-        "One recipe, equal steps: the top 5.33 % is better where 90 % of the judgements are right;"
-        " worse where 60 % of the judgements are right."
-    )
+    told = answers.turning_point(found)
+    assert told[0] == "- 60 % of the judgements right: worse: -1.00 (-1.25 .. -0.75), 3 seeds."
+    assert told[1].startswith("- 90 % of the judgements right: better: +1.00 (")
     assert "| 60 % | +2.03" in result_tables.noise_table(found)
 
 
@@ -113,7 +112,6 @@ def test_a_recipe_is_chosen_only_when_the_whole_grid_is_there(tmp_path: Path) ->
     assert load_results(tmp_path, [final]) == {}
 
 
-@pytest.mark.parametrize("name", ["best_metric", "over_optimisation"])
+@pytest.mark.parametrize("name", ["best_metric", "over_optimisation", "turning_point"])
 def test_nothing_is_said_of_nothing(name: str) -> None:
     assert getattr(answers, name)({}) == [answers.UNKNOWN]
-    assert answers.turning_point({}) == answers.UNKNOWN
