@@ -214,7 +214,7 @@ class Source:
     def _read_groups(self, parquet: pq.ParquetFile, file: str, row_groups: list[int], columns: list[str]) -> pa.Table:
         try:
             return parquet.read_row_groups(row_groups, columns=columns)
-        except (OSError, pa.ArrowException):  # one by one, so that the message names the one
+        except Exception:  # one by one: what passes is tried again, and the message names the one
             return pa.concat_tables([self._read(parquet, file, row_group, columns) for row_group in row_groups])
 
     def _read(self, parquet: pq.ParquetFile, file: str, row_group: int, columns: list[str]) -> pa.Table:

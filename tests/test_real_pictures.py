@@ -73,4 +73,5 @@ def test_the_whole_job(tmp_path: Path) -> None:
     compared = command("curate", "compare", "--run", evaluation)
     assert compared["pairs"] == 2
     assert {item["scorer"] for item in compared["verdicts"]} == {"clip", "pickscore", "aesthetic"}
-    assert Path(compared["page"]).read_text().count("<article") == 2
+    assert (compared["pictures"], compared["pictures_missing"]) == (4, 0)
+    assert Path(compared["page"]).stat().st_size > 10_000

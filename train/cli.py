@@ -6,12 +6,16 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from train.config import Recipe, Table, load_recipe
 from train.errors import TrainError
+
+if TYPE_CHECKING:
+    from train.prompts import Prompt
+    from train.sample import Model, Sampling
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -137,47 +141,65 @@ def sample(
     Example: train sample --model tuned=run/trained/model --model demo --prompts prompts.txt --images-per-prompt 2
     """
     from train.drawing import Manner
-    from train.export import base_of
-    from train.prompts import bundled_prompts, load_prompts
-    from train.quiet import hush
-    from train.record import Reporter
-    from train.sample import MANIFEST_FILE, Sampling, parse_model, save_tiles
-    from train.sample import sample as run_sample
+    from train.sample import Sampling, save_tiles
 
-    named = [parse_model(text) for text in model or [str(_run_folder() / "trained" / "model")]]
     output = output or _run_folder() / "sampled"
-    if prompts is None:
-        prompts = str(bundled_prompts())
-        _note("No --prompts: drawing the bundled demo's held-out prompts.")
-    if against is None and len(named) == 1:
-        against = base_of(named[0].source)
-        _note(f"No --against: drawing against {against}, which {named[0].name} was trained from.")
-    named += [] if against is None else [parse_model(against)]
-    found = load_prompts(prompts, prompts_file)
-    for note in found.notes():
-        _note(note)
-    sampling = Sampling(
-        tuple(named), found.prompts, images_per_prompt, Manner(steps, guidance, scheduler), batch, seed, models
-    )
-    hush()
-    with Reporter(main=True) as reporter:
-        faults = run_sample(sampling, output, lambda done, total: reporter.advance("sample", done, total))
-    for name, kinds in faults.items():
-        words = " and ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items())
-        drawn = sampling.pictures // len(named)
-        _note(f"{name}: {words} of {drawn} pictures; they are left out of every comparison, and counted there.")
-    summary = {
-        "manifest": str(output / MANIFEST_FILE),
-        "models": [one.name for one in named],
-        "prompts": len(sampling.prompts),
-        "pictures": sampling.pictures,
-        "pairs": sampling.pictures * (len(named) - 1) // 2,
-        "faults": faults,
-    }
+    named, drawn = _models_to_draw(model, against), _prompts_to_draw(prompts, prompts_file)
+    sampling = Sampling(named, drawn, images_per_prompt, Manner(steps, guidance, scheduler), batch, seed, models)
+    summary = _sampled(sampling, output)
     if grid is not None:
         save_tiles(grid, sampling, output, GRID_PROMPTS)
         summary["grid"] = str(grid)
     _print(summary, as_json=as_json)
+
+
+def _models_to_draw(models: list[str] | None, against: str | None) -> "tuple[Model, ...]":
+    """As given, or the run's trained model and what it was trained from."""
+    from train.export import base_of
+    from train.sample import parse_model
+
+    named = [parse_model(text) for text in models or [str(_run_folder() / "trained" / "model")]]
+    if against is None and len(named) == 1:
+        against = base_of(named[0].source)
+        _note(f"No --against: drawing against {against}, which {named[0].name} was trained from.")
+    return (*named, *([] if against is None else [parse_model(against)]))
+
+
+def _prompts_to_draw(prompts: str | None, file: Path | None) -> "list[Prompt]":
+    from train.prompts import bundled_prompts, load_prompts
+
+    if prompts is None:
+        prompts = str(bundled_prompts())
+        _note("No --prompts: drawing the bundled demo's held-out prompts.")
+    found = load_prompts(prompts, file)
+    for note in found.notes():
+        _note(note)
+    return found.prompts
+
+
+def _sampled(sampling: "Sampling", output: Path) -> dict[str, Any]:
+    """Draw; what came of it, with each model's faulty pictures named on stderr."""
+    from train.quiet import hush
+    from train.record import Reporter
+    from train.sample import MANIFEST_FILE
+    from train.sample import sample as run_sample
+
+    hush()
+    with Reporter(main=True) as reporter:
+        faults = run_sample(sampling, output, lambda done, total: reporter.advance("sample", done, total))
+    models = [one.name for one in sampling.models]
+    for name, kinds in faults.items():
+        words = " and ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items())
+        drawn = sampling.pictures // len(models)
+        _note(f"{name}: {words} of {drawn} pictures; they are left out of every comparison, and counted there.")
+    return {
+        "manifest": str(output / MANIFEST_FILE),
+        "models": models,
+        "prompts": len(sampling.prompts),
+        "pictures": sampling.pictures,
+        "pairs": sampling.pictures * (len(models) - 1) // 2,
+        "faults": faults,
+    }
 
 
 def _run_folder() -> Path:

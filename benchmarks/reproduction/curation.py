@@ -101,6 +101,7 @@ def write_run(run: Run, world: World, seed: int, accuracy: float) -> None:
             "annotator_id": [f"annotator-{number}" for number in annotator],
             "image_0_model": pa.nulls(world.pairs, pa.string()),
             "image_1_model": pa.nulls(world.pairs, pa.string()),
+            "category": pa.nulls(world.pairs, pa.string()),
             "source_file": ["world"] * world.pairs,
             "source_row_group": pa.array(np.zeros(world.pairs), pa.int32()),
             "source_row": pa.array(pair, pa.int64()),

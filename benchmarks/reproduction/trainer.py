@@ -92,8 +92,9 @@ def pair_set(world: World, chosen: Chosen) -> PairSet:
 
 def train_policy(base: Base, recipe: Recipe, pairs: PairSet, encoded: Encoded, observe: Observe) -> torch.nn.Module:
     """Train a copy of the base; `observe` is told of the untouched policy (step 0) and of each step after."""
-    parts: Any = {"denoiser": copy.deepcopy(base.denoiser), "vae": None, "scheduler": base.scheduler}
-    model = DiffusionModel("sd", **parts, text_encoders=[], tokenizers=[], zero_empty_prompt=False)
+    model = object.__new__(DiffusionModel)  # of a model only these: pixels are its latents, captions its embeddings
+    for name, value in {"denoiser": copy.deepcopy(base.denoiser), "scheduler": base.scheduler}.items():
+        object.__setattr__(model, name, value)
     shape = (3, recipe.data.resolution_px, recipe.data.resolution_px)
     return run_steps(model, recipe, pairs, encoded, shape, observe)
 

@@ -235,7 +235,7 @@ def test_in_a_browser(port: int) -> None:
 def test_a_lost_picture_says_why(ranked_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(ranked_run, tmp_path / "run"))
     settings = (run / "run.toml").read_text()
-    (run / "run.toml").write_text(re.sub(r'(train-0\.parquet" = )\d+', r"\g<1>1", settings))
+    (run / "run.toml").write_text(re.sub(r"(\nsize = )\d+", r"\g<1>1", settings))
     with make_server(Run(run), "default", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with browser_page() as page:

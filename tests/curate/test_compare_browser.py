@@ -187,7 +187,7 @@ def test_without_room_the_most_telling_prompts_have_pictures_and_all_have_scores
 def test_a_lost_picture_says_why(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     settings = (copy / "run.toml").read_text()
-    (copy / "run.toml").write_text(re.sub(r'(train-0\.parquet" = )\d+', r"\g<1>1", settings))
+    (copy / "run.toml").write_text(re.sub(r"(\nsize = )\d+", r"\g<1>1", settings))
     report = compare(Run(copy), CompareOptions(gallery=1))
     assert (report["pictures"], report["pictures_missing"]) == (0, 3)
     with browser_page() as page:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,10 +33,11 @@ SHUFFLED_BY_1 = ("--order", "shuffle", "--seed", 1)
 
 
 @pytest.fixture(scope="module")
-def run(ranked_run: Path) -> Path:
+def run(ranked_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 pairs over 15 prompts, all of them selected by the ranking `every`."""
-    cli.app(["rank", "--run", str(ranked_run), "--top", "1.0", "--name", "every"], standalone_mode=False)
-    return ranked_run
+    own = Path(shutil.copytree(ranked_run, tmp_path_factory.mktemp("every") / "run"))
+    cli.app(["rank", "--run", str(own), "--top", "1.0", "--name", "every"], standalone_mode=False)
+    return own
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_failures_that_pass_are_tried_again_and_said(
     gate: Gate, source_url: str, failures: tuple[int, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = opened(source_url)
-    assert len(list(source.key_rows())) == 4
+    assert sum(table.num_rows for table in source.key_rows()) == 20
     gate.fail(*failures, path="train-0.parquet")
     places = [Location(source_url, 2, 1, side) for side in (0, 1)]
     assert source.image_bytes(places) == {place: picture_bytes(11 + place.side) for place in places}
