@@ -30,7 +30,7 @@ demo: $(VENV)/installed ## score, rank, pack, train, sample, compare: 3 to 4 min
 	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo.sh "$(DEMO_RUN)"
 
 test: $(VENV)/installed ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/installed ## lint, format and types
 	$(BIN)/ruff check $(CODE)
