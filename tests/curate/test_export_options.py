@@ -332,10 +332,10 @@ def test_a_card_of_ones_own_stays(export: Callable[..., Path], tmp_path: Path) -
 
 
 def test_touched_source_is_read_and_said(
-    export: Callable[..., Path], curate: Curate, run: Path, tmp_path: Path
+    export: Callable[..., Path], curate: Curate, ranked_run: Path, run: Path, tmp_path: Path
 ) -> None:
     """Another time of change with the same size: every image is compared with its sha256 anyway."""
-    source = run.parent / "source" / "train-0.parquet"
+    source = ranked_run.parent / "source" / "train-0.parquet"
     before = source.stat()
     os.utime(source, (time.time(), time.time() + 5))
     done = curate("export-shards", "--run", run, "--name", "every", "--output", tmp_path / "touched")
