@@ -40,15 +40,14 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
 
 def _make(items: Iterable[T], ready: Any, free: threading.Semaphore, stopped: threading.Event) -> None:
     error: BaseException | None = None
-    iterator = iter(items)
+    iterator, over = iter(items), object()
     try:
         while True:
             free.acquire()
-            if stopped.is_set():
+            if stopped.is_set() or (item := next(iterator, over)) is over:
                 break
-            ready.put(next(iterator))
-    except StopIteration:
-        pass
+            ready.put(item)
+            del item  # what was handed over is kept alive by its taker alone
     except BaseException as raised:  # whatever it is, it belongs to the consumer
         error = raised
     finally:

@@ -1,4 +1,4 @@
-"""This machine: a thread pool that prepares pictures while the towers compute."""
+"""Threads of this process, results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,23 +13,6 @@ def batched(items: list[T], size: int) -> Iterator[list[T]]:
     """Slices of at most `size`, in order."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def map_ahead(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], batches: Iterator[list[T]], depth: int = 2
-) -> Iterator[tuple[list[T], list[R]]]:
-    """Each batch with its results, in order, while the pool works on at most `depth` batches ahead.
-
-    Pillow and torch release the GIL while they decode and resize, so threads do; memory holds
-    `depth + 1` batches of results.
-    """
-    waiting: deque[tuple[list[T], list[Future[R]]]] = deque()
-    for batch in batches:
-        waiting.append((batch, [pool.submit(work, item) for item in batch]))
-        if len(waiting) > depth:
-            yield _finished(*waiting.popleft())
-    while waiting:
-        yield _finished(*waiting.popleft())
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
@@ -49,7 +32,3 @@ def in_threads(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iter
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _finished(batch: list[T], futures: list[Future[R]]) -> tuple[list[T], list[R]]:
-    return batch, [future.result() for future in futures]

@@ -1,10 +1,9 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from train.errors import StorageError
-from train.files import whole_file, whole_folder, write_json, write_tensors
+from train.files import whole_file, whole_folder, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -37,5 +36,3 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         write_json(path, {})
     assert str(caught.value) == f"{path} could not be written (File exists); make room or choose another folder."
-    with pytest.raises(StorageError):
-        write_tensors(tmp_path / "file" / "below.safetensors", {"a": torch.zeros(1)})
