@@ -107,7 +107,8 @@ def _write_part(
     places = [first[uid] for uid in uids]
     models = np.array([int(uid.split("/")[1]) for uid in uids])
     columns: dict[str, Any] = {
-        "image_uid": uids, "sha256": uids, "width": [64] * len(uids), "height": [64] * len(uids),
+        "image_uid": uids, "sha256": uids, "size_bytes": [0] * len(uids),
+        "width": [64] * len(uids), "height": [64] * len(uids),
         "format": ["PNG"] * len(uids), "source_file": [str(folder / "pairs.parquet")] * len(uids),
         "source_row_group": [place // 4096 for place, _ in places],
         "source_row": [place % 4096 for place, _ in places], "source_side": [side for _, side in places],

@@ -76,7 +76,7 @@ def towers(bench: Bench) -> Iterator[dict[str, Any]]:
     pictures = made_up(bench.load("fp32"), bench.device, bench.batch)[0]
     assert isinstance(pictures, dict)
     exact = bench.load("fp32").embed_images(pictures)
-    for precision in ("fp32", "bf16", "fp16") if bench.on_gpu else ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "fp16"):
         scoring = bench.load(precision)
         yield _tower_row(bench, precision, scoring, pictures, exact)
         if bench.on_gpu and precision == "bf16":
