@@ -21,6 +21,7 @@ from curate.progress import say
 R = TypeVar("R")
 WAIT_SEC = 30.0
 LOCAL_OBJECT_STORE_BYTES = 100_000_000
+NO_ROOM = "no worker has begun: the Ray cluster has no room for one yet"
 MISSING = "--engine ray needs the package ray: pip install 'pairsieve[ray]', here and on every machine of the cluster"
 
 
@@ -36,7 +37,10 @@ class RayEngine:
         """What a function answers on a machine that can be a worker."""
         import ray
 
-        return ray.get(ray.remote(function).options(**self._place()).remote(*values))
+        answer = ray.remote(function).options(**self._place()).remote(*values)
+        while not ray.wait([answer], timeout=WAIT_SEC)[0]:
+            say(NO_ROOM)
+        return ray.get(answer)
 
     def run(self, work: Work[T], tasks: Sequence[T], report: Report) -> None:
         """As `Engine.run`. Actors for which the cluster has no room yet join when it has."""
@@ -49,7 +53,7 @@ class RayEngine:
             while _are_needed(staff, desk):
                 ready, _ = ray.wait([actor.awaited for actor in staff], timeout=WAIT_SEC)
                 if not ready and not any(actor.began for actor in staff):
-                    say("no worker has begun: the Ray cluster has no room for one yet")
+                    say(NO_ROOM)
                 for actor in [actor for actor in staff if actor.awaited in ready]:
                     if _serve(actor, desk, staff, report):
                         staff.append(self._start(actor.number, sent))
