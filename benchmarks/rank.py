@@ -155,26 +155,31 @@ WORK: dict[str, Callable[..., None]] = {
 }
 
 
-def measured(name: str, root: Path, memory: str | None = None) -> tuple[float, float]:
-    """(seconds, peak GiB) of one piece of work in a process of its own, imports left out of the time."""
+def measured(name: str, root: Path, memory: str | None = None) -> tuple[float, float, float]:
+    """(seconds, CPU seconds, peak GiB) of one piece of work in a process of its own, imports left out of the times."""
     line = [sys.executable, "-m", "benchmarks.rank", "--one", name, "--root", str(root)]
     done = subprocess.run(
         [*line, *(["--memory", memory] if memory else [])], check=True, capture_output=True, text=True
     )
-    seconds, gib = json.loads(done.stdout.splitlines()[-1])
-    return seconds, gib
+    seconds, cpu_sec, gib = json.loads(done.stdout.splitlines()[-1])
+    return seconds, cpu_sec, gib
 
 
 def one(name: str, root: Path, memory: str | None) -> None:
     import curate.stages.rank  # noqa: F401  - loaded before the clock starts, with what it needs
 
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), cpu_seconds()
     if memory is not None:
         ours(root, memory=memory)
     else:
         WORK[name](root)
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps([time.perf_counter() - start, peak / 2**20]))
+    print(json.dumps([time.perf_counter() - start, cpu_seconds() - start_cpu, peak / 2**20]))
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def same_selection(root: Path) -> dict[str, float]:
@@ -195,19 +200,20 @@ def compare(rounds: int) -> None:
     """Everything at the size of Pick-a-Pic v2, the rounds taken in turn so that noise falls on all alike."""
     with tempfile.TemporaryDirectory() as folder:
         root = make_run(Path(folder), PAIRS).root
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in WORK}
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in WORK}
         for number in range(rounds):
             for name in WORK:
                 if number == 0 or name in list(WORK)[:5]:
                     found[name].append(measured(name, root))
         measured("curate rank", root)  # the ranking that the others are held against
         same = same_selection(root)
-    medians = {name: statistics.median(seconds for seconds, _ in values) for name, values in found.items()}
+    medians = {name: statistics.median(seconds for seconds, *_ in values) for name, values in found.items()}
+    cpu_medians = {name: statistics.median(cpu for _, cpu, _ in values) for name, values in found.items()}
     print(f"{PAIRS:,} pairs; selected by ours and by " + ", ".join(f"{k}: {100 * v:.3f} %" for k, v in same.items()))
     for name, seconds in medians.items():
-        ratio, gib = seconds / medians["curate rank"], max(gib for _, gib in found[name])
-        print(f"{name:<34}{seconds:>8.2f} s{ratio:>8.2f}x{gib:>8.2f} GiB")
-    print(json.dumps({"benchmark": "rank", "pairs": PAIRS, "seconds": medians, "same": same}))
+        ratio, gib = seconds / medians["curate rank"], max(gib for *_, gib in found[name])
+        print(f"{name:<34}{seconds:>8.2f} s{ratio:>8.2f}x{cpu_medians[name]:>8.2f} CPU s{gib:>8.2f} GiB")
+    print(json.dumps({"benchmark": "rank", "pairs": PAIRS, "seconds": medians, "cpu": cpu_medians, "same": same}))
 
 
 def scale(millions: list[int], memory: str, folder: Path) -> None:
@@ -216,10 +222,15 @@ def scale(millions: list[int], memory: str, folder: Path) -> None:
     for million in millions:
         with tempfile.TemporaryDirectory(dir=folder) as name:
             root = make_run(Path(name), million * PAIRS).root
-            seconds, gib = measured("curate rank", root, memory)
-        rows.append((million * PAIRS, seconds, gib))
-        growth = seconds / rows[0][1] / (rows[-1][0] / rows[0][0])
-        print(f"{rows[-1][0]:>12,} pairs{seconds:>9.1f} s{growth:>7.2f}x in proportion{gib:>7.2f} GiB", flush=True)
+            seconds, cpu_sec, gib = measured("curate rank", root, memory)
+        rows.append((million * PAIRS, seconds, cpu_sec, gib))
+        share = rows[0][0] / rows[-1][0]
+        growth, cpu_growth = seconds / rows[0][1] * share, cpu_sec / rows[0][2] * share
+        print(
+            f"{rows[-1][0]:>12,} pairs{seconds:>9.1f} s{growth:>7.2f}x in proportion"
+            f"{cpu_sec:>9.1f} CPU s{cpu_growth:>7.2f}x{gib:>7.2f} GiB",
+            flush=True,
+        )
     print(json.dumps({"benchmark": "rank scale", "memory": memory, "rows": rows}))
 
 
