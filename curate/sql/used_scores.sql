@@ -2,9 +2,10 @@
 -- Grain:   one (prompt, image), however many pairs it occurs in.
 -- Inputs:  eligible, scored.
 -- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
+-- The semi join takes a score once, however often it is used.
 with used as (
     select preferred_id as score_id from eligible
-    union
+    union all
     select rejected_id as score_id from eligible
 )
 
