@@ -70,6 +70,16 @@ def status_lines(report: dict[str, Any]) -> list[str]:
     return [*lines, *([f"settings  {settings}"] if settings else [])]
 
 
+def fetch_lines(report: dict[str, Any]) -> list[str]:
+    """What was brought, and what stood already."""
+    stood = report["files"] - report["files_fetched"]
+    return [
+        f"files   {report['files']:,} = {report['files_fetched']:,} fetched + {stood:,} already there; "
+        f"{report['parts']:,} parts, {report['bytes_fetched'] / 1e6:,.1f} MB",
+        f"run     {report['run']}, the same as {report['url']}; `curate rank --run {report['run']}` goes on from here",
+    ]
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `3 min 5 s`, `2 h 7 min`."""
     whole = round(seconds)
