@@ -59,7 +59,7 @@ def status_lines(report: dict[str, Any]) -> list[str]:
     """A run's state, its last progress, each device where there are several, and under what settings it runs."""
     why = f": {report['error']}" if "error" in report else ""
     lines = [f"{report['state']:<9} {report['run']}{why}"]
-    if "images" in report:
+    if "elapsed_sec" in report:
         lines.append(f"progress  {progress_line(report)}, {duration(report['elapsed_sec'])} so far")
     devices = report.get("devices", {})
     if len(devices) > 1:

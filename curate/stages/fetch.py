@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from curate.engines.local import in_threads
 from curate.errors import RunError, UsageError
+from curate.lines import json_text
+from curate.live import PROGRESS_FILE, read_progress
 from curate.model_set import file_sha256
 from curate.parts import part_name
 from curate.progress import Advance, progress
@@ -52,6 +54,9 @@ def fetch(url: str, run: Run) -> dict[str, Any]:
                 for sizes in in_threads(lambda marker: _fetch_part(folder, run, marker, advance), markers, THREADS)
                 for size in sizes
             ]
+        last = read_progress(folder)  # for `curate status`
+        if last is not None:
+            run.folder.write(PROGRESS_FILE, (json_text(last) + "\n").encode("utf-8"))
         run.mark_finished(summary)
     return {
         "url": folder.url,

@@ -135,9 +135,10 @@ def test_embed_json_says_how_it_was_computed(finished: Path) -> None:
     assert computed["images_per_sec"] > 0
 
 
-def test_a_run_without_its_progress_file_still_has_a_state(finished: Path) -> None:
+def test_a_run_without_its_progress_file_still_has_a_state(curate: Curate, finished: Path) -> None:
     (finished / "progress.json").unlink()
     assert status(Run(finished))["state"] == "finished"
+    assert curate("status", "--run", finished).out == f"finished  {finished}\nsettings  device cpu, precision fp32\n"
     (finished / "progress.json").write_text("{")
     assert status(Run(finished))["state"] == "finished"
     (finished / "embed.json").unlink()
