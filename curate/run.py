@@ -197,16 +197,9 @@ def part_rows(
     return {file.split("/")[0]: entry["rows"] for file, entry in entries.items()} if entries and sound else None
 
 
-def rows_of_parts(run: RunFiles, names: Iterable[str], hashed: bool = False) -> dict[str, dict[str, int] | None]:
-    """`part_rows` of many parts."""
-    names = list(names)
-    size = run.folder.size if len(names) == 1 else run.folder.sizes(PARTS, *PART_TABLES)
-
-    def rows(name: str) -> dict[str, int] | None:
-        return None if size(marker_file(name)) is None else part_rows(run, name, hashed, size)
-
-    with ThreadPoolExecutor(HASHING_THREADS) as pool:  # sha256 runs without the GIL, and URLs take their time
-        return dict(zip(names, pool.map(rows, names), strict=True))
+def rows_of_parts(run: RunFiles, names: Iterable[str]) -> dict[str, dict[str, int] | None]:
+    """`part_rows` of many parts, by their files' sizes."""
+    return _rows_of_parts(run, list(names), hashed=False, size=_sizes(run))
 
 
 def sound_parts(run: RunFiles, names: Iterable[str], hashed: bool = True) -> set[str]:
@@ -214,10 +207,10 @@ def sound_parts(run: RunFiles, names: Iterable[str], hashed: bool = True) -> set
 
     The damaged are named on stderr and lose their marker, and the run is unfinished until they are computed again.
     """
-    found = rows_of_parts(run, names, hashed)
-    for name in [name for name, rows in found.items() if rows is None]:
-        if run.folder.size(marker_file(name)) is None:
-            continue
+    names = list(names)
+    size = run.folder.size if len(names) == 1 else _sizes(run)
+    found = _rows_of_parts(run, names, hashed, size)
+    for name in [name for name, rows in found.items() if rows is None and size(marker_file(name)) is not None]:
         found[name] = part_rows(run, name, hashed)
         if found[name] is not None:
             continue  # another process has written it meanwhile
@@ -225,6 +218,21 @@ def sound_parts(run: RunFiles, names: Iterable[str], hashed: bool = True) -> set
         run.mark_unfinished()
         _clear(run, name)
     return {name for name, rows in found.items() if rows is not None}
+
+
+def _sizes(run: RunFiles) -> Callable[[str], int | None]:
+    """Markers before tables: what is written meanwhile has no marker yet."""
+    return run.folder.sizes(PARTS, *PART_TABLES)
+
+
+def _rows_of_parts(
+    run: RunFiles, names: list[str], hashed: bool, size: Callable[[str], int | None]
+) -> dict[str, dict[str, int] | None]:
+    def rows(name: str) -> dict[str, int] | None:
+        return None if size(marker_file(name)) is None else part_rows(run, name, hashed, size)
+
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:  # sha256 runs without the GIL, and URLs take their time
+        return dict(zip(names, pool.map(rows, names), strict=True))
 
 
 def first_difference(before: Any, now: Any, prefix: str = "") -> tuple[str, Any, Any] | None:
