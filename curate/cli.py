@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from curate.commands import compare, embed, export, look, rank, review, status, verify
+from curate.commands import compare, embed, export, fetch, look, rank, review, status, verify
 from curate.errors import CurateError
 from curate.progress import say
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command(short_help="Score every image and prompt of a data set once.")(embed.embed)
 app.command(short_help="Say how far a run is, and how fast.")(status.status)
+app.command(short_help="Bring a run at a URL to a folder of this machine.")(fetch.fetch)
 app.command(short_help="Rank the pairs by a SQL metric and select the top.")(rank.rank)
 app.add_typer(rank.metrics_app, name="metrics", short_help="List the shipped metrics, or check one of your own.")
 app.command(short_help="Say how two rankings differ.")(rank.diff)

@@ -9,11 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from curate.errors import RunError, UploadError
-from curate.storage import is_local, retrying
-from curate.tables import write_text, writing
+from curate.errors import RunError
+from curate.folder import LocalFolder
+from curate.tables import writing
+from curate.url_folder import UrlFolder, folder_at
 
 
 class Destination:
@@ -23,10 +22,11 @@ class Destination:
     """
 
     def __init__(self, output: str, staging: Path) -> None:
-        self.output, self.remote = output.rstrip("/"), not is_local(output)
-        self.filesystem, self.root = fsspec.core.url_to_fs(self.output)
+        self.output = output.rstrip("/")
+        self.folder = folder_at(os.path.expanduser(self.output))  # noqa: PTH111 -- a URL stays as it is
+        self.remote = self.folder.remote
         digest = hashlib.sha256(self.output.encode()).hexdigest()[:16]
-        self.staging = staging / digest if self.remote else Path(self.root)
+        self.staging = self.folder.path if isinstance(self.folder, LocalFolder) else staging / digest
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -53,76 +53,38 @@ class Destination:
     def publish(self, name: str) -> None:
         """Give a staged file, whole on the disk, its final name, or upload it. Raises: WriteError, UploadError."""
         staged = self.staged(name)
-        if not self.remote:
+        if isinstance(self.folder, UrlFolder):
+            self.folder.put(staged, name)
+            staged.unlink()
+        else:
             with writing(self.staging / name):
                 staged.replace(self.staging / name)
-            return
-        url = f"{self.root}/{name}"
-        with self._uploading(name):
-            retrying(lambda: self.filesystem.put_file(str(staged), url), f"{self.output}/{name}")
-            self.filesystem.invalidate_cache()
-            if self.filesystem.size(url) != staged.stat().st_size:
-                raise OSError(f"{self.filesystem.size(url)} bytes arrived of {staged.stat().st_size}")
-        staged.unlink()
 
     def read_text(self, name: str) -> str | None:
-        """A small text file, or None when it is not there."""
-        url = f"{self.root}/{name}"
-
-        def read() -> str:
-            return bytes(self.filesystem.cat_file(url)).decode("utf-8")
-
+        """A small text file, or None when it is not there. Raises: RunError."""
         try:
-            return retrying(read, f"{self.output}/{name}")
+            return self.folder.read(name).decode("utf-8")
         except FileNotFoundError:
             return None
-        except Exception as error:  # every remote file system raises its own errors
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.output}/{name} cannot be read: {type(error).__name__}: {error}") from error
 
     def write_text(self, name: str, text: str) -> None:
         """A small text file, whole. Raises: WriteError."""
-        if not self.remote:
-            write_text(text, self.staging / name)
-            return
-        with self._uploading(name):
-            data = text.encode("utf-8")
-            retrying(lambda: self.filesystem.pipe_file(f"{self.root}/{name}", data), f"{self.output}/{name}")
+        self.folder.write(name, text.encode("utf-8"))
 
     def remove(self, name: str) -> None:
         """Remove a file that may be gone already, and the folder that it leaves empty."""
-        if self.remote:
-            with self._uploading(name), suppress(FileNotFoundError):
-                retrying(lambda: self.filesystem.rm_file(f"{self.root}/{name}"), f"{self.output}/{name}")
-            return
-        path = self.staging / name
-        path.unlink(missing_ok=True)
-        if "/" in name:
+        self.folder.remove(name)
+        if not self.remote and "/" in name:
             with suppress(OSError):  # it is not empty, or gone
-                path.parent.rmdir()
+                (self.staging / name).parent.rmdir()
 
     def holds(self, name: str, entry: dict[str, Any]) -> bool:
         """Whether a shard stands as its entry says: by size and sha256, and at a URL by size alone."""
-        if self.remote:
-            with self._uploading(name), suppress(FileNotFoundError):
-                size = retrying(lambda: self.filesystem.size(f"{self.root}/{name}"), f"{self.output}/{name}")
-                return bool(size == entry["bytes"])
-            return False
-        path = self.staging / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            return False
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == entry["sha256"]
+        return self.folder.size(name) == entry["bytes"] and (self.remote or self.folder.sha256(name) == entry["sha256"])
 
     def clear(self) -> None:
         """Remove the staging folder, which is empty now, where it is not the output itself."""
         if self.remote:
             shutil.rmtree(self.staging, ignore_errors=True)
-
-    @contextmanager
-    def _uploading(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # every remote file system raises its own errors
-            raise UploadError(
-                f"cannot write {self.output}/{name}: {type(error).__name__}: {error}; run again to go on"
-            ) from error

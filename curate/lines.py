@@ -59,7 +59,7 @@ def status_lines(report: dict[str, Any]) -> list[str]:
     """A run's state, its last progress, each device where there are several, and under what settings it runs."""
     why = f": {report['error']}" if "error" in report else ""
     lines = [f"{report['state']:<9} {report['run']}{why}"]
-    if "images" in report:
+    if "elapsed_sec" in report:
         lines.append(f"progress  {progress_line(report)}, {duration(report['elapsed_sec'])} so far")
     devices = report.get("devices", {})
     if len(devices) > 1:
@@ -68,6 +68,16 @@ def status_lines(report: dict[str, Any]) -> list[str]:
             lines.append(f"device    {name}: {of['images']:,} images{busy}")
     settings = ", ".join(f"{name} {value}" for name, value in report.get("settings", {}).items())
     return [*lines, *([f"settings  {settings}"] if settings else [])]
+
+
+def fetch_lines(report: dict[str, Any]) -> list[str]:
+    """What was brought, and what stood already."""
+    stood = report["files"] - report["files_fetched"]
+    return [
+        f"files   {report['files']:,} = {report['files_fetched']:,} fetched + {stood:,} already there; "
+        f"{report['parts']:,} parts, {report['bytes_fetched'] / 1e6:,.1f} MB",
+        f"run     {report['run']}, the same as {report['url']}; `curate rank --run {report['run']}` goes on from here",
+    ]
 
 
 def duration(seconds: float) -> str:

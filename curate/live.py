@@ -7,73 +7,90 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
 from curate.errors import WriteError
+from curate.folder import Folder
 from curate.lines import json_text, progress_line
 from curate.progress import say, stderr
-from curate.tables import write_text
 from curate.tally import Done, Tally
 
 PROGRESS_FILE = "progress.json"
 TICK_SEC = 1.0
+REMOTE_EVERY_SEC = 10.0
+"""At a URL each write is a request that costs money, and this file need be no newer."""
 LINE_EVERY_SEC = 30.0
 
 
 @contextmanager
-def live(root: Path, tally: Tally, settings: dict[str, Any]) -> Iterator[Callable[[Done], None]]:
+def live(folder: Folder, tally: Tally, settings: dict[str, Any]) -> Iterator[Callable[[Done], None]]:
     """Give the tally's `add`, and until the block ends show what it holds and write it to RUN/progress.json.
 
-    The file says running, and at the end finished, or stopped and why. It is written whole, once a second, by a
-    thread of its own, so that a slow disk or a long forward pass holds up neither.
+    The file says running, and at the end finished, or stopped and why. It is written whole, once a second or at a URL
+    every ten, by a thread of its own, so that a slow disk or a long forward pass holds up neither.
     """
-    ended = threading.Event()
     with ExitStack() as stack:
         show = stack.enter_context(_bar(tally)) if sys.stderr.isatty() else _lines(tally)
-        ticker = threading.Thread(target=_tick, args=(root, tally, settings, show, ended), name="progress", daemon=True)
-        write_progress(root, "running", settings, tally)
-        ticker.start()
         error: BaseException | None = None
         try:
-            yield tally.add
+            with ticking(folder, tally, settings, show):
+                yield tally.add
         except BaseException as raised:
             error = raised
             raise
         finally:
-            ended.set()
-            ticker.join()
             show(True)
             reason = {"error": str(error) or type(error).__name__} if error else {}
-            write_progress(root, "stopped" if error else "finished", settings, tally, **reason)
+            write_progress(folder, "stopped" if error else "finished", settings, tally, **reason)
 
 
-def write_progress(root: Path, state: str, settings: dict[str, Any], tally: Tally | None = None, **more: Any) -> None:
+@contextmanager
+def ticking(
+    folder: Folder, tally: Tally, settings: dict[str, Any], show: Callable[[bool], None] = lambda last: None
+) -> Iterator[None]:
+    """Until the block ends progress.json says that the run is running, also while models load and nothing is done."""
+    ended = threading.Event()
+    ticker = threading.Thread(target=_tick, args=(folder, tally, settings, show, ended), name="progress", daemon=True)
+    write_progress(folder, "running", settings, tally)
+    ticker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        ticker.join()
+
+
+def write_progress(
+    folder: Folder, state: str, settings: dict[str, Any], tally: Tally | None = None, **more: Any
+) -> None:
     """RUN/progress.json. A disk that takes no more is said, and met again by the parts themselves."""
     numbers = tally.numbers() if tally else {}
     written = {"state": state, **more, **numbers, "settings": settings, "pid": os.getpid(), "written_at": time.time()}
     try:
-        write_text(json_text(written) + "\n", root / PROGRESS_FILE)
+        folder.write(PROGRESS_FILE, (json_text(written) + "\n").encode("utf-8"))
     except WriteError as error:
         say(f"note: {error}")
 
 
-def read_progress(root: Path) -> dict[str, Any] | None:
+def read_progress(folder: Folder) -> dict[str, Any] | None:
     """What was written last; None where there is nothing, or nothing readable."""
     try:
-        return dict(json.loads((root / PROGRESS_FILE).read_text(encoding="utf-8")))
+        return dict(json.loads(folder.read(PROGRESS_FILE)))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def _tick(
-    root: Path, tally: Tally, settings: dict[str, Any], show: Callable[[bool], None], ended: threading.Event
+    folder: Folder, tally: Tally, settings: dict[str, Any], show: Callable[[bool], None], ended: threading.Event
 ) -> None:
+    written = time.monotonic()
     while not ended.wait(TICK_SEC):
         show(False)
-        write_progress(root, "running", settings, tally)
+        if not folder.remote or time.monotonic() - written >= REMOTE_EVERY_SEC:
+            write_progress(folder, "running", settings, tally)
+            written = time.monotonic()
 
 
 def _lines(tally: Tally) -> Callable[[bool], None]:

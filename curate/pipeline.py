@@ -38,7 +38,7 @@ from curate.part_tables import PartResults, offender, part_files
 from curate.plan import PART_BYTES, Part
 from curate.preparing import Facts
 from curate.reading import cut_batches, read_groups
-from curate.run import Run, part_rows, write_part
+from curate.run import RunFiles, part_rows, write_part
 from curate.scoring import EmbeddedPrompts, Scoring
 from curate.source import Source
 from curate.tally import SAMPLE, Done
@@ -74,7 +74,7 @@ def default_decode_processes(device: str, decode: str = "pillow", cores: int | N
 
 
 def compute_parts(
-    run: Run,
+    run: RunFiles,
     source: Source,
     scoring: Scoring,
     prompts: EmbeddedPrompts,

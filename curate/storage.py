@@ -27,7 +27,10 @@ _TRANSIENT_NAMES = {
     *("ClientConnectionError", "ClientPayloadError", "HTTPClientError", "EndpointConnectionError", "TransportError"),
     *("ConnectionClosedError", "IncompleteReadError", "ResponseStreamingError", "ProtocolError", "SlowDown"),
 }
-_TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError", "503", "500"}
+_TRANSIENT_CODES = {
+    *("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError", "503", "500"),
+    "ConditionalRequestConflict",  # two create one object at once, and neither is told that it lost
+}
 
 
 def retrying(work: Callable[[], T], what: str) -> T:
@@ -54,11 +57,11 @@ def is_transient(error: BaseException) -> bool:
     for one in _chain(error):
         if isinstance(one, _PERMANENT):
             return False
-        status = http_status(one)
-        if status is not None:
-            return status in (408, 425, 429) or status >= 500
         if isinstance(one, ConnectionError | TimeoutError) or _error_code(one) in _TRANSIENT_CODES:
             return True
+        status = http_status(one)
+        if status is not None:
+            return status in (408, 425, 429) or (status >= 500 and status != 501)
         if isinstance(one, OSError) and one.errno in _TRANSIENT_ERRNO:
             return True
         if _TRANSIENT_NAMES & {kind.__name__ for kind in type(one).__mro__}:
@@ -69,6 +72,16 @@ def is_transient(error: BaseException) -> bool:
 def changed_meanwhile(error: BaseException) -> bool:
     """Whether a store refused to go on reading a file because it was replaced: HTTP 412, Precondition Failed."""
     return any(http_status(one) == 412 or type(one).__name__ == "FileExpired" for one in _chain(error))
+
+
+def already_there(error: BaseException) -> bool:
+    """Whether a store refused to create a file because there is one: HTTP 412 again, or what fsspec makes of it."""
+    return any(isinstance(one, FileExistsError) or http_status(one) == 412 for one in _chain(error))
+
+
+def not_implemented(error: BaseException) -> bool:
+    """Whether a server knows the request, but not what it asks for: HTTP 501."""
+    return any(http_status(one) == 501 for one in _chain(error))
 
 
 def http_status(error: BaseException) -> int | None:
@@ -87,6 +100,11 @@ def http_status(error: BaseException) -> int | None:
 def is_local(file: str) -> bool:
     """Whether a path or URL names a file of this machine."""
     return "://" not in file or file.startswith("file://")
+
+
+def local_path(file: str) -> str:
+    """The path that a file:// URL names; a path as it is."""
+    return str(LocalFileSystem._strip_protocol(file)) if "://" in file else file
 
 
 def fingerprint(file: str) -> Fingerprint:

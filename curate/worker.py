@@ -7,12 +7,11 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from curate.pipeline import EmbedOptions, compute_parts
 from curate.plan import Part
-from curate.run import Run, part_rows, sound_parts, write_part
+from curate.run import RunFiles, part_rows, sound_parts, write_part
 from curate.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_columns, embedding_matrix
 from curate.source import Source
 from schemas import tables
@@ -37,7 +36,7 @@ class EmbedWork:
     settings: what is known before weights are loaded; anew: whether image parts are to be computed at all.
     """
 
-    run: Run
+    run: RunFiles
     source: Source
     scorers: Scorers
     prompts: dict[str, str]
@@ -99,8 +98,8 @@ def _prompt_table(chunk: list[tuple[str, str]], scoring: Scoring) -> pa.Table:
     return pa.table(columns | embedding_columns({t: torch.cat(v) for t, v in embeddings.items()}, pa.float32()))
 
 
-def _embedded(run: Run, names: list[str], scoring: Scoring) -> EmbeddedPrompts:
-    table = pa.concat_tables([pq.read_table(run.table("prompts") / f"{name}.parquet") for name in names])
+def _embedded(run: RunFiles, names: list[str], scoring: Scoring) -> EmbeddedPrompts:
+    table = pa.concat_tables([run.folder.read_table(f"prompts/{name}.parquet") for name in names])
     embeddings = {
         tower: embedding_matrix(table[tables.embedding_column(tower)], dimension)
         for tower, dimension in scoring.dimensions.items()

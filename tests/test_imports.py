@@ -22,7 +22,10 @@ LEVELS = [
     {"comparison", "spread", "judgements", "calibration", "filters", "fronts", "metrics", "diversity"},
     {"plan", "parts", "scoring", "batches", "database", "pictures", "comments", "run", "shard_samples"},
     {"preparing", "towers", "heads", "nsfw", "scorers", "engines", "source", "spool", "live", "card"},
-    {"tables", "destination"},
+    {"destination"},
+    {"url_folder"},
+    {"folder"},
+    {"tables"},
     {"model_set", "plugins", "manifest", "decoders", "encoding", "images", "storage"},
     {"progress", "charts", "prompt_map"},
     {"ahead", "tally", "shard_order", "tar_layout"},
@@ -92,7 +95,7 @@ HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "embed", "status", "rank", "metrics", "diff", "export-shards", "verify"),
+        *("", "embed", "status", "fetch", "rank", "metrics", "diff", "export-shards", "verify"),
         *("sql", "search", "report", "browse", "compare", "review"),
     ],
 )
@@ -109,7 +112,7 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
 
 @pytest.mark.parametrize(
     "stage",
-    ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse", "review", "status", "verify"],
+    ["rank", "metrics", "diff", "query", "shell", "compare", "report", "browse", "review", "status", "fetch", "verify"],
 )
 def test_stages_after_embedding_need_no_torch(stage: str) -> None:
     assert "torch" not in loaded_by(f"import curate.stages.{stage}")

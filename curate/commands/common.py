@@ -1,23 +1,36 @@
 """What the commands share: options, the check of a ranking's name, and the one way to print a report."""
 
+import shlex
 from typing import Annotated, Any
 
 import typer
 
 from curate.errors import UsageError
 from curate.lines import json_text
+from curate.storage import is_local, local_path
 
 
-def local_folder(run: str) -> str:
-    """A run needs a file system that renames and locks. Raises UsageError for a URL."""
-    if "://" in run:
-        raise UsageError(f"--run {run}: a run directory is a folder, on a shared disk for several machines; no URL")
-    return run
+def local_folder(run: str | None) -> str | None:
+    """DuckDB and locks need a folder. Raises UsageError for a URL other than file://."""
+    if run is None:
+        return None
+    if not is_local(run):
+        raise UsageError(f"--run {run}: this command needs a folder; `{fetch_command(run)}` brings the run here")
+    return local_path(run)
+
+
+def fetch_command(url: str) -> str:
+    """What to type to have the run at a URL in a folder of this machine."""
+    url = url.rstrip("/")
+    return f"curate fetch {shlex.quote(url)} --run {shlex.quote(url.rpartition('/')[2])}"
 
 
 RunOption = Annotated[
     str,
     typer.Option("--run", help="Run directory.", envvar="PAIRSIEVE_RUN", show_default=True, callback=local_folder),
+]
+RunOrUrlOption = Annotated[
+    str, typer.Option("--run", help="Run directory, or its URL.", envvar="PAIRSIEVE_RUN", show_default=True)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 

@@ -1,18 +1,17 @@
 """`curate embed`."""
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curate.commands.common import JsonOption, RunOption, print_report
+from curate.commands.common import JsonOption, RunOrUrlOption, print_report
 from curate.errors import UsageError
 from curate.lines import embed_lines, parity_lines
 from curate.manifest import DEMO, Manifest, load_manifest
 from curate.model_set import DEFAULT_SCORERS, load_model_set
 from curate.progress import say
-from curate.run import Run
+from curate.run import run_at
 
 if TYPE_CHECKING:
     from curate.engines.place import Place
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def embed(
-    run: RunOption = "run",
+    run: RunOrUrlOption = "run",
     manifest: Annotated[str, typer.Option(help="Data set: a bundled name, or a TOML file.")] = DEMO,
     source: Annotated[
         list[str] | None, typer.Option(help="Path, glob or URL instead of the manifest's files; repeatable.")
@@ -89,6 +88,7 @@ def embed(
 
     if calibrate is not None and not dry_run:
         raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
+    here = run_at(run)
     described = _manifest(manifest)
     opened = open_source(described, split, source)
     model_set = load_model_set(models or described.models or "published")
@@ -101,12 +101,12 @@ def embed(
         to_load = UnloadedScoring(model_set, tuple(chosen), options.precision)
         if dry_run:
             return print_report(_dry_run(opened, to_load, options, calibrate), as_json)
-        Run(Path(run)).refuse_other(source_settings(opened, options))  # before minutes go into loading weights
+        here.refuse_other(source_settings(opened, options))  # before minutes go into loading weights
         say(f"models '{model_set.name}', scorers {', '.join(to_load.names)}, on {place.words}")
-        summary = run_embed(Run(Path(run)), opened, to_load, options, place.engine, only)
+        summary = run_embed(here, opened, to_load, options, place.engine, only)
         lines = embed_lines(summary)
         if parity is not None:
-            summary["parity"] = measure_parity(Run(Path(run)), opened, model_set, chosen, options, parity)
+            summary["parity"] = measure_parity(here, opened, model_set, chosen, options, parity)
             lines += parity_lines(summary["parity"])
     print_report(summary, as_json, lines)
 

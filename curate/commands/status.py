@@ -1,18 +1,16 @@
 """`curate status`."""
 
-from pathlib import Path
-
-from curate.commands.common import JsonOption, RunOption, print_report
+from curate.commands.common import JsonOption, RunOrUrlOption, print_report
 from curate.lines import status_lines
-from curate.run import Run
+from curate.run import run_at
 
 
-def status(run: RunOption = "run", as_json: JsonOption = False) -> None:
+def status(run: RunOrUrlOption = "run", as_json: JsonOption = False) -> None:
     """Say whether a run is running, finished or stopped, how far it is, and how fast.
 
     Example: curate status --run run
     """
     from curate.stages.status import status as run_status
 
-    report = run_status(Run(Path(run)))
+    report = run_status(run_at(run))
     print_report(report, as_json, status_lines(report))

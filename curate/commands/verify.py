@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from curate.commands.common import JsonOption, print_report
+from curate.commands.common import JsonOption, local_folder, print_report
 from curate.lines import verify_lines
 from curate.run import Run
 
@@ -14,7 +14,11 @@ def verify(
     path: Annotated[str, typer.Argument(help="A run directory, or a folder or URL of shards.")],
     run: Annotated[
         str | None,
-        typer.Option("--run", help="Run whose ranking the shards must match.  [default: the run they lie in]"),
+        typer.Option(
+            "--run",
+            callback=local_folder,
+            help="Run whose ranking the shards must match.  [default: the run they lie in]",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,33 +1,34 @@
 """`curate embed`: the source's pairs, unique images and prompts, scored once, in parts that survive a kill."""
 
-import itertools
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from curate.engines import Engine
+from curate.engines.local import in_threads
 from curate.engines.serial import Serial
 from curate.errors import RunError, SourceError, UsageError
-from curate.live import live, write_progress
+from curate.live import live, read_progress, ticking, write_progress
 from curate.parts import part_name
 from curate.pipeline import EmbedOptions
 from curate.plan import Plan, make_plan
 from curate.progress import Advance, progress, say
-from curate.run import Run, part_rows, sound_parts
+from curate.run import RunFiles, rows_of_parts, sound_parts, write_plan
 from curate.scoring import Scorers
 from curate.source import Source
-from curate.tables import write_table
 from curate.tally import Done, Tally
 from curate.worker import EmbedWork, PromptsDone
 from schemas import tables
 from schemas.reasons import IMAGE_REASONS
 
+NEWS_SEC = 60.0
+READING_THREADS = 8
+
 
 def embed(
-    run: Run,
+    run: RunFiles,
     source: Source,
     scorers: Scorers,
     options: EmbedOptions,
@@ -37,6 +38,7 @@ def embed(
     """Write every table of the run and return the counts; sound parts of an earlier attempt are kept.
 
     part_range: these parts only, beside other processes that do the others; who finds all parts there counts them.
+    At a URL parts are sound whose files have the size that their marker says: to hash them is to read them.
     Raises: RunError when the directory holds tables made under other settings; SourceError; WriteError.
     """
     plan = make_plan(source, options.part_images, options.part_bytes)
@@ -44,20 +46,20 @@ def embed(
     with run.locked(shared=part_range is not None):
         settings = source_settings(source, options)
         _begin(run, source, plan, settings)
-        sound = sound_parts(run, [part_name(index) for index in mine])
+        sound = sound_parts(run, [part_name(index) for index in mine], hashed=not run.folder.remote)
         todo = [index for index in mine if part_name(index) not in sound]
-        at = Run(run.root.absolute())  # a worker on another machine has another working directory
-        work = EmbedWork(at, source, scorers, plan.prompts, options, settings, anew=bool(todo))
+        work = EmbedWork(run.absolute(), source, scorers, plan.prompts, options, settings, anew=bool(todo))
         shown, tally = shown_settings(source, scorers, options), _tally(run, plan, mine, todo)
-        if todo:
-            write_progress(run.root, "running", shown, tally)
         with ExitStack() as lines:
+            if todo:
+                lines.enter_context(ticking(run.folder, tally, shown))
             report = _Shown(lines, run, tally, shown, len(plan.prompts))
             try:
                 (engine or Serial(options.device)).run(work, plan.parts.only(todo), report)
             except BaseException as error:
                 if todo and report.add is None:  # later failures are written by what shows the images
-                    write_progress(run.root, "stopped", shown, tally, error=str(error) or type(error).__name__)
+                    lines.close()
+                    write_progress(run.folder, "stopped", shown, tally, error=str(error) or type(error).__name__)
                 raise
         return _end(run, plan, source, scorers, _computed(run, tally, shown, len(todo)))
 
@@ -89,20 +91,30 @@ def _in_range(parts: int, part_range: range | None) -> range:
     return range(part_range.start, min(part_range.stop, parts))
 
 
-def _begin(run: Run, source: Source, plan: Plan, settings: dict[str, Any]) -> None:
+def _begin(run: RunFiles, source: Source, plan: Plan, settings: dict[str, Any]) -> None:
     """What needs no towers: equal plans write equal files, so processes that share a run do not mind each other."""
     if run.refuse_other(settings):
-        say(f"{run.root} holds parts of this run; the sound ones are kept")
+        say(f"{run.folder} holds parts of this run; the sound ones are kept")
+        _note_another(run)
     if source.expected_rows not in (None, plan.source_rows):
         say(f"note: the manifest expects {source.expected_rows:,} rows, the files hold {plan.source_rows:,}")
-    write_table(plan.pairs, run.pairs, tables.PAIRS)
-    write_table(plan.dropped, run.table("dropped") / "plan.parquet", tables.DROPPED)
+    write_plan(run, (plan.pairs, tables.PAIRS), (plan.dropped, tables.DROPPED))
+
+
+def _note_another(run: RunFiles) -> None:
+    """At a URL nothing keeps a second process out; it should know of the first."""
+    last = read_progress(run.folder) if run.folder.remote else None
+    if last and last.get("state") == "running" and (ago := time.time() - last.get("written_at", 0.0)) < NEWS_SEC:
+        say(
+            f"note: a process wrote to {run.folder} {max(ago, 0):.0f} s ago; if it is still at work, give each its own "
+            "--part-range, or parts are computed twice"
+        )
 
 
 class _Shown:
     """Every worker's reports in one line of progress: first the prompts, then the images."""
 
-    def __init__(self, lines: ExitStack, run: Run, tally: Tally, settings: dict[str, Any], prompts: int) -> None:
+    def __init__(self, lines: ExitStack, run: RunFiles, tally: Tally, settings: dict[str, Any], prompts: int) -> None:
         self.lines, self.run, self.tally, self.settings, self.prompts = lines, run, tally, settings, prompts
         self.seen: set[str] = set()
         self.advance: Advance | None = None
@@ -124,13 +136,13 @@ class _Shown:
         if self.add is None:
             self.lines.close()
             self.tally.restart(done.elapsed_sec)
-            self.add = self.lines.enter_context(live(self.run.root, self.tally, self.settings))
+            self.add = self.lines.enter_context(live(self.run.folder, self.tally, self.settings))
         self.add(done)
 
 
-def _end(run: Run, plan: Plan, source: Source, scorers: Scorers, computed: dict[str, Any]) -> dict[str, Any]:
+def _end(run: RunFiles, plan: Plan, source: Source, scorers: Scorers, computed: dict[str, Any]) -> dict[str, Any]:
     """The counts of the whole run, and it is finished; or, beside other processes, what is left to do."""
-    rows = {part_name(index): part_rows(run, part_name(index), hashed=False) for index in range(len(plan.parts))}
+    rows = rows_of_parts(run, map(part_name, range(len(plan.parts))))
     left = [name for name, counted in rows.items() if counted is None]
     parts = {"parts": len(plan.parts), "parts_computed": computed.pop("parts"), "parts_left": len(left)}
     if left:
@@ -157,15 +169,15 @@ def shown_settings(source: Source, scorers: Scorers, options: EmbedOptions) -> d
     }
 
 
-def _tally(run: Run, plan: Plan, mine: range, todo: list[int]) -> Tally:
+def _tally(run: RunFiles, plan: Plan, mine: range, todo: list[int]) -> Tally:
     """Nothing done yet, beside the parts that are there."""
     stands = sorted(set(mine) - set(todo))
     images, before = plan.parts.only(mine).image_count, plan.parts.only(stands).image_count
-    rows = (part_rows(run, part_name(index), hashed=False) for index in stands)
+    rows = rows_of_parts(run, map(part_name, stands)).values()
     return Tally(images, len(mine), before, len(stands), any((counted or {}).get("images") for counted in rows))
 
 
-def _computed(run: Run, tally: Tally, settings: dict[str, Any], parts: int) -> dict[str, Any]:
+def _computed(run: RunFiles, tally: Tally, settings: dict[str, Any], parts: int) -> dict[str, Any]:
     """How this process came to its parts; embed.json's other counts are those of the whole run.
 
     With nothing left to compute, what is known of an earlier process stays.
@@ -180,15 +192,15 @@ def _computed(run: Run, tally: Tally, settings: dict[str, Any], parts: int) -> d
     return {"images": tally.done_images, "parts": parts} | {name: numbers[name] for name in kept} | settings
 
 
-def _summary(run: Run, plan: Plan, source: Source, scorers: Scorers, counted: list[dict[str, int]]) -> dict[str, Any]:
+def _summary(
+    run: RunFiles, plan: Plan, source: Source, scorers: Scorers, counted: list[dict[str, int]]
+) -> dict[str, Any]:
     """The counts must add up: rows = pairs + Σ dropped, images = scored + Σ dropped."""
     dropped_pairs = Counter(plan.dropped["reason"].to_pylist())
-    dropped = [run.table("dropped") / f"{part_name(index)}.parquet" for index in range(len(plan.parts))]
-    reasons = itertools.chain.from_iterable(pq.read_table(path)["reason"].to_pylist() for path in dropped)
-    dropped_images = Counter(reasons)
+    dropped_images = _dropped_images(run, map(part_name, range(len(plan.parts))))
     scored = sum(rows["images"] for rows in counted)
     if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
-        raise SourceError(f"the counts of {run.root} do not add up; delete it and run `curate embed` again")
+        raise SourceError(f"the counts of {run.folder} do not add up; delete it and run `curate embed` again")
     return {
         "dataset": source.manifest.name,
         "split": source.split,
@@ -204,3 +216,15 @@ def _summary(run: Run, plan: Plan, source: Source, scorers: Scorers, counted: li
         "scored_prompt_images": sum(rows["scores"] for rows in counted),
         "scorers": scorers.names,
     }
+
+
+def _dropped_images(run: RunFiles, names: Iterable[str]) -> Counter[str]:
+    """Images of these parts that were set aside, by reason."""
+
+    def reasons(name: str) -> list[str]:
+        return run.folder.read_table(f"dropped/{name}.parquet", ["reason"])["reason"].to_pylist()
+
+    counts: Counter[str] = Counter()
+    for found in in_threads(reasons, names, READING_THREADS if run.folder.remote else 1):
+        counts.update(found)
+    return counts

@@ -16,11 +16,11 @@ from curate.errors import RunError
 from curate.images import Rejected, decode
 from curate.model_set import DEFAULT_SCORERS, ModelSet, ScorerSpec
 from curate.pipeline import EmbedOptions
-from curate.run import Run
+from curate.run import PAIRS_FILE, Run, RunFiles
 from curate.scoring import EmbeddedPrompts, Scoring, load_scoring
 from curate.source import Location, Source
 from curate.stages.rank import RankOptions, rank
-from curate.tables import write_table, write_text
+from curate.tables import write_table
 from schemas import tables
 
 BATCH_IMAGES = 32
@@ -29,7 +29,7 @@ PLACE = ("source_file", "source_row_group", "source_row", "source_side")
 
 
 def measure_parity(
-    run: Run, source: Source, model_set: ModelSet, scorers: list[ScorerSpec], options: EmbedOptions, images: int
+    run: RunFiles, source: Source, model_set: ModelSet, scorers: list[ScorerSpec], options: EmbedOptions, images: int
 ) -> dict[str, Any]:
     """Score `images` images of the run again, exactly, and say how far the run's scores are from that.
 
@@ -54,18 +54,18 @@ def measure_parity(
         "scorers": {name: difference(stored, exact, name) for name in names},
         "top": overlap(pairs, prompts, stored, exact, names),
     }
-    write_text(json.dumps(report, indent=2) + "\n", run.root / "parity.json")
+    run.folder.write("parity.json", (json.dumps(report, indent=2) + "\n").encode("utf-8"))
     return report
 
 
-def sample(run: Run, images: int) -> tuple[pa.Table, dict[str, Location]]:
+def sample(run: RunFiles, images: int) -> tuple[pa.Table, dict[str, Location]]:
     """The first pairs whose images, at most `images` of them, are in the run; and where each image lies."""
     columns = ["image_uid", *PLACE]
-    rows = pq.read_table(run.table("images"), columns=columns)
+    rows = run.folder.read_table("images", columns)
     places = {uid: Location(*place) for uid, *place in zip(*(rows[name].to_pylist() for name in columns), strict=True)}
     located: dict[str, Location] = {}
     kept = []
-    pairs = pq.read_table(run.pairs)
+    pairs = run.folder.read_table(PAIRS_FILE)
     sides = zip(pairs["image_0_uid"].to_pylist(), pairs["image_1_uid"].to_pylist(), strict=True)
     for index, pair in enumerate(sides):
         if not all(uid in places for uid in pair):
@@ -75,7 +75,7 @@ def sample(run: Run, images: int) -> tuple[pa.Table, dict[str, Location]]:
         located |= {uid: places[uid] for uid in pair}
         kept.append(index)
     if not kept:
-        raise RunError(f"--parity {images}: no pair of {run.root} has both of its images; nothing to compare")
+        raise RunError(f"--parity {images}: no pair of {run.folder} has both of its images; nothing to compare")
     return pairs.take(kept), located
 
 
@@ -146,22 +146,22 @@ def _best(pairs: pa.Table, prompts: dict[str, str], scores: pa.Table, scorers: l
         return set(ranked.filter(ranked["selected"])["pair_id"].to_pylist())
 
 
-def _stored_scores(run: Run, pairs: pa.Table, located: dict[str, Location]) -> pa.Table:
+def _stored_scores(run: RunFiles, pairs: pa.Table, located: dict[str, Location]) -> pa.Table:
     """The run's own scores of the sample's pairs, in a fixed order."""
     wanted = {
         (prompt_id, uid)
         for side in tables.IMAGE_SIDES
         for prompt_id, uid in zip(pairs["prompt_id"].to_pylist(), pairs[f"image_{side}_uid"].to_pylist(), strict=True)
     }
-    scores = pq.read_table(run.table("scores"))
+    scores = run.folder.read_table("scores")
     scores = scores.filter(pc.is_in(scores["image_uid"], pa.array(located, pa.string())))
     keys = zip(scores["prompt_id"].to_pylist(), scores["image_uid"].to_pylist(), strict=True)
     scores = scores.take([row for row, key in enumerate(keys) if key in wanted])
     return scores.sort_by([("image_uid", "ascending"), ("prompt_id", "ascending")]).combine_chunks()
 
 
-def _prompt_texts(run: Run, stored: pa.Table) -> dict[str, str]:
-    prompts = pq.read_table(run.table("prompts"), columns=["prompt_id", "prompt"])
+def _prompt_texts(run: RunFiles, stored: pa.Table) -> dict[str, str]:
+    prompts = run.folder.read_table("prompts", ["prompt_id", "prompt"])
     prompts = prompts.filter(pc.is_in(prompts["prompt_id"], pc.unique(stored["prompt_id"])))
     return dict(zip(prompts["prompt_id"].to_pylist(), prompts["prompt"].to_pylist(), strict=True))
 

@@ -10,6 +10,7 @@ from curate.run import SETTINGS_FILE, Run
 from curate.stages.verify_run import part_markers, verify_run
 from curate.stages.verify_shards import Findings, ShardFolder, is_shard_folder, planned_pairs, verify_shards
 from curate.storage import is_local
+from curate.url_folder import UrlFolder
 
 THREADS = os.cpu_count() or 1  # decoding and hashing release the GIL
 
@@ -31,6 +32,10 @@ def verify(path: str, run: Run | None) -> dict[str, Any]:
         around = Run(Path(folder.root).parent) if is_local(path) else None
         found = around if around is not None and _is_run(around) else None
         findings = _verified_shards(folder, run or found)
+    elif not is_local(path) and UrlFolder(path).size(SETTINGS_FILE) is not None:
+        raise UsageError(
+            f"{path} is a run at a URL; `curate fetch` checks every file of it as it brings it to a folder"
+        )
     else:
         raise UsageError(f"{path} is neither a run directory nor a folder of shards; name one of them")
     return {

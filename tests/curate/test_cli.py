@@ -58,7 +58,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_commands() -> None:
     assert set(COMMANDS) == {
-        *("embed", "status", "rank", "metrics", "diff", "export-shards", "verify"),
+        *("embed", "status", "fetch", "rank", "metrics", "diff", "export-shards", "verify"),
         *("sql", "search", "report", "browse", "compare", "review"),
     }
 
@@ -258,11 +258,37 @@ def test_impossible_places(curate: Curate, source_file: Path, tmp_path: Path, op
     expect(curate(*embed_arguments(source_file), "--run", tmp_path / "run", *options), 2, message)
 
 
-def test_a_run_directory_is_no_url(curate: Curate) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["rank"], ["sql", "select 1"], ["report"], ["export-shards"], ["compare"], ["review"], ["search", "a"]),
+        *(["diff", "a", "b"], ["browse"], ["metrics", "check", "m.sql"], ["fetch", "s3://bucket/other"]),
+        ["verify", "shards"],
+    ],
+)
+def test_what_needs_a_folder_says_how_to_get_one(curate: Curate, arguments: list[str]) -> None:
     expect(
-        curate("embed", "--run", "s3://bucket/run"),
+        curate(*arguments, "--run", "s3://bucket/runs/pick a pic/"),
         2,
-        "--run s3://bucket/run: a run directory is a folder, on a shared disk for several machines; no URL",
+        "--run s3://bucket/runs/pick a pic/: this command needs a folder; "
+        "`curate fetch 's3://bucket/runs/pick a pic' --run 'pick a pic'` brings the run here",
+    )
+
+
+@pytest.mark.parametrize("command", ["embed", "status"])
+def test_a_url_that_nothing_reads(curate: Curate, command: str) -> None:
+    outcome = curate(command, "--run", "nowhere://bucket/run")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "curate: nowhere://bucket/run: Protocol not known: nowhere\n"
+
+
+def test_a_file_url_is_the_folder(curate: Curate, run: Path) -> None:
+    assert json.loads(curate("status", "--run", f"file://{run}", "--json").out)["run"] == str(run)
+    assert curate("sql", "select count(*) as n from pairs", "--run", f"file://{run}", "--csv").out == "n\n20\n"
+    expect(
+        curate("fetch", f"file://{run}", "--run", run.parent / "other"),
+        2,
+        f"file://{run} is a folder of this machine; give it to --run as it is",
     )
 
 

@@ -19,7 +19,7 @@ from curate.images import decode
 from curate.manifest import load_manifest
 from curate.model_set import load_model_set
 from curate.pipeline import EmbedOptions
-from curate.run import Run
+from curate.run import Run, RunFiles
 from curate.scoring import Scoring, load_scoring
 from curate.source import open_source
 from curate.stages import embed as stage
@@ -186,12 +186,12 @@ def test_a_part_that_another_process_has_done_meanwhile_is_passed_over(
     computed: list[str] = []
     monkeypatch.setattr(pipeline, "write_part", lambda run, name, files: computed.append(name))
 
-    def meanwhile(run: Run) -> None:
+    def meanwhile(run: RunFiles) -> None:
         """The last thing before parts are taken: now the other process has done them all."""
         for path in (tmp_path / "other").glob("*/part-*"):
-            shutil.copy(path, run.root / path.relative_to(tmp_path / "other"))
+            shutil.copy(path, tmp_path / "run" / path.relative_to(tmp_path / "other"))
 
-    monkeypatch.setattr(Run, "mark_unfinished", meanwhile)
+    monkeypatch.setattr(RunFiles, "mark_unfinished", meanwhile)
     assert embed_files(tmp_path / "run", source_file, scoring)["scored_images"] == 21
     assert computed == []
 

@@ -14,6 +14,7 @@ import pytest
 
 from curate import live as live_module
 from curate.errors import SourceError
+from curate.folder import LocalFolder
 from curate.lines import duration, progress_line
 from curate.live import live, read_progress
 from curate.run import Run
@@ -72,18 +73,21 @@ def test_durations(seconds: float, words: str) -> None:
 
 def test_the_file_follows_the_run_and_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "TICK_SEC", 0.01)
-    with live(tmp_path, Tally(10, 1), {"device": "cpu"}) as report:
+    with live(LocalFolder(tmp_path), Tally(10, 1), {"device": "cpu"}) as report:
         report(Done("cpu", 4))
-        while (read_progress(tmp_path) or {}).get("images_done") != 4:
+        while (read_progress(LocalFolder(tmp_path)) or {}).get("images_done") != 4:
             time.sleep(0.01)
-        assert (read_progress(tmp_path) or {})["state"] == "running"
+        assert (read_progress(LocalFolder(tmp_path)) or {})["state"] == "running"
         report(Done("cpu", 6, parts=1))
-    found = read_progress(tmp_path) or {}
+    found = read_progress(LocalFolder(tmp_path)) or {}
     assert (found["state"], found["images_done"], found["parts_done"]) == ("finished", 10, 1)
     assert found["settings"] == {"device": "cpu"}
-    with pytest.raises(SourceError), live(tmp_path, Tally(10, 1), {}):
+    with pytest.raises(SourceError), live(LocalFolder(tmp_path), Tally(10, 1), {}):
         raise SourceError("file is gone")
-    assert ((read_progress(tmp_path) or {})["state"], (read_progress(tmp_path) or {})["error"]) == (
+    assert (
+        (read_progress(LocalFolder(tmp_path)) or {})["state"],
+        (read_progress(LocalFolder(tmp_path)) or {})["error"],
+    ) == (
         "stopped",
         "file is gone",
     )
@@ -94,7 +98,7 @@ def test_lines_come_every_half_minute_and_at_the_end(
 ) -> None:
     monkeypatch.setattr(live_module, "TICK_SEC", 0.01)
     monkeypatch.setattr(live_module, "LINE_EVERY_SEC", 0.0)
-    with live(tmp_path, Tally(10, 1), {}) as report:
+    with live(LocalFolder(tmp_path), Tally(10, 1), {}) as report:
         report(Done("cpu", 10, parts=1))
         time.sleep(0.1)
     lines = capsys.readouterr().err.splitlines()
@@ -131,9 +135,10 @@ def test_embed_json_says_how_it_was_computed(finished: Path) -> None:
     assert computed["images_per_sec"] > 0
 
 
-def test_a_run_without_its_progress_file_still_has_a_state(finished: Path) -> None:
+def test_a_run_without_its_progress_file_still_has_a_state(curate: Curate, finished: Path) -> None:
     (finished / "progress.json").unlink()
     assert status(Run(finished))["state"] == "finished"
+    assert curate("status", "--run", finished).out == f"finished  {finished}\nsettings  device cpu, precision fp32\n"
     (finished / "progress.json").write_text("{")
     assert status(Run(finished))["state"] == "finished"
     (finished / "embed.json").unlink()

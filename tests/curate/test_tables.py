@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import run as run_module
+from curate import folder
 from curate.errors import RunError, WriteError
 from curate.run import Run, first_difference, part_rows, write_part
 from curate.tables import rows_table, write_table, write_text
@@ -246,7 +246,7 @@ def test_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         written.append(path)
         write_table(table, path, schema)
 
-    monkeypatch.setattr(run_module, "write_table", second_fails)
+    monkeypatch.setattr(folder, "write_table", second_fails)
     with pytest.raises(WriteError):
         write_part(Run(tmp_path), "p", {"scores": (numbers(1), SCHEMA), "images": (numbers(2), SCHEMA)})
     assert files_below(tmp_path) == ["scores/p.parquet"]

@@ -1,0 +1,25 @@
+"""`curate fetch`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curate.commands.common import JsonOption, RunOption, print_report
+from curate.lines import fetch_lines
+from curate.run import Run
+
+
+def fetch(
+    url: Annotated[str, typer.Argument(help="URL that `curate embed --run URL` wrote to.")],
+    run: RunOption = "run",
+    as_json: JsonOption = False,
+) -> None:
+    """Bring an embedded run from a URL to a folder, each file checked by its sha256.
+
+    Example: curate fetch s3://bucket/pickapic --run pickapic
+    """
+    from curate.stages.fetch import fetch as run_fetch
+
+    report = run_fetch(url, Run(Path(run)))
+    print_report(report, as_json, fetch_lines(report))
