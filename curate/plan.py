@@ -4,7 +4,7 @@ No image bytes are read here. The plan is a function of the source's content and
 that starts again plans the same parts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from curate.ahead import ahead
 from curate.errors import SourceError
+from curate.memory import give_back
 from curate.parts import Part as Part
 from curate.parts import Parts, cut
 from curate.source import Source
@@ -46,6 +47,10 @@ class Plan:
         """Unique images."""
         return self.parts.image_count
 
+    def without_tables(self) -> "Plan":
+        """What is needed once the tables are written: they are empty."""
+        return replace(self, pairs=tables.PAIRS.empty_table(), dropped=tables.DROPPED.empty_table())
+
     def counts(self) -> dict[str, Any]:
         """What `--dry-run` prints: source_rows = pairs + Σ dropped_pairs."""
         return {
@@ -65,6 +70,7 @@ def make_plan(source: Source, part_images: int, part_bytes: int = PART_BYTES) ->
     Raises: SourceError, also when no row stands.
     """
     rows, texts = _canonical_rows(source)
+    give_back()
     source_rows = rows.height
     judged = _with_duplicates(rows.with_columns(reason=_reason(source, texts)))
     del rows  # here and below: each column is held once
@@ -75,6 +81,7 @@ def make_plan(source: Source, part_images: int, part_bytes: int = PART_BYTES) ->
         counts = ", ".join(f"{count:,} {reason}" for reason, count in _counts(dropped["reason"]).items())
         raise SourceError(f"none of the {source_rows:,} rows can be used: {counts}; correct the manifest or --source")
     images = _unique_images(kept)
+    give_back()
     used = kept["prompt"].unique(maintain_order=True)
     prompt_ids = _hex(_digests(texts))
     bounds = cut(images, part_bytes, part_images)
@@ -138,7 +145,6 @@ def _canonical_rows(source: Source) -> tuple[pl.DataFrame, pl.Series]:
     del frames
     prompts, texts = pl.Series("prompt", encoded.indices).cast(pl.UInt32), pl.Series(encoded.dictionary)
     del encoded
-    pa.default_memory_pool().release_unused()
     return pl.DataFrame([*columns, prompts]), texts
 
 

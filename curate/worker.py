@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from curate.memory import give_back
 from curate.pipeline import EmbedOptions, compute_parts
 from curate.plan import Part
 from curate.run import Run, part_rows, sound_parts, write_part
@@ -100,10 +101,18 @@ def _prompt_table(chunk: list[tuple[str, str]], scoring: Scoring) -> pa.Table:
 
 
 def _embedded(run: Run, names: list[str], scoring: Scoring) -> EmbeddedPrompts:
-    table = pa.concat_tables([pq.read_table(run.table("prompts") / f"{name}.parquet") for name in names])
-    embeddings = {
-        tower: embedding_matrix(table[tables.embedding_column(tower)], dimension)
-        for tower, dimension in scoring.dimensions.items()
-    }
-    rows = {prompt_id: row for row, prompt_id in enumerate(table["prompt_id"].to_pylist())}
-    return EmbeddedPrompts(rows, table["prompt"].to_pylist(), embeddings)
+    """Read part by part into their places, so that no embedding is held twice."""
+    paths = [run.table("prompts") / f"{name}.parquet" for name in names]
+    count = sum(pq.read_metadata(path).num_rows for path in paths)
+    embeddings = {tower: torch.empty(count, dimension) for tower, dimension in scoring.dimensions.items()}
+    rows: dict[str, int] = {}
+    texts: list[str] = []
+    for path in paths:
+        table, start = pq.read_table(path), len(texts)
+        texts += table["prompt"].to_pylist()
+        rows |= {prompt_id: row for row, prompt_id in enumerate(table["prompt_id"].to_pylist(), start)}
+        for tower, matrix in embeddings.items():
+            column = table[tables.embedding_column(tower)]
+            matrix[start : len(texts)] = embedding_matrix(column, matrix.shape[1])
+    give_back()
+    return EmbeddedPrompts(rows, texts, embeddings)

@@ -12,6 +12,7 @@ from curate.engines import Engine
 from curate.engines.serial import Serial
 from curate.errors import RunError, SourceError, UsageError
 from curate.live import live, write_progress
+from curate.memory import give_back
 from curate.parts import part_name
 from curate.pipeline import EmbedOptions
 from curate.plan import Plan, make_plan
@@ -44,6 +45,8 @@ def embed(
     with run.locked(shared=part_range is not None):
         settings = source_settings(source, options)
         _begin(run, source, plan, settings)
+        planned, plan = _planned(plan, source), plan.without_tables()
+        give_back()
         sound = sound_parts(run, [part_name(index) for index in mine])
         todo = [index for index in mine if part_name(index) not in sound]
         at = Run(run.root.absolute())  # a worker on another machine has another working directory
@@ -59,7 +62,7 @@ def embed(
                 if todo and report.add is None:  # later failures are written by what shows the images
                     write_progress(run.root, "stopped", shown, tally, error=str(error) or type(error).__name__)
                 raise
-        return _end(run, plan, source, scorers, _computed(run, tally, shown, len(todo)))
+        return _end(run, plan, planned, scorers, _computed(run, tally, shown, len(todo)))
 
 
 def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
@@ -128,14 +131,14 @@ class _Shown:
         self.add(done)
 
 
-def _end(run: Run, plan: Plan, source: Source, scorers: Scorers, computed: dict[str, Any]) -> dict[str, Any]:
+def _end(run: Run, plan: Plan, planned: dict[str, Any], scorers: Scorers, computed: dict[str, Any]) -> dict[str, Any]:
     """The counts of the whole run, and it is finished; or, beside other processes, what is left to do."""
     rows = {part_name(index): part_rows(run, part_name(index), hashed=False) for index in range(len(plan.parts))}
     left = [name for name, counted in rows.items() if counted is None]
     parts = {"parts": len(plan.parts), "parts_computed": computed.pop("parts"), "parts_left": len(left)}
     if left:
         return parts | {"first_left": left[0]}
-    summary = _summary(run, plan, source, scorers, [counted for counted in rows.values() if counted]) | parts
+    summary = _summary(run, plan, planned, scorers, [counted for counted in rows.values() if counted]) | parts
     summary["computed"] = computed
     run.mark_finished(summary)
     return summary
@@ -180,15 +183,9 @@ def _computed(run: Run, tally: Tally, settings: dict[str, Any], parts: int) -> d
     return {"images": tally.done_images, "parts": parts} | {name: numbers[name] for name in kept} | settings
 
 
-def _summary(run: Run, plan: Plan, source: Source, scorers: Scorers, counted: list[dict[str, int]]) -> dict[str, Any]:
-    """The counts must add up: rows = pairs + Σ dropped, images = scored + Σ dropped."""
-    dropped_pairs = Counter(plan.dropped["reason"].to_pylist())
-    dropped = [run.table("dropped") / f"{part_name(index)}.parquet" for index in range(len(plan.parts))]
-    reasons = itertools.chain.from_iterable(pq.read_table(path)["reason"].to_pylist() for path in dropped)
-    dropped_images = Counter(reasons)
-    scored = sum(rows["images"] for rows in counted)
-    if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
-        raise SourceError(f"the counts of {run.root} do not add up; delete it and run `curate embed` again")
+def _planned(plan: Plan, source: Source) -> dict[str, Any]:
+    """What the summary says of the plan: rows = pairs + Σ dropped."""
+    counts = plan.counts()
     return {
         "dataset": source.manifest.name,
         "split": source.split,
@@ -196,9 +193,23 @@ def _summary(run: Run, plan: Plan, source: Source, scorers: Scorers, counted: li
         "pairs": plan.pairs.num_rows,
         "ties": plan.pairs["preference"].null_count if source.manifest.judged else 0,
         "judged": source.manifest.judged,
-        "dropped_pairs": dict(sorted(dropped_pairs.items())),
+        "dropped_pairs": counts["dropped_pairs"],
         "prompts": len(plan.prompts),
         "images": plan.image_count,
+    }
+
+
+def _summary(
+    run: Run, plan: Plan, planned: dict[str, Any], scorers: Scorers, counted: list[dict[str, int]]
+) -> dict[str, Any]:
+    """The counts must add up: images = scored + Σ dropped."""
+    dropped = [run.table("dropped") / f"{part_name(index)}.parquet" for index in range(len(plan.parts))]
+    reasons = itertools.chain.from_iterable(pq.read_table(path)["reason"].to_pylist() for path in dropped)
+    dropped_images = Counter(reasons)
+    scored = sum(rows["images"] for rows in counted)
+    if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
+        raise SourceError(f"the counts of {run.root} do not add up; delete it and run `curate embed` again")
+    return planned | {
         "scored_images": scored,
         "dropped_images": dict(sorted(dropped_images.items())),
         "scored_prompt_images": sum(rows["scores"] for rows in counted),
