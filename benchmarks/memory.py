@@ -3,12 +3,12 @@
     python -m benchmarks.memory [--images 1000 10000 100000]
 
 Each size runs in a process of its own: plan, pipeline and all, over a Parquet file of small pictures. Peak RSS is
-the operating system's figure for that process (getrusage).
+the operating system's figure for that program alone (VmHWM; getrusage would count the peak of the process that
+started it, which made the pictures).
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -38,7 +38,7 @@ def child(source: Path, run: Path) -> None:
     opened = open_source(load_manifest("pickapic_v2"), None, [str(source)])
     start = time.perf_counter()
     summary = embed(Run(run), opened, cheap_scoring(), EmbedOptions("cpu", "fp32"))
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_kib = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     seconds = time.perf_counter() - start
     print(json.dumps({"images": summary["scored_images"], "peak_rss_mib": peak_kib / 1024, "seconds": seconds}))
 

@@ -4,8 +4,7 @@ No image bytes are read here. The plan is a function of the source's content and
 that starts again plans the same parts.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -13,16 +12,18 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from curate.ahead import ahead
 from curate.errors import SourceError
+from curate.memory import give_back
 from curate.parts import Part as Part
 from curate.parts import Parts, cut
 from curate.source import Source
 from schemas import tables
 
-OPTIONAL_TEXT = ("annotator_id", "judgement_id", "image_0_model", "image_1_model", "category")
+OPTIONAL_TEXT = ("annotator_id", "image_0_model", "image_1_model", "category")
 IDENTITY = ("image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")  # after the prompt
-NUMBERS = ("label_0", "label_1", "image_0_size_bytes", "image_1_size_bytes")
-HASHED_TOGETHER = 100_000
+SIZES = ("image_0_size_bytes", "image_1_size_bytes")
+HASHED_TOGETHER = 10_000
 PART_BYTES = 256_000_000
 LABELS = (0.0, 0.5, 1.0)
 
@@ -46,6 +47,10 @@ class Plan:
         """Unique images."""
         return self.parts.image_count
 
+    def without_tables(self) -> "Plan":
+        """What is needed once the tables are written: they are empty."""
+        return replace(self, pairs=tables.PAIRS.empty_table(), dropped=tables.DROPPED.empty_table())
+
     def counts(self) -> dict[str, Any]:
         """What `--dry-run` prints: source_rows = pairs + Σ dropped_pairs."""
         return {
@@ -65,21 +70,23 @@ def make_plan(source: Source, part_images: int, part_bytes: int = PART_BYTES) ->
     Raises: SourceError, also when no row stands.
     """
     rows, texts = _canonical_rows(source)
-    judged = rows.with_columns(reason=_reason(source, texts))
-    with ThreadPoolExecutor(1) as pool:  # arrow and numpy need no GIL, which hashing holds
-        finding = pool.submit(_unique_images, judged.filter(pl.col("reason").is_null()))
-        judged = _with_duplicates(judged.with_columns(pair=_pair_numbers(rows, texts)))
-        images = finding.result()
+    give_back()
+    source_rows = rows.height
+    judged = _with_duplicates(rows.with_columns(reason=_reason(source, texts)))
+    del rows  # here and below: each column is held once
     kept = judged.filter(pl.col("reason").is_null())
     dropped = judged.filter(pl.col("reason").is_not_null())
+    del judged
     if kept.is_empty():
         counts = ", ".join(f"{count:,} {reason}" for reason, count in _counts(dropped["reason"]).items())
-        raise SourceError(f"none of the {rows.height:,} rows can be used: {counts}; correct the manifest or --source")
+        raise SourceError(f"none of the {source_rows:,} rows can be used: {counts}; correct the manifest or --source")
+    images = _unique_images(kept)
+    give_back()
     used = kept["prompt"].unique(maintain_order=True)
     prompt_ids = _hex(_digests(texts))
     bounds = cut(images, part_bytes, part_images)
     return Plan(
-        source_rows=rows.height,
+        source_rows=source_rows,
         pairs=_pairs_table(kept, prompt_ids, source),
         dropped=_dropped_table(dropped, source),
         prompts=dict(zip(prompt_ids.gather(used), texts.gather(used), strict=True)),
@@ -96,13 +103,15 @@ def stable_id(*values: object) -> str:
 
 def _digests(texts: pl.Series) -> bytes:
     """The 8 bytes of each text's `stable_id`, in a row. A tight loop: calling `stable_id` takes three times as long."""
-    empty, digests = blake2b(digest_size=8), []
+    empty, joined = blake2b(digest_size=8), bytearray()
     for start in range(0, texts.len(), HASHED_TOGETHER):
+        digests = []
         for text in texts.slice(start, HASHED_TOGETHER).cast(pl.Binary).to_list():
             hashed = empty.copy()
             hashed.update(text)
             digests.append(hashed.digest())
-    return b"".join(digests)
+        joined += b"".join(digests)
+    return bytes(joined)
 
 
 def _hex(digests: bytes) -> pl.Series:
@@ -127,26 +136,35 @@ def _counts(reasons: pl.Series) -> dict[str, int]:
 
 def _canonical_rows(source: Source) -> tuple[pl.DataFrame, pl.Series]:
     """Every row, files and prompts by number; the prompts, in order of appearance. Raises: SourceError."""
-    frames = [_row_frame(table, source.files) for table in source.key_rows() if table.num_rows]
+    with ahead(source.key_rows(), 1) as tables_read:  # arrow needs no GIL, which hashing holds
+        frames = [_row_frame(table, source.files) for table in tables_read if table.num_rows]
     if not frames:
         raise SourceError(f"no rows in {', '.join(source.files)}; correct --source or the manifest's files")
-    rows = pl.concat(frames, how="vertical_relaxed").rechunk()  # polars 2.1 mixes up columns cut at unlike places
-    encoded = rows["prompt"].to_arrow().dictionary_encode()
-    return rows.with_columns(prompt=pl.Series(encoded.indices).cast(pl.UInt32)), pl.Series(encoded.dictionary)
+    encoded = _joined(frames, "prompt").to_arrow().dictionary_encode()
+    columns = [_joined(frames, name) for name in frames[0].columns]
+    del frames
+    prompts, texts = pl.Series("prompt", encoded.indices).cast(pl.UInt32), pl.Series(encoded.dictionary)
+    del encoded
+    return pl.DataFrame([*columns, prompts]), texts
+
+
+def _joined(frames: list[pl.DataFrame], name: str) -> pl.Series:
+    """A column of all frames, in one piece, and out of them: no more than one is there twice at a time."""
+    pieces = [frame.drop_in_place(name).to_frame() for frame in frames]
+    return pl.concat(pieces, how="vertical_relaxed").rechunk()[name]
 
 
 def _row_frame(table: pa.Table, files: tuple[str, ...]) -> pl.DataFrame:
-    """Rows of one file, each column there, whatever the file has."""
+    """Rows of one file, with `pair`, the bits of the pair_id."""
     file = pl.lit(files.index(table["source_file"][0].as_py()), pl.UInt32)
     rows = pl.DataFrame(table.drop_columns(["source_file"]))
-    absent = [pl.lit(None, pl.String).alias(name) for name in OPTIONAL_TEXT if name not in rows.columns]
-    absent += [pl.lit(None, pl.Float64).alias(name) for name in NUMBERS if name not in rows.columns]
-    return rows.with_columns(absent, file=file, prompt=pl.col("prompt").fill_null(""))
+    rows = rows.with_columns(file=file, prompt=pl.col("prompt").fill_null(""))
+    return rows.with_columns(pair=_pair_numbers(rows)).drop("judgement_id", strict=False)
 
 
-def _pair_numbers(rows: pl.DataFrame, prompts: pl.Series) -> pl.Series:
+def _pair_numbers(rows: pl.DataFrame) -> pl.Series:
     """The bits of each row's pair_id."""
-    identity = [prompts.gather(rows["prompt"]), *(_as_text(rows[name]) for name in IDENTITY)]
+    identity = [rows["prompt"], *(_as_text(rows[name]) if name in rows.columns else pl.lit("") for name in IDENTITY)]
     texts = pl.select(pl.concat_str(identity, separator="\x1f")).to_series()
     return pl.Series(np.frombuffer(_digests(texts), np.uint64))
 
@@ -157,7 +175,7 @@ def _reason(source: Source, prompts: pl.Series) -> pl.Expr:
     manifest = source.manifest
     uids = [pl.col("image_0_uid"), pl.col("image_1_uid")]
     control = list(manifest.control_image_uids)
-    label = pl.col("label_0")
+    label = pl.col("label_0") if "label_0" in manifest.columns else pl.lit(None, pl.Float64)
     good_label = label.is_in(LABELS)
     if "label_1" in manifest.columns:
         good_label &= (label + pl.col("label_1")) == 1.0
@@ -191,8 +209,15 @@ def _with_names(rows: pl.DataFrame, source: Source) -> pl.DataFrame:
     )
 
 
+def _with_all(rows: pl.DataFrame, names: tuple[str, ...], of_type: Any) -> pl.DataFrame:
+    """The columns that the source lacks are there, and empty."""
+    return rows.with_columns(pl.lit(None, of_type).alias(name) for name in names if name not in rows.columns)
+
+
 def _pairs_table(kept: pl.DataFrame, prompt_ids: pl.Series, source: Source) -> pa.Table:
+    kept = _with_all(kept, ("label_0",), pl.Float64)
     preference = pl.when(pl.col("label_0") == 1.0).then(0).when(pl.col("label_0") == 0.0).then(1)
+    kept = _with_all(kept, OPTIONAL_TEXT, pl.String)
     frame = _with_names(kept, source).with_columns(
         preference=preference.cast(pl.Int8), split=pl.lit(source.split), prompt_id=prompt_ids.gather(kept["prompt"])
     )
@@ -200,6 +225,7 @@ def _pairs_table(kept: pl.DataFrame, prompt_ids: pl.Series, source: Source) -> p
 
 
 def _dropped_table(dropped: pl.DataFrame, source: Source) -> pa.Table:
+    dropped = _with_all(dropped, ("label_0", "label_1"), pl.Float64)
     place = pl.format("{} row group {} row {}", "source_file", "source_row_group", "source_row")
     labels = pl.format(
         ": label_0 {}, label_1 {}",
@@ -227,7 +253,7 @@ def _unique_images(rows: pl.DataFrame) -> pl.DataFrame:
     prompts = rows["prompt"].to_numpy()[_stable_order(images) // 2]
     ends = np.cumsum(np.bincount(images, minlength=len(order)))
     row, side = np.divmod(first[order], 2)
-    return rows[row].select(
+    return _with_all(rows, SIZES, pl.Float64)[row].select(
         "file",
         image_uid=pl.Series(uids.dictionary.take(pa.array(order))),
         size_bytes=pl.when(pl.Series(side == 0)).then("image_0_size_bytes").otherwise("image_1_size_bytes"),

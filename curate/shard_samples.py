@@ -14,6 +14,8 @@ from curate.spool import ImageFacts
 from schemas import shards
 
 SIDES = (shards.PREFERRED, shards.REJECTED)
+PAIRS_JOINED_TOGETHER = 8_192
+"""The database joins and sorts so many pairs at once, whatever their number: that bounds what it holds."""
 ROWS_READ_TOGETHER = 1024
 MEASURED = "size_bytes"
 Row = dict[str, Any]
@@ -28,9 +30,10 @@ class SelectedPairs:
     def __init__(self, connection: duckdb.DuckDBPyConnection, run: Run, name: str, seed: int | None) -> None:
         self.scorers: list[str] = run.summary()["scorers"]
         self.dataset: str = run.settings()["settings"]["manifest"]["name"]
-        self._connection, self._seed = connection, seed
+        self._connection = connection
         connection.execute("set enable_progress_bar = false")  # it would be drawn on stdout, into the report
         create_parquet_view(connection, "ranking", (run.rankings / f"{name}.parquet").resolve())
+        connection.execute(f"create temp table shard_order as {query_text('shard_order')}", {"seed": seed}).fetchall()
         columns = connection.execute("select * from images limit 0").description
         self.measured = MEASURED in {column[0] for column in columns}
 
@@ -40,13 +43,18 @@ class SelectedPairs:
         if not self.measured:  # a run made before images were measured
             for side in SIDES:
                 query = query.replace(f"{side}.size_bytes as", "null::bigint as")
-        found = self._connection.sql(query, params={"seed": self._seed})
-        for batch in found.to_arrow_reader(ROWS_READ_TOGETHER):
-            yield from batch.to_pylist()
+        for first in range(0, self.count(), PAIRS_JOINED_TOGETHER):
+            places = {"first": first, "end": first + PAIRS_JOINED_TOGETHER}
+            for batch in self._connection.sql(query, params=places).to_arrow_reader(ROWS_READ_TOGETHER):
+                yield from batch.to_pylist()
+
+    def close(self) -> None:
+        """Nothing more is read: the database gives back its memory."""
+        self._connection.close()
 
     def count(self) -> int:
         """How many there are."""
-        return int(self._connection.execute("select count(*) from ranking where selected").fetchall()[0][0])
+        return int(self._connection.execute("select count(*) from shard_order").fetchall()[0][0])
 
     def formats(self) -> set[str]:
         """What their images are encoded in."""

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from curate.memory import give_back
 from curate.pipeline import EmbedOptions, compute_parts
 from curate.plan import Part
 from curate.run import RunFiles, part_rows, sound_parts, write_part
@@ -79,7 +80,7 @@ class EmbedWork:
                         schema = tables.with_embeddings(tables.PROMPTS, scoring.dimensions, pa.float32())
                         write_part(self.run, name, {"prompts": (table, schema)})
             report(PromptsDone(name, len(chunk)))
-        return _embedded(self.run, [name for name, _ in chunks], scoring)
+        return _embedded(self.run, [name for name, _ in chunks], len(self.prompts), scoring)
 
 
 def prompt_parts(prompts: dict[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -98,11 +99,17 @@ def _prompt_table(chunk: list[tuple[str, str]], scoring: Scoring) -> pa.Table:
     return pa.table(columns | embedding_columns({t: torch.cat(v) for t, v in embeddings.items()}, pa.float32()))
 
 
-def _embedded(run: RunFiles, names: list[str], scoring: Scoring) -> EmbeddedPrompts:
-    table = pa.concat_tables([run.folder.read_table(f"prompts/{name}.parquet") for name in names])
-    embeddings = {
-        tower: embedding_matrix(table[tables.embedding_column(tower)], dimension)
-        for tower, dimension in scoring.dimensions.items()
-    }
-    rows = {prompt_id: row for row, prompt_id in enumerate(table["prompt_id"].to_pylist())}
-    return EmbeddedPrompts(rows, table["prompt"].to_pylist(), embeddings)
+def _embedded(run: RunFiles, names: list[str], count: int, scoring: Scoring) -> EmbeddedPrompts:
+    """Read part by part into their places, so that no embedding is held twice."""
+    embeddings = {tower: torch.empty(count, dimension) for tower, dimension in scoring.dimensions.items()}
+    rows: dict[str, int] = {}
+    texts: list[str] = []
+    for name in names:
+        table, start = run.folder.read_table(f"prompts/{name}.parquet"), len(texts)
+        texts += table["prompt"].to_pylist()
+        rows |= {prompt_id: row for row, prompt_id in enumerate(table["prompt_id"].to_pylist(), start)}
+        for tower, matrix in embeddings.items():
+            column = table[tables.embedding_column(tower)]
+            matrix[start : len(texts)] = embedding_matrix(column, matrix.shape[1])
+    give_back()
+    return EmbeddedPrompts(rows, texts, embeddings)

@@ -28,7 +28,7 @@ LEVELS = [
     {"tables"},
     {"model_set", "plugins", "manifest", "decoders", "encoding", "images", "storage"},
     {"progress", "charts", "prompt_map"},
-    {"ahead", "tally", "shard_order", "tar_layout"},
+    {"ahead", "memory", "tally", "shard_order", "tar_layout"},
     {"bootstrap", "bradley_terry", "errors", "lines", "compare_lines"},
 ]
 

@@ -1,7 +1,7 @@
 -- Purpose: everything that a shard's sample says of a selected pair, and where its two images lie.
--- Grain:   one selected pair of a ranking, best first, or shuffled.
--- Inputs:  ranking, pairs, prompts, images.
--- Parameters: $seed, of the shuffle; null leaves the order by rank.
+-- Grain:   one selected pair of a ranking, of those at some places of the shards' order.
+-- Inputs:  shard_order, ranking, pairs, prompts, images.
+-- Parameters: $first, $end: the first of these places, and the one after the last.
 -- The lines between `each side|scorer` and `end` are repeated for both sides, and for every scorer of the run.
 select
     ranking.pair_id,
@@ -30,13 +30,11 @@ select
     ranking.{scorer}_preferred,
     ranking.{scorer}_rejected,
     -- end
-from ranking
+from shard_order
+inner join ranking using (pair_id)
 inner join pairs using (pair_id)
 inner join prompts on ranking.prompt_id = prompts.prompt_id
 inner join images as preferred on ranking.preferred_uid = preferred.image_uid
 inner join images as rejected on ranking.rejected_uid = rejected.image_uid
-where ranking.selected
-order by
-    -- md5: the same in every version of the database, which its own hash() is not
-    case when $seed::bigint is null then '' else md5($seed::bigint::varchar || ':' || ranking.pair_id) end,
-    ranking.rank
+where shard_order.place >= $first and shard_order.place < $end
+order by shard_order.place

@@ -11,6 +11,7 @@ from curate.engines.local import in_threads
 from curate.engines.serial import Serial
 from curate.errors import RunError, SourceError, UsageError
 from curate.live import live, read_progress, ticking, write_progress
+from curate.memory import give_back
 from curate.parts import part_name
 from curate.pipeline import EmbedOptions
 from curate.plan import Plan, make_plan
@@ -46,6 +47,8 @@ def embed(
     with run.locked(shared=part_range is not None):
         settings = source_settings(source, options)
         _begin(run, source, plan, settings)
+        planned, plan = _planned(plan, source), plan.without_tables()
+        give_back()
         sound = sound_parts(run, [part_name(index) for index in mine], hashed=not run.folder.remote)
         todo = [index for index in mine if part_name(index) not in sound]
         work = EmbedWork(run.absolute(), source, scorers, plan.prompts, options, settings, anew=bool(todo))
@@ -61,7 +64,7 @@ def embed(
                     lines.close()
                     write_progress(run.folder, "stopped", shown, tally, error=str(error) or type(error).__name__)
                 raise
-        return _end(run, plan, source, scorers, _computed(run, tally, shown, len(todo)))
+        return _end(run, plan, planned, scorers, _computed(run, tally, shown, len(todo)))
 
 
 def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
@@ -140,14 +143,16 @@ class _Shown:
         self.add(done)
 
 
-def _end(run: RunFiles, plan: Plan, source: Source, scorers: Scorers, computed: dict[str, Any]) -> dict[str, Any]:
+def _end(
+    run: RunFiles, plan: Plan, planned: dict[str, Any], scorers: Scorers, computed: dict[str, Any]
+) -> dict[str, Any]:
     """The counts of the whole run, and it is finished; or, beside other processes, what is left to do."""
     rows = rows_of_parts(run, map(part_name, range(len(plan.parts))))
     left = [name for name, counted in rows.items() if counted is None]
     parts = {"parts": len(plan.parts), "parts_computed": computed.pop("parts"), "parts_left": len(left)}
     if left:
         return parts | {"first_left": left[0]}
-    summary = _summary(run, plan, source, scorers, [counted for counted in rows.values() if counted]) | parts
+    summary = _summary(run, plan, planned, scorers, [counted for counted in rows.values() if counted]) | parts
     summary["computed"] = computed
     run.mark_finished(summary)
     return summary
@@ -192,15 +197,9 @@ def _computed(run: RunFiles, tally: Tally, settings: dict[str, Any], parts: int)
     return {"images": tally.done_images, "parts": parts} | {name: numbers[name] for name in kept} | settings
 
 
-def _summary(
-    run: RunFiles, plan: Plan, source: Source, scorers: Scorers, counted: list[dict[str, int]]
-) -> dict[str, Any]:
-    """The counts must add up: rows = pairs + Σ dropped, images = scored + Σ dropped."""
-    dropped_pairs = Counter(plan.dropped["reason"].to_pylist())
-    dropped_images = _dropped_images(run, map(part_name, range(len(plan.parts))))
-    scored = sum(rows["images"] for rows in counted)
-    if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
-        raise SourceError(f"the counts of {run.folder} do not add up; delete it and run `curate embed` again")
+def _planned(plan: Plan, source: Source) -> dict[str, Any]:
+    """What the summary says of the plan: rows = pairs + Σ dropped."""
+    counts = plan.counts()
     return {
         "dataset": source.manifest.name,
         "split": source.split,
@@ -208,9 +207,21 @@ def _summary(
         "pairs": plan.pairs.num_rows,
         "ties": plan.pairs["preference"].null_count if source.manifest.judged else 0,
         "judged": source.manifest.judged,
-        "dropped_pairs": dict(sorted(dropped_pairs.items())),
+        "dropped_pairs": counts["dropped_pairs"],
         "prompts": len(plan.prompts),
         "images": plan.image_count,
+    }
+
+
+def _summary(
+    run: RunFiles, plan: Plan, planned: dict[str, Any], scorers: Scorers, counted: list[dict[str, int]]
+) -> dict[str, Any]:
+    """The counts must add up: images = scored + Σ dropped."""
+    dropped_images = _dropped_images(run, map(part_name, range(len(plan.parts))))
+    scored = sum(rows["images"] for rows in counted)
+    if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
+        raise SourceError(f"the counts of {run.folder} do not add up; delete it and run `curate embed` again")
+    return planned | {
         "scored_images": scored,
         "dropped_images": dict(sorted(dropped_images.items())),
         "scored_prompt_images": sum(rows["scores"] for rows in counted),

@@ -62,6 +62,7 @@ def export_shards(run: Run, name: str, options: ExportOptions) -> dict[str, Any]
         extension = common_extension(formats)
         with _tidied(staged):
             plan = _begun(pairs, folder, staged, options, extension, spool)
+            pairs.close()
             with progress("images", len(plan.places)) as advance:
                 fill_shards(plan, staged, spool or source, options.workers, advance)
             _finish(plan, folder, staged, options.workers)

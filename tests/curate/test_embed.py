@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import pytest
 from PIL import Image
 
 from curate import decoders, pipeline, worker
+from curate.engines.serial import Serial
 from curate.errors import RunError, UsageError
 from curate.images import decode
 from curate.manifest import load_manifest
 from curate.model_set import load_model_set
 from curate.pipeline import EmbedOptions
+from curate.plan import Plan, make_plan
 from curate.run import Run, RunFiles
 from curate.scoring import Scoring, load_scoring
 from curate.source import open_source
@@ -160,6 +163,38 @@ def test_a_damaged_part_is_named_and_computed_again(
     assert [line for line in capsys.readouterr().err.splitlines() if " is damaged" in line] == [named]
     for name, found in tables_of(root).items():
         assert found.equals(before[name]), name
+
+
+def test_prompts_of_many_parts_are_read_into_their_places(
+    tmp_path: Path, source_file: Path, scoring: Scoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_files(tmp_path / "one", source_file, scoring)
+    monkeypatch.setattr(worker, "PROMPTS_PER_PART", 2)
+    embed_files(tmp_path / "many", source_file, scoring)
+    assert len(list((tmp_path / "many" / "prompts").iterdir())) == 3
+    one, many = tables_of(tmp_path / "one"), tables_of(tmp_path / "many")
+    assert all(one[name].equals(many[name]) for name in one)
+
+
+def test_the_plans_tables_are_let_go_once_they_are_written(
+    tmp_path: Path, source_file: Path, scoring: Scoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Plan]] = []
+
+    def noted(*arguments: Any) -> Plan:
+        plan = make_plan(*arguments)
+        made.append(weakref.ref(plan))
+        return plan
+
+    class Looking(Serial):
+        def run(self, *arguments: Any) -> None:
+            assert made[0]() is None
+            super().run(*arguments)
+
+    monkeypatch.setattr(stage, "make_plan", noted)
+    opened = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
+    summary = embed(Run(tmp_path), opened, scoring, OPTIONS, Looking("cpu"))
+    assert summary["pairs"] == pq.read_metadata(tmp_path / "pairs.parquet").num_rows == 20
 
 
 def test_damaged_prompts_are_named_and_embedded_again(

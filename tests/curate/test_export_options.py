@@ -109,6 +109,15 @@ def test_shuffled_by_seed(export: Callable[..., Path]) -> None:
     assert len({tuple(found) for found in (ranked, one, two)}) == 3
 
 
+@pytest.mark.parametrize("order", [(), ("--order", "shuffle", "--seed", 7)])
+def test_how_many_pairs_are_joined_together_changes_no_byte(
+    export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, order: tuple[Any, ...]
+) -> None:
+    at_once = hashes(export(*order))
+    monkeypatch.setattr("curate.shard_samples.PAIRS_JOINED_TOGETHER", 3)
+    assert hashes(export(*order)) == at_once
+
+
 def test_the_index_says_order_and_counts(export: Callable[..., Path]) -> None:
     index = index_of(export("--order", "shuffle", "--seed", 5))
     assert index["order"] == {"by": "shuffle", "seed": 5}

@@ -274,6 +274,7 @@ OF_THE_REPORT = (
 )
 ELSEWHERE = {
     "margins": "test_calibration.py",
+    "shard_order": "test_export_shards.py",
     "shard_samples": "test_export_shards.py",
     "shard_formats": "test_export_shards.py",
     "verified_samples": "test_verify.py",
