@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.engines import Engine
@@ -203,4 +204,19 @@ def _summary(run: Run, plan: Plan, source: Source, scorers: Scorers, counted: li
         "dropped_images": dict(sorted(dropped_images.items())),
         "scored_prompt_images": sum(rows["scores"] for rows in counted),
         "scorers": scorers.names,
+        "not_finite": _not_finite(run, len(plan.parts), scorers.names),
     }
+
+
+def _not_finite(run: Run, parts: int, scorers: list[str]) -> dict[str, int]:
+    """Of each scorer that gave any, how many scores are no finite number: ranking and comparing take them as missing.
+
+    Towers are held to finite numbers; a scorer's own arithmetic, or a plug-in's, may still lose them.
+    """
+    counts: Counter[str] = Counter()
+    for index in range(parts):
+        path = run.table("scores") / f"{part_name(index)}.parquet"
+        table = pq.read_table(path, columns=[tables.score_column(name) for name in scorers])
+        for name, column in zip(scorers, table.itercolumns(), strict=True):
+            counts[name] += len(column) - (pc.sum(pc.is_finite(column)).as_py() or 0)
+    return {name: count for name, count in counts.items() if count}
