@@ -8,6 +8,7 @@ cpu_seconds is what counts where other work shares the cores.
 """
 
 import argparse
+import hashlib
 import io
 import itertools
 import json
@@ -41,6 +42,11 @@ def picture_bytes(random: np.random.Generator, px: int) -> bytes:
     buffer = io.BytesIO()
     coarse.resize((px, px), Image.Resampling.BICUBIC).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def sha256(path: Path) -> str:
+    """Of a whole file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_pictures(folder: Path, models: int, prompts: int, images: int, px: int) -> list[dict[str, Any]]:
@@ -107,7 +113,7 @@ def _write_part(
     places = [first[uid] for uid in uids]
     models = np.array([int(uid.split("/")[1]) for uid in uids])
     columns: dict[str, Any] = {
-        "image_uid": uids, "sha256": uids, "size_bytes": [0] * len(uids),
+        "image_uid": uids, "sha256": [sha256(folder / uid) for uid in uids], "size_bytes": [0] * len(uids),
         "width": [64] * len(uids), "height": [64] * len(uids),
         "format": ["PNG"] * len(uids), "source_file": [str(folder / "pairs.parquet")] * len(uids),
         "source_row_group": [place // 4096 for place, _ in places],

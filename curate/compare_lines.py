@@ -40,7 +40,7 @@ def many_model_lines(report: dict[str, Any]) -> list[str]:
     verdicts = {(v["scorer"], v["model"]): v for v in report["verdicts"] if v["against"] == against}
     for scorer in dict.fromkeys(item["scorer"] for item in report["standings"]):
         lines.append(
-            f"{scorer:<{width}}{'mean':>9}{'median':>9}  {'strength':>22}{'win rate':>9}  {'95 % interval':>15}"
+            f"{scorer:<{width}}{'mean':>11}{'median':>11}  {'strength':>22}{'win rate':>9}  {'95 % interval':>15}"
             f"  {'win/tie/lose':>14}  {'sign test':>10}"
         )
         for item in (item for item in report["standings"] if item["scorer"] == scorer):
@@ -51,7 +51,7 @@ def many_model_lines(report: dict[str, Any]) -> list[str]:
             rest = f"{_rate(verdict)}  {_p(verdict)}" if verdict else ""
             name = f"  {item['model']}"
             lines.append(
-                f"{name:<{width}}{item['mean']:>9.4g}{item['median']:>9.4g}  {strength:>22}{rest}{_mark(item)}"
+                f"{name:<{width}}{item['mean']:>11.4g}{item['median']:>11.4g}  {strength:>22}{rest}{_mark(item)}"
             )
     return lines
 

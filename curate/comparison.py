@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 from curate.bootstrap import Floats, Resamples, by_prompt, interval, ratio_intervals
 from curate.bradley_terry import comparable, strengths
@@ -182,7 +182,7 @@ def _verdict(
 
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided exact binomial p-value against a half; 1 where there is nothing to test."""
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))  # both tails are alike at a half
 
 
 def standings(pictures: Pictures, scorer: str, draws: Resamples, chosen_by: dict[str, list[str]]) -> list[Standing]:

@@ -19,6 +19,10 @@ def embed_lines(summary: dict[str, Any]) -> list[str]:
         f"images  {sum_line(summary['images'], summary['scored_images'], 'scored', summary['dropped_images'])}",
         f"scores  {summary['scored_prompt_images']:,} (prompt, image) by {', '.join(summary['scorers'])}; "
         f"{summary['prompts']:,} prompts",
+        *(
+            f"note: {count:,} scores of {scorer} are not finite; ranking and comparing take them as missing"
+            for scorer, count in summary.get("not_finite", {}).items()
+        ),
     ]
 
 

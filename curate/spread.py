@@ -70,7 +70,7 @@ def _diversity(pictures: Pictures, unit: NDArray[np.float32]) -> tuple[Floats, F
     member = csr_array((np.ones(len(group), np.float32), np.arange(len(group)), np.append(starts, len(group))))
     sums = member @ unit  # a tenth of the time of np.add.reduceat
     with np.errstate(invalid="ignore", divide="ignore"):
-        apart = 1 - (np.square(sums).sum(axis=1, dtype=np.float64) - sizes) / (sizes * (sizes - 1))
+        apart = np.maximum(0, 1 - (np.square(sums).sum(axis=1, dtype=np.float64) - sizes) / (sizes * (sizes - 1)))
     known = (sizes > 1) & np.isfinite(apart)
     distance, several = np.zeros(shape[0] * shape[1]), np.zeros(shape[0] * shape[1])
     distance[group[starts][known]], several[group[starts][known]] = apart[known], 1.0
@@ -82,7 +82,7 @@ def _distance(pictures: Pictures, unit: NDArray[np.float32], reference: int) -> 
     one, two = pictures.model[pictures.one], pictures.model[pictures.two]
     own = np.flatnonzero((one == reference) | (two == reference))
     first, second = pictures.one[own], pictures.two[own]
-    distance = 1 - np.einsum("ij,ij->i", unit[first], unit[second]).astype(np.float64)
+    distance = np.maximum(0, 1 - np.einsum("ij,ij->i", unit[first], unit[second]).astype(np.float64))  # rounding
     known = np.isfinite(distance)
     model = np.where(one[own] == reference, two[own], one[own])[known]
     prompt, shape = pictures.prompt[first][known], (len(pictures.prompts), len(pictures.models))

@@ -7,11 +7,14 @@
 import hashlib
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.drawing import Drawing, Drawn
+import torch
+
+from train.drawing import Drawing, drawn
 from train.errors import RunDirectoryError
 from train.export import read_trained
 from train.files import whole_folder, write_json
@@ -19,6 +22,9 @@ from train.models import locate
 
 SETTINGS, PART, IMAGES = "sampling.json", "part.json", "images"
 Key = tuple[str, int]  # of a drawing: prompt and seed
+# Half the time of Pillow's own 6 or less; pictures with grain are no larger, the demo's 17 %, very smooth ones 39 %.
+COMPRESS_LEVEL = 1
+ENCODERS = 4  # pictures of a batch that become PNGs at once
 WEIGHTS = (".safetensors", ".bin", ".json")
 
 
@@ -71,15 +77,15 @@ class Parts:
             return {}
         return found
 
-    def write(self, chunk: list[Drawing], pictures: list[Drawn]) -> None:
-        """One batch, whole or not at all. Raises: StorageError."""
-        with whole_folder(self.folder / f"{chunk[0].seed:019d}") as folder:
+    def write(self, chunk: list[Drawing], pixels: torch.Tensor) -> None:
+        """One batch, whole or not at all; pixels: as `paint` gives them. Raises: StorageError."""
+        with whole_folder(self.folder / f"{chunk[0].seed:019d}") as folder, ThreadPoolExecutor(ENCODERS) as pool:
             rows = []
-            for number, (drawing, drawn) in enumerate(zip(chunk, pictures, strict=True)):
-                data, file = _png(drawn), f"{number:03d}.png"
+            for number, (drawing, (data, fault)) in enumerate(zip(chunk, pool.map(_png, pixels), strict=True)):
+                file = f"{number:03d}.png"
                 (folder / file).write_bytes(data)
                 row = {"prompt": drawing.prompt.text, "seed": drawing.seed, "uid": self._uid(drawing, data)}
-                rows.append(row | {"file": file, "bytes": len(data), "fault": drawn.fault})
+                rows.append(row | {"file": file, "bytes": len(data), "fault": fault})
             (folder / PART).write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
 
     def _uid(self, drawing: Drawing, data: bytes) -> str:
@@ -88,10 +94,11 @@ class Parts:
         return hashlib.sha256(named + data).hexdigest()[:32]
 
 
-def _png(drawn: Drawn) -> bytes:
-    buffer = io.BytesIO()
-    drawn.image.save(buffer, "PNG")
-    return buffer.getvalue()
+def _png(pixels: torch.Tensor) -> tuple[bytes, str | None]:
+    """A picture's bytes, and its fault."""
+    buffer, picture = io.BytesIO(), drawn(pixels)
+    picture.image.save(buffer, "PNG", compress_level=COMPRESS_LEVEL)
+    return buffer.getvalue(), picture.fault
 
 
 def earlier_weights(output: Path, settings: dict[str, Any], weights: dict[str, str]) -> dict[str, str]:

@@ -48,13 +48,34 @@ class Guard:
             )
 
 
+def memory_full(error: Exception) -> bool:
+    """Whether it says that an allocation was refused, by the CPU or an accelerator."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in FULL)
+
+
+@contextmanager
+def enough_memory_to_draw(model: str, batch_images: int) -> Iterator[None]:
+    """The same for pictures. Raises: MemoryFullError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not memory_full(error):
+            raise
+        change = "free some, or take a smaller model"
+        if batch_images > 1:
+            change = f"lower --batch from {batch_images}, which changes pictures by rounding at most, or free some"
+        raise MemoryFullError(
+            f"There is not enough memory to draw with {model}: {change}; run again, and it goes on."
+        ) from error
+
+
 @contextmanager
 def enough_memory(recipe: Recipe) -> Iterator[None]:
     """Turn a refused allocation into what to change. Raises: MemoryFullError."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in FULL):
+    except (MemoryError, RuntimeError) as error:
+        if not memory_full(error):
             raise
         raise MemoryFullError(
             f"There is not enough memory for this recipe: {'; or '.join(_savings(recipe))}."

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from train.errors import ModelError, SettingsError
 from train.export import read_trained
 from train.files import whole_file
 from train.grid import Tile, save_grid
+from train.guard import enough_memory_to_draw
 from train.models import BUNDLED, pipeline_index
 from train.prompts import Prompt
 
@@ -112,13 +114,19 @@ def _draw(sampling: Sampling, parts: Parts, weights: dict[str, str]) -> Iterator
     missing = [one for one in todo if one.key not in there]
     done = len(todo) - len(missing)
     if missing:
-        painter = open_painter(parts.model.source, sampling.manner.scheduler)
+        memory = partial(enough_memory_to_draw, parts.model.name, sampling.batch_images)
+        with memory():
+            painter = open_painter(parts.model.source, sampling.manner.scheduler)
         record(parts.output, sampling.settings, weights)  # only now: a scheduler that does not fit leaves nothing
-        with ThreadPoolExecutor(1) as disk:
+        with ThreadPoolExecutor(
+            1
+        ) as disk:  # one: parts stand in order, so a run that was killed cuts as one that was not
             writing: deque[tuple[Future[None], int]] = deque()
             for start in range(0, len(missing), sampling.batch_images):
                 chunk = missing[start : start + sampling.batch_images]
-                writing.append((disk.submit(parts.write, chunk, paint(painter, chunk, sampling.manner)), len(chunk)))
+                with memory():
+                    pixels = paint(painter, chunk, sampling.manner)
+                writing.append((disk.submit(parts.write, chunk, pixels), len(chunk)))
                 while len(writing) > WRITTEN_BEHIND or (writing and writing[0][0].done()):
                     done += _finished(*writing.popleft())
                     yield done

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from train.batches import BatchPlan
 from train.config import Recipe
-from train.drawing import Drawing, Manner, drawings, paint
+from train.drawing import Drawing, Manner, drawings, drawn, paint
 from train.export import open_pipeline
 from train.grid import Tile, save_grid
 from train.loss import implicit_accuracy, pair_loss
@@ -61,4 +61,4 @@ def sample_grid(
 
 
 def _drawn(painter: Any, todo: list[Drawing], manner: Manner) -> list[Any]:
-    return [picture for one in todo for picture, _ in paint(painter, [one], manner)]
+    return [drawn(paint(painter, [one], manner)[0]).image for one in todo]

@@ -128,11 +128,16 @@ def _size(
 def _read(
     run: Run, connection: duckdb.DuckDBPyConnection, pictures: Pictures, chosen: list[int], side_px: int
 ) -> Iterator[tuple[int, bytes | Rejected]]:
-    """Thumbnails in the order in which they lie in the source, so that no row group is read twice."""
-    number = {pictures.uids[one]: one for one in chosen}
-    places = picture_places(connection, list(number))
-    for uid, small in thumbnails(run, connection, sorted(number, key=lambda uid: places[uid]), side_px):
-        yield number[uid], small
+    """Thumbnails in the order in which they lie in the source, so that no row group is read twice.
+
+    An image that occurs under two prompts, or by two models, is read once and is the picture of each.
+    """
+    numbers: dict[str, list[int]] = {}
+    for one in chosen:
+        numbers.setdefault(pictures.uids[one], []).append(one)
+    places = picture_places(connection, list(numbers))
+    for uid, small in thumbnails(run, connection, sorted(numbers, key=lambda uid: places[uid]), side_px):
+        yield from ((one, small) for one in numbers[uid])
 
 
 def page_data(pictures: Pictures, gallery: Gallery, stored: dict[int, int]) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+
+import pyarrow.compute as pc
 
 from curate.engines import Engine
 from curate.engines.local import in_threads
@@ -217,7 +219,8 @@ def _summary(
     run: RunFiles, plan: Plan, planned: dict[str, Any], scorers: Scorers, counted: list[dict[str, int]]
 ) -> dict[str, Any]:
     """The counts must add up: images = scored + Σ dropped."""
-    dropped_images = _dropped_images(run, map(part_name, range(len(plan.parts))))
+    names = [part_name(index) for index in range(len(plan.parts))]
+    dropped_images = _dropped_images(run, names)
     scored = sum(rows["images"] for rows in counted)
     if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
         raise SourceError(f"the counts of {run.folder} do not add up; delete it and run `curate embed` again")
@@ -226,16 +229,38 @@ def _summary(
         "dropped_images": dict(sorted(dropped_images.items())),
         "scored_prompt_images": sum(rows["scores"] for rows in counted),
         "scorers": scorers.names,
+        "not_finite": _not_finite(run, names, scorers.names),
     }
 
 
-def _dropped_images(run: RunFiles, names: Iterable[str]) -> Counter[str]:
+def _dropped_images(run: RunFiles, names: list[str]) -> Counter[str]:
     """Images of these parts that were set aside, by reason."""
 
     def reasons(name: str) -> list[str]:
         return run.folder.read_table(f"dropped/{name}.parquet", ["reason"])["reason"].to_pylist()
 
     counts: Counter[str] = Counter()
-    for found in in_threads(reasons, names, READING_THREADS if run.folder.remote else 1):
+    for found in in_threads(reasons, names, _reading_threads(run)):
         counts.update(found)
     return counts
+
+
+def _not_finite(run: RunFiles, names: list[str], scorers: list[str]) -> dict[str, int]:
+    """Of each scorer that gave any, how many scores are no finite number: ranking and comparing take them as missing.
+
+    Towers are held to finite numbers; a scorer's own arithmetic, or a plug-in's, may still lose them.
+    """
+    columns = [tables.score_column(name) for name in scorers]
+
+    def bad(name: str) -> list[int]:
+        table = run.folder.read_table(f"scores/{name}.parquet", columns)
+        return [len(column) - (pc.sum(pc.is_finite(column)).as_py() or 0) for column in table.itercolumns()]
+
+    counts: Counter[str] = Counter()
+    for found in in_threads(bad, names, _reading_threads(run)):
+        counts.update(dict(zip(scorers, found, strict=True)))
+    return {name: count for name, count in counts.items() if count}
+
+
+def _reading_threads(run: RunFiles) -> int:
+    return READING_THREADS if run.folder.remote else 1

@@ -75,6 +75,15 @@ def test_pairs_judged_by_many_count_once(curate: Curate, tmp_path: Path) -> None
     assert json.loads(curate("compare", "--run", run, "--json").out)["pairs"] == 1
 
 
+def test_an_image_under_two_prompts_is_shown_under_both(curate: Curate, tmp_path: Path) -> None:
+    rows = [pair_row(0, caption="one"), pair_row(0, caption="two", ranking_id=1)]
+    run = embedded(curate, tmp_path, rows)
+    report = json.loads(curate("compare", "--run", run, "--json").out)
+    assert (report["prompts"], report["pictures"], report["pictures_wanted"]) == (2, 4, 4)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (run / "compare.html").read_text())[1])  # type: ignore[index]
+    assert all(cell[0] >= 0 for prompt in data["prompts"] for row in prompt["rows"] for cell in row)
+
+
 def test_mixed_sides_are_oriented_by_model(curate: Curate, tmp_path: Path) -> None:
     rows = [pair_row(0), pair_row(2, model_0="beta", model_1="alpha")]
     run = embedded(curate, tmp_path, rows)

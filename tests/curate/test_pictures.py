@@ -10,9 +10,11 @@ from PIL import Image
 
 from curate.database import connect_views
 from curate.images import Rejected
-from curate.pictures import data_uri, thumbnail, thumbnails
+from curate.pictures import data_uri, originals, thumbnail, thumbnails
 from curate.run import Run
 from tests.curate.builders import picture_bytes
+
+UIDS = ["image-1", "image-2"]
 
 
 def picture(side: tuple[int, int]) -> Image.Image:
@@ -51,6 +53,20 @@ def test_a_file_that_is_gone_costs_its_own_pictures_only(ranked_run: Path, tmp_p
     lost = found["image-2"]
     assert isinstance(lost, Rejected)
     assert lost.detail.startswith(f"{tmp_path}/gone.parquet is not there")
+
+
+def test_a_source_replaced_since_shows_no_picture_beside_scores_of_another(ranked_run: Path) -> None:
+    run = Run(ranked_run)
+    connection = connect_views(run)
+    connection.execute(
+        "create or replace view images as select * replace "
+        "(case when image_uid = 'image-2' then repeat('0', 64) else sha256 end as sha256) "
+        f"from read_parquet('{run.root}/images/*.parquet')"
+    )
+    words = "the source has other bytes here than those that were scored; put the file back, or embed it again"
+    for found in (dict(thumbnails(run, connection, UIDS)), originals(run, connection, UIDS)):
+        assert found["image-2"] == Rejected("image_missing", words)
+        assert isinstance(found["image-1"], bytes)
 
 
 @pytest.mark.parametrize(("size", "expected"), [((64, 48), (64, 48)), ((512, 256), (256, 128)), ((200, 10), (200, 10))])

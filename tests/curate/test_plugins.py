@@ -1,6 +1,7 @@
 """Scorers of other packages: the example of docs/scorers.md as a user installs it, and what can be wrong with one."""
 
 import importlib
+import json
 import re
 import sys
 import tomllib
@@ -50,6 +51,10 @@ class Secretive:
     identity = {"model": object()}
     def __call__(self, matched):
         return []
+
+class Doubtful:
+    def __call__(self, matched):
+        return [float("nan") if text.endswith("1") else float(row) for row, text in enumerate(matched.texts)]
 
 class Silent:
     pass
@@ -125,6 +130,29 @@ def test_the_documented_example_runs(
     done = curate("embed", *options, "--scorers", "colour", "--device", "cpu", "--run", tmp_path / "run")
     assert done.code == 1
     assert "models.scorers.colour.options.side_px was 32, now 16; use another --run" in done.err
+
+
+def test_scores_that_are_not_finite_are_named_and_taken_as_missing(
+    tmp_path: Path, source_file: Path, install: Install, curate: Callable[..., Outcome]
+) -> None:
+    """Of the source, prompt 1 has four pairs of five pictures."""
+    install(SCORERS, {"doubtful": "my_scorers:Doubtful"})
+    options = ["--manifest", "pickapic_v2", "--source", source_file, "--models", scorer_set(tmp_path, head="doubtful")]
+    run = tmp_path / "run"
+    for given in ([], ["--json"]):  # the same of a run that is there
+        done = curate("embed", *options, "--scorers", "mine", "--device", "cpu", "--run", run, *given)
+        assert done.code == 0, done.err
+        if given:
+            assert json.loads(done.out)["not_finite"] == {"mine": 5}
+        else:
+            assert "note: 5 scores of mine are not finite; ranking and comparing take them as missing\n" in done.out
+    done = curate("rank", "--run", run, "--psi", "mine", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["dropped_pairs"]["score_missing"] == 4
+    done = curate("compare", "--run", run)
+    assert done.code == 0, done.err
+    assert "have no finite mine score; mine leaves them out" in done.out
+    assert "nan" not in done.out
 
 
 def colourfulness(data: bytes, side_px: int) -> float:

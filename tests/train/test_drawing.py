@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-from train.drawing import SCHEDULERS, Drawing, Manner, drawings, open_painter, paint
+from train.drawing import SCHEDULERS, Drawing, Manner, SlicedDecode, drawings, drawn, open_painter, paint
 from train.errors import SettingsError
 from train.prompts import Prompt
 
@@ -31,7 +31,7 @@ def test_seeds_fit_a_signed_column_and_depend_on_the_prompt_not_its_place() -> N
 def test_the_pictures_are_those_of_diffusers_itself(sd: Path) -> None:
     """Byte for byte what the pipeline gives for this noise, the latents decoded in slices or not."""
     chunk = drawings(PROMPTS, 1, 0)
-    ours = paint(open_painter(str(sd), None), chunk, Manner(2, 3.0))
+    ours = map(drawn, paint(open_painter(str(sd), None), chunk, Manner(2, 3.0)))
     bare = StableDiffusionPipeline.from_pretrained(sd)
     bare.set_progress_bar_config(disable=True)
     shape = (4, 16, 16)
@@ -47,12 +47,44 @@ def test_the_pictures_are_those_of_diffusers_itself(sd: Path) -> None:
         assert np.abs(np.asarray(one.image).astype(int) - np.asarray(other).astype(int)).max() <= 1
 
 
+def test_latents_are_decoded_in_slices_and_a_slice_too_large_is_halved_for_good() -> None:
+    sizes: list[int] = []
+
+    def decode(z: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        sizes.append(len(z))
+        if len(z) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return (z * 2,)
+
+    latents = torch.arange(11.0).reshape(11, 1, 1, 1)
+    sliced = SlicedDecode(decode, 8)
+    torch.testing.assert_close(sliced(latents, return_dict=False)[0], latents * 2)
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]
+    sizes.clear()
+    torch.testing.assert_close(sliced(latents[:3]).sample, latents[:3] * 2)
+    assert sizes == [2, 1]
+
+
+def test_a_slice_of_one_that_does_not_fit_and_other_errors_are_raised() -> None:
+    def decode(z: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        raise RuntimeError("another error" if len(z) == 3 else "DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        SlicedDecode(decode, 2)(torch.zeros(2, 1, 1, 1))
+    with pytest.raises(RuntimeError, match="another error"):
+        SlicedDecode(decode, 3)(torch.zeros(3, 1, 1, 1))
+
+
+def test_on_the_cpu_slices_hold_as_many_pixels_as_one_picture_of_512(sd: Path) -> None:
+    assert open_painter(str(sd), None).vae.decode.pictures == 512 * 512 // (32 * 32)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, for diffusers
 @pytest.mark.parametrize("name", [*SCHEDULERS, "LMSDiscreteScheduler"])
 def test_each_scheduler_draws(sd: Path, name: str) -> None:
     painter = open_painter(str(sd), name)
     assert type(painter.scheduler).__name__ == SCHEDULERS.get(name, name)
-    assert paint(painter, drawings(PROMPTS[:1], 1, 0), Manner(3, 3.0, name))[0].fault is None
+    assert drawn(paint(painter, drawings(PROMPTS[:1], 1, 0), Manner(3, 3.0, name))[0]).fault is None
 
 
 def test_a_scheduler_that_does_not_fit_names_those_that_do(sd: Path, sd3: Path) -> None:
@@ -70,13 +102,13 @@ def test_black_and_not_finite_pictures_are_named_and_their_neighbours_are_not(sd
     token = painter.tokenizer("sky", add_special_tokens=False).input_ids[-1]  # the last letter of one prompt alone
     with torch.no_grad():
         painter.text_encoder.get_input_embeddings().weight[token] = torch.nan
-    drawn = paint(painter, chunk, Manner(2, 3.0))
-    assert [one.fault for one in drawn] == [None, None, "not_finite"]
+    found = paint(painter, chunk, Manner(2, 3.0))
+    assert [drawn(one).fault for one in found] == [None, None, "not_finite"]
     painter = open_painter(str(sd), None)
     with torch.no_grad():
         painter.vae.decoder.conv_out.weight.zero_()
         painter.vae.decoder.conv_out.bias.fill_(-1.0)
-    assert [one.fault for one in paint(painter, chunk, Manner(1, 1.0))] == ["black"] * 3
+    assert [drawn(one).fault for one in paint(painter, chunk, Manner(1, 1.0))] == ["black"] * 3
 
 
 def test_a_category_is_no_part_of_what_is_drawn() -> None:

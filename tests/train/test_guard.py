@@ -11,7 +11,7 @@ from tests.train.conftest import Outcome
 from train import loop
 from train.config import load_recipe
 from train.errors import DivergenceError, MemoryFullError, SettingsError
-from train.guard import Guard, enough_memory
+from train.guard import Guard, enough_memory, enough_memory_to_draw
 
 RunTiny = Callable[..., Outcome]
 
@@ -121,4 +121,19 @@ def test_too_little_memory_says_what_to_change() -> None:
         ' or set optimizer.name = "adafactor"; or train a LoRA (--lora-rank); or lower data.resolution_px from 512.'
     )
     with pytest.raises(RuntimeError, match="another"), enough_memory(recipe):
+        raise RuntimeError("another error")
+
+
+@pytest.mark.parametrize(
+    ("batch", "change"),
+    [
+        (16, "lower --batch from 16, which changes pictures by rounding at most, or free some"),
+        (1, "free some, or take a smaller model"),
+    ],
+)
+def test_too_little_memory_to_draw_says_what_to_change(batch: int, change: str) -> None:
+    with pytest.raises(MemoryFullError) as caught, enough_memory_to_draw("tuned", batch):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert str(caught.value) == (f"There is not enough memory to draw with tuned: {change}; run again, and it goes on.")
+    with pytest.raises(RuntimeError, match="another"), enough_memory_to_draw("tuned", batch):
         raise RuntimeError("another error")
