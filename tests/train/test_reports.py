@@ -1,20 +1,27 @@
 """What a run tells while it goes and when it is done: validation, pictures, the card, what was cut and how."""
 
+import itertools
 import json
 import sys
+import time
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import torch
 from PIL import Image
+from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from tests.train import tiny
 from tests.train.conftest import Outcome, Train
 from tests.train.test_run import LORA, equal, log, weights
 from train.config import as_toml, load_recipe, preset_names
-from train.record import RunLog, mean_of_last
+from train.errors import StorageError
+from train.quiet import hush
+from train.record import RunLog, mean_of_last, read_log
 
 RunTiny = Callable[..., Outcome]
 
@@ -124,6 +131,47 @@ def test_what_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
     assert first == {"step": 1, "loss": None, "grad_norm": None}
     assert second["loss"] == 0.5
     assert mean_of_last(tmp_path / "log.jsonl") == {"loss": 0.5, "grad_norm": 2.0}
+
+
+FULL = "log.jsonl could not be written (No space left on device); make room or choose another folder."
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_disk_too_full_for_the_log_is_one_sentence(tmp_path: Path) -> None:
+    def write(always_full: TextIO) -> None:
+        with RunLog(tmp_path, 0, main=True) as record:
+            record.write(1, {"loss": 0.5})
+            record._file.close()
+            record._file = always_full
+            record.write(2, {"loss": 0.5})
+
+    with Path("/dev/full").open("w", buffering=1) as always_full, suppress(OSError):
+        with pytest.raises(StorageError) as caught:
+            write(always_full)
+        assert str(caught.value) == f"{tmp_path}/{FULL}"
+    assert [one["loss"] for one in read_log(tmp_path / "log.jsonl")] == [0.5]
+
+
+def test_a_disk_too_full_for_tensorboard_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its thread finds out first; its traceback is not shown, and the run ends at its next step."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def write() -> None:
+        with RunLog(tmp_path, 0, main=True) as record:
+            monkeypatch.setattr(LocalFileSystem, "append", full)
+            for step in itertools.count(1):
+                record.write(step, {"loss": 0.5})
+                time.sleep(0.001)
+
+    hush()
+    with pytest.raises(StorageError) as caught:
+        write()
+    assert str(caught.value) == f"{tmp_path}/{FULL}"
+    assert capsys.readouterr().err == ""
 
 
 def test_weights_and_biases_is_an_extra(
