@@ -2,6 +2,7 @@
 
 import json
 import math
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +69,7 @@ class RunLog:
         self._main = main
         if not main:
             return
-        self._wandb = None if wandb_project is None else _wandb_run(wandb_project, output)
+        self._wandb = None if wandb_project is None else _wandb_run(wandb_project, output, first_step)
         self._path = path = output / "log.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
         with one_sentence(path):
@@ -104,14 +105,19 @@ class RunLog:
             self._events.close()
 
 
-def _wandb_run(project: str, output: Path) -> Any:
+def _wandb_run(project: str, output: Path, first_step: int) -> Any:
+    """A run of Weights & Biases; one that is resumed goes on under its own id."""
     try:
         import wandb
     except ImportError as error:
         raise SettingsError(
             "run.wandb_project needs the package wandb; install pairsieve[wandb], or leave the setting out."
         ) from error
-    return wandb.init(project=project, name=output.resolve().name, dir=str(output), resume="allow")
+    known = output / "wandb-id"
+    run_id = known.read_text("utf-8") if first_step and known.exists() else uuid.uuid4().hex
+    with one_sentence(known):
+        known.write_text(run_id, "utf-8")
+    return wandb.init(project=project, name=output.resolve().name, dir=str(output), id=run_id, resume="allow")
 
 
 def read_log(path: Path) -> list[dict[str, float | None]]:

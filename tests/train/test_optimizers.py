@@ -108,7 +108,11 @@ def test_dora_trains_magnitudes_and_opens_in_a_pipeline(
     result = run_tiny(tmp_path / "out", "--config", config(tmp_path, recipe_file, lora=lora))
     assert result.code == 0, result.err
     trained = weights(tmp_path / "out")
-    assert any("magnitude" in name for name in trained)
+    magnitudes = [name for name in trained if "magnitude" in name]
+    run_tiny(tmp_path / "still", "--config", config(tmp_path, recipe_file, lora=lora), "--steps", 1, "--lr", 0)
+    start = weights(tmp_path / "still")
+    assert magnitudes
+    assert all(not torch.equal(trained[name], start[name]) for name in magnitudes)
     assert all(".to_q." in name or ".to_v." in name for name in trained)
     pipeline = DiffusionPipeline.from_pretrained(sd)
     pipeline.load_lora_weights(result.json()["model"])

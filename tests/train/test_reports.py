@@ -1,5 +1,6 @@
 """What a run tells while it goes and when it is done: validation, pictures, the card, what was cut and how."""
 
+import importlib.util
 import itertools
 import json
 import sys
@@ -184,6 +185,20 @@ def test_weights_and_biases_is_an_extra(
     assert result.err.splitlines()[-1] == (
         "train: run.wandb_project needs the package wandb; install pairsieve[wandb], or leave the setting out."
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra pairsieve[wandb]")
+def test_a_resumed_run_goes_on_in_weights_and_biases(
+    run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config, output = with_settings(tmp_path, recipe_file, run='wandb_project = "mine"'), tmp_path / "out"
+    for options in (("--steps", 2), ("--resume",)):
+        assert run_tiny(output, *LORA, "--config", config, *options).code == 0
+    runs = sorted(path.name for path in (output / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert {name.rpartition("-")[2] for name in runs} == {(output / "wandb-id").read_text()}
 
 
 @pytest.mark.parametrize("objective", ["cdpo", "ipo", "slic-hf", "orpo", "sft"])
