@@ -136,9 +136,9 @@ def test_eight_bits_hold_large_moments_in_bytes_and_train_much_as_adamw_does(
     assert all(held[f"{name}/{state}"].dtype == torch.uint8 for name in large for state in ("state1", "state2"))
     run_tiny(tmp_path / "still", "--steps", 1, "--lr", 0)
     start, plain = weights(tmp_path / "still"), weights(tmp_path / "plain")
-    moves = [torch.cat([(one[name] - start[name]).flatten() for name in start]) for one in (trained, plain)]
-    assert not torch.equal(*moves)
-    assert torch.cosine_similarity(*moves, dim=0) > 0.9
+    moved, other = (torch.cat([(one[name] - start[name]).flatten() for name in start]) for one in (trained, plain))
+    assert not torch.equal(moved, other)
+    assert torch.cosine_similarity(moved, other, dim=0) > 0.9
 
 
 def test_eight_bits_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import time
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
 
 import pytest
 import torch
@@ -139,7 +139,7 @@ FULL = "log.jsonl could not be written (No space left on device); make room or c
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_a_disk_too_full_for_the_log_is_one_sentence(tmp_path: Path) -> None:
-    def write(always_full: TextIO) -> None:
+    def write(always_full: TextIOWrapper) -> None:
         with RunLog(tmp_path, 0, main=True) as record:
             record.write(1, {"loss": 0.5})
             record._file.close()
