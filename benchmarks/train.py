@@ -1,6 +1,7 @@
 """`train run` beside the peers' Diffusion-DPO scripts: pairs a second, and the same losses.
 
     python -m benchmarks.train [--diffusers train_diffusion_dpo.py] [--salesforce train.py] [--steps 12] [--batch 2]
+        [--compile]
 
 The peers are taken by path: diffusers' examples/research_projects/diffusion_dpo/train_diffusion_dpo.py (LoRA) and
 SalesforceAIResearch/DiffusionDPO's train.py (full fine-tune). `benchmarks/peer_run.py` names what it takes to start
@@ -53,6 +54,7 @@ class Workshop:
     root: Path
     steps: int
     batch: int
+    compiled: bool = False
 
     @property
     def model(self) -> Path:
@@ -69,7 +71,8 @@ class Workshop:
             "[objective]\nbeta = 5000.0\n"
             f"[optimizer]\nlearning_rate = {LEARNING_RATE}\nwarmup_steps = 0\nfused = true\n"
             f"[run]\nsteps = {steps}\nbatch_pairs = {self.batch}\nmicro_batch_pairs = {self.batch}\n"
-            f"checkpoint_every_steps = {steps}\n" + (f"[lora]\nrank = {RANK}\n" if lora else "")
+            f"checkpoint_every_steps = {steps}\ncompile = {str(self.compiled).lower()}\n"
+            + (f"[lora]\nrank = {RANK}\n" if lora else "")
         )
         return path
 
@@ -242,11 +245,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--compile", action="store_true", help="our denoiser compiled (run.compile), the peers as they are"
+    )
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     with tempfile.TemporaryDirectory() as folder:
-        shop = Workshop(Path(folder), options.steps, options.batch)
+        shop = Workshop(Path(folder), options.steps, options.batch, options.compile)
         write_model(shop.model)
         write_pairs(shop.root / "pickapic", shop.shards)
         model = load(str(shop.model))
@@ -272,7 +278,13 @@ def main() -> None:
         print(f"{name:<46}{NOT_MEASURED:>14}{NOT_MEASURED:>14}")
     print(
         json.dumps(
-            {"benchmark": "train", "work": {"vae_tflop": vae, "unet_tflop": unet}, "cache_cost": cache, "cases": cases}
+            {
+                "benchmark": "train",
+                "compiled": options.compile,
+                "work": {"vae_tflop": vae, "unet_tflop": unet},
+                "cache_cost": cache,
+                "cases": cases,
+            }
         )
     )
 

@@ -122,7 +122,8 @@ def restore(
 
 
 def _newest_first(output: Path) -> list[Path]:
-    return sorted(checkpoints_folder(output).glob("step-*"), reverse=True)
+    found = [path for path in checkpoints_folder(output).glob("step-*") if path.name[5:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)  # by number: a millionth has a digit more
 
 
 def _opened(folder: Path) -> Checkpoint:

@@ -55,6 +55,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+@contextmanager
+def one_sentence(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a StorageError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(path, error) from error
+
+
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """An indented JSON file, whole or not at all. Raises: StorageError."""
     with whole_file(path) as temporary:

@@ -2,11 +2,13 @@
 
 import time
 from contextlib import ExitStack, closing, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
 from train import checkpoint, export, fsdp, rundir
@@ -31,6 +33,7 @@ from train.record import Reporter, RunLog, mean_of_last, shown
 from train.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PATIENCE = timedelta(days=1)  # processes wait for one that fills the cache or writes; NCCL's own limit is 10 minutes
 METRICS = (  # summed over pairs, in the order of `metric_sums`
     "loss",
     "policy_mse_preferred",
@@ -203,7 +206,11 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         raise SettingsError(
             'run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.'
         )
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the launcher's would divide the loss
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
     _check_distribution(accelerator.distributed_type)
     fsdp.check(recipe, accelerator.num_processes)
     if wanted < accelerator.num_processes:

@@ -23,7 +23,7 @@ def make_optimizer(optimizer: Optimizer, parameters: Parameters, device: torch.d
         "lr": optimizer.learning_rate,
     }
     if optimizer.name == "adamw8bit":
-        chosen: torch.optim.Optimizer = _bitsandbytes(device).optim.AdamW8bit(parameters.values(), **adam)
+        chosen: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(parameters.values(), **adam)
         return chosen
     if optimizer.name == "adafactor":  # as SalesforceAIResearch/DiffusionDPO sets it: the rate is what it says
         return Adafactor(
@@ -39,9 +39,7 @@ def make_optimizer(optimizer: Optimizer, parameters: Parameters, device: torch.d
     return torch.optim.AdamW(parameters.values(), **adam, fused=fused or None)
 
 
-def _bitsandbytes(device: torch.device) -> Any:
-    if device.type == "cpu":
-        raise SettingsError('optimizer.name "adamw8bit" needs a GPU; take "adafactor", which needs less memory still.')
+def _bitsandbytes() -> Any:
     try:
         import bitsandbytes
     except ImportError as error:

@@ -19,6 +19,12 @@ from schemas.shards import INDEX_FORMAT, META, PREFERRED, PROMPT, REJECTED, SHAR
 from train.errors import ShardError
 
 SAME_EXPORT = "copy the shards again, or export them anew with `curate export-shards`"
+DECIDED: dict[str, tuple[float, ...]] = {  # how a judgement is written in tables and at the source: no tie, no null
+    "preference": (0, 1),
+    "label_0": (0, 1),
+    "label_1": (0, 1),
+    "has_label": (1,),
+}
 
 
 class ImageLocation(NamedTuple):
@@ -66,7 +72,7 @@ class Sample(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """One preference: indices into `PairSet.prompts` and `PairSet.images`. There are no ties in a shard."""
+    """One preference: indices into `PairSet.prompts` and `PairSet.images`. Ties are refused when shards are read."""
 
     prompt: int
     preferred: int
@@ -261,9 +267,23 @@ def _checked(path: Path, key: str, members: dict[str, ImageLocation]) -> Sample:
     try:
         meta = json.loads(found[META].read())
         preferred, rejected = (_side(meta[side], found[side]) for side in (PREFERRED, REJECTED))
-        return Sample(found[PROMPT].read().decode("utf-8"), preferred, rejected, _values(meta))
+        sample = Sample(found[PROMPT].read().decode("utf-8"), preferred, rejected, _values(meta))
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(f"Sample {key} of {path} has a broken `{META}` or `{PROMPT}`; {SAME_EXPORT}.") from error
+    if tie := _tie(meta, sample):
+        raise ShardError(
+            f"Sample {key} of {path} prefers neither side: {tie}; a tie would be trained on as a win: rank and export"
+            " again, which sets ties aside."
+        )
+    return sample
+
+
+def _tie(meta: dict[str, Any], sample: Sample) -> str | None:
+    """What says that a pair was not decided, or None. Our exports hold no such pair; other writers' may."""
+    for name in DECIDED:
+        if name in meta and not (isinstance(meta[name], int | float) and meta[name] in DECIDED[name]):
+            return f"its `{name}` is {json.dumps(meta[name])}"
+    return "both are the same image" if sample.preferred.sha256 == sample.rejected.sha256 else None
 
 
 def _side(meta: dict[str, Any], location: ImageLocation) -> Side:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from train.errors import SettingsError
+from train.files import one_sentence
 
 PLAIN_LINES = 20  # about as many over a run when stderr is not a terminal
 SHOWN = {
@@ -66,11 +69,12 @@ class RunLog:
         self._main = main
         if not main:
             return
-        self._wandb = None if wandb_project is None else _wandb_run(wandb_project, output)
-        path = output / "log.jsonl"
+        self._wandb = None if wandb_project is None else _wandb_run(wandb_project, output, first_step)
+        self._path = path = output / "log.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(kept), "utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        with one_sentence(path):
+            path.write_text("".join(kept), "utf-8")
+            self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -78,10 +82,11 @@ class RunLog:
             return
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         record = {"step": step, **{name: finite.get(name) for name in metrics}}  # JSON knows no NaN: null stands for it
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in finite.items():
-            self._events.add_scalar(name, value, step)
+        with one_sentence(self._path):
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+            for name, value in finite.items():
+                self._events.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 
@@ -91,21 +96,28 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._main:
+        if not self._main:
+            return
+        if self._wandb is not None:
+            self._wandb.finish()
+        with one_sentence(self._path) if error is None else suppress(OSError):  # a full disk has been told of
             self._file.close()
             self._events.close()
-            if self._wandb is not None:
-                self._wandb.finish()
 
 
-def _wandb_run(project: str, output: Path) -> Any:
+def _wandb_run(project: str, output: Path, first_step: int) -> Any:
+    """A run of Weights & Biases; one that is resumed goes on under its own id."""
     try:
         import wandb
     except ImportError as error:
         raise SettingsError(
             "run.wandb_project needs the package wandb; install pairsieve[wandb], or leave the setting out."
         ) from error
-    return wandb.init(project=project, name=output.resolve().name, dir=str(output), resume="allow")
+    known = output / "wandb-id"
+    run_id = known.read_text("utf-8") if first_step and known.exists() else uuid.uuid4().hex
+    with one_sentence(known):
+        known.write_text(run_id, "utf-8")
+    return wandb.init(project=project, name=output.resolve().name, dir=str(output), id=run_id, resume="allow")
 
 
 def read_log(path: Path) -> list[dict[str, float | None]]:

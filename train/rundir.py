@@ -3,6 +3,7 @@
 <output>/run.json      the settings: recipe, shards, versions; written before the first step
          checkpoints/  see checkpoint.py
          log.jsonl     one line per optimizer step;  tensorboard/  the same as events
+         wandb-id      the run's name at Weights & Biases, where the recipe asks for it
          samples/      pictures of base and policy, where the recipe asks for them
          model/        what training made, with training.json; written last
          summary.json  the final numbers; its presence means the run is finished

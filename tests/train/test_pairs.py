@@ -146,3 +146,47 @@ def test_shuffled_shards_are_read_in_rank_order(tmp_path: Path) -> None:
     assert qualities[0] == qualities[1] == [1 / rank for rank in range(1, 7)]
     shown = [[found.prompts[pair.prompt] for pair in found.pairs] for found in (plain, mixed)]
     assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize(
+    ("judgement", "said"),
+    [
+        ({"preference": None}, "its `preference` is null"),
+        ({"preference": 0.5}, "its `preference` is 0.5"),
+        ({"label_0": 0.5, "label_1": 0.5}, "its `label_0` is 0.5"),
+        ({"label_1": None}, "its `label_1` is null"),
+        ({"has_label": False}, "its `has_label` is false"),
+        ({"preference": "tie"}, 'its `preference` is "tie"'),
+    ],
+)
+def test_ties_cannot_enter(tmp_path: Path, judgement: dict[str, object], said: str) -> None:
+    samples = tiny.samples(2)
+    samples[1].members[META] = json.dumps(json.loads(samples[1].members[META]) | judgement).encode()
+    folder = tiny.write_shards(tmp_path / "shards", samples)
+    assert refused(folder) == (
+        f"Sample 000000002 of {folder}/pairs-000000.tar prefers neither side: {said}; a tie would be trained on as a"
+        " win: rank and export again, which sets ties aside."
+    )
+
+
+def test_a_judged_pair_enters_whatever_says_so(tmp_path: Path) -> None:
+    samples = tiny.samples(1)
+    judged = {"preference": 0, "label_0": 1.0, "label_1": 0.0, "has_label": True}
+    samples[0].members[META] = json.dumps(json.loads(samples[0].members[META]) | judged).encode()
+    assert len(read_pairs(tiny.write_shards(tmp_path / "shards", samples)).pairs) == 1
+
+
+def test_one_image_on_both_sides_is_a_tie(tmp_path: Path) -> None:
+    picture = tiny.picture("red", 1)
+    folder = tiny.write_shards(tmp_path / "shards", [tiny.sample(1, "red box", picture, picture)])
+    assert "000000001 of" in refused(folder)
+    assert "prefers neither side: both are the same image;" in refused(folder)
+
+
+def test_another_web_dataset_of_pairs_is_refused_even_with_an_index(tmp_path: Path) -> None:
+    """Sides by number and a label beside them, as Pick-a-Pic's WebDataset copies have it: a label may say tie."""
+    members = {"jpg_0": tiny.picture("red", 1), "jpg_1": tiny.picture("blue", 2), "label_0": b"0.5", PROMPT: b"red box"}
+    folder = tiny.write_shards(tmp_path / "shards", [tiny.ShardSample("000000001", members)])
+    assert refused(folder) == f"Sample 000000001 of {folder}/pairs-000000.tar has no member `preferred`; {AGAIN}"
+    (folder / SHARD_INDEX).unlink()
+    assert refused(folder) == f"{folder} has no shards.json; give the folder that `curate export-shards` wrote."

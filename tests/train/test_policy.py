@@ -19,6 +19,7 @@ from train.policy import make_policy, pair_errors
 CPU = torch.device("cpu")
 FULL = load_recipe("demo", None, {"data": {"resolution_px": tiny.RESOLUTION_PX}, "objective": {"beta": 100.0}})
 LORA = load_recipe("demo", None, {"lora": {"rank": 4}, "objective": {"beta": 100.0}})
+DORA = load_recipe("demo", None, {"lora": {"rank": 4, "dora": True}, "objective": {"beta": 100.0}})
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def gains(sd: Path, recipe: Recipe, batch: Batch, steps: int = 5) -> Iterator[fl
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("recipe", [FULL, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("recipe", [FULL, LORA, DORA], ids=["full", "lora", "dora"])
 def test_training_widens_the_margin_and_swapped_sides_narrow_it(sd: Path, batch: Batch, recipe: Recipe) -> None:
     straight = list(gains(sd, recipe, batch))
     assert straight[0] == pytest.approx(0, abs=1e-6)  # policy = reference at first
@@ -58,7 +59,7 @@ def test_training_widens_the_margin_and_swapped_sides_narrow_it(sd: Path, batch:
     assert other_way[-1] < -1e-5
 
 
-@pytest.mark.parametrize("recipe", [FULL, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("recipe", [FULL, LORA, DORA], ids=["full", "lora", "dora"])
 def test_the_reference_stays_and_gives_no_gradient(sd: Path, batch: Batch, recipe: Recipe) -> None:
     model = load(str(sd))
     unet, reference = make_policy(model, recipe, CPU, torch.float32)
@@ -74,7 +75,7 @@ def test_the_reference_stays_and_gives_no_gradient(sd: Path, batch: Batch, recip
     assert after.policy_w.requires_grad  # the adapters are on again
 
 
-@pytest.mark.parametrize("recipe", [FULL, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("recipe", [FULL, LORA, DORA], ids=["full", "lora", "dora"])
 def test_the_policy_s_gradient_is_untouched_by_the_reference(sd: Path, batch: Batch, recipe: Recipe) -> None:
     """It equals the gradient with the reference's errors put in as plain numbers."""
     model = load(str(sd))

@@ -1,20 +1,28 @@
 """What a run tells while it goes and when it is done: validation, pictures, the card, what was cut and how."""
 
+import importlib.util
+import itertools
 import json
 import sys
+import time
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from tests.train import tiny
 from tests.train.conftest import Outcome, Train
 from tests.train.test_run import LORA, equal, log, weights
 from train.config import as_toml, load_recipe, preset_names
-from train.record import RunLog, mean_of_last
+from train.errors import StorageError
+from train.quiet import hush
+from train.record import RunLog, mean_of_last, read_log
 
 RunTiny = Callable[..., Outcome]
 
@@ -126,6 +134,47 @@ def test_what_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
     assert mean_of_last(tmp_path / "log.jsonl") == {"loss": 0.5, "grad_norm": 2.0}
 
 
+FULL = "log.jsonl could not be written (No space left on device); make room or choose another folder."
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_disk_too_full_for_the_log_is_one_sentence(tmp_path: Path) -> None:
+    def write(always_full: TextIOWrapper) -> None:
+        with RunLog(tmp_path, 0, main=True) as record:
+            record.write(1, {"loss": 0.5})
+            record._file.close()
+            record._file = always_full
+            record.write(2, {"loss": 0.5})
+
+    with Path("/dev/full").open("w", buffering=1) as always_full, suppress(OSError):
+        with pytest.raises(StorageError) as caught:
+            write(always_full)
+        assert str(caught.value) == f"{tmp_path}/{FULL}"
+    assert [one["loss"] for one in read_log(tmp_path / "log.jsonl")] == [0.5]
+
+
+def test_a_disk_too_full_for_tensorboard_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its thread finds out first; its traceback is not shown, and the run ends at its next step."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def write() -> None:
+        with RunLog(tmp_path, 0, main=True) as record:
+            monkeypatch.setattr(LocalFileSystem, "append", full)
+            for step in itertools.count(1):
+                record.write(step, {"loss": 0.5})
+                time.sleep(0.001)
+
+    hush()
+    with pytest.raises(StorageError) as caught:
+        write()
+    assert str(caught.value) == f"{tmp_path}/{FULL}"
+    assert capsys.readouterr().err == ""
+
+
 def test_weights_and_biases_is_an_extra(
     run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +185,20 @@ def test_weights_and_biases_is_an_extra(
     assert result.err.splitlines()[-1] == (
         "train: run.wandb_project needs the package wandb; install pairsieve[wandb], or leave the setting out."
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra pairsieve[wandb]")
+def test_a_resumed_run_goes_on_in_weights_and_biases(
+    run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config, output = with_settings(tmp_path, recipe_file, run='wandb_project = "mine"'), tmp_path / "out"
+    for options in (("--steps", 2), ("--resume",)):
+        assert run_tiny(output, *LORA, "--config", config, *options).code == 0
+    runs = sorted(path.name for path in (output / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert {name.rpartition("-")[2] for name in runs} == {(output / "wandb-id").read_text()}
 
 
 @pytest.mark.parametrize("objective", ["cdpo", "ipo", "slic-hf", "orpo", "sft"])

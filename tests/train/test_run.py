@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.train import tiny
 from tests.train.conftest import Outcome
+from train import checkpoint
 
 RunTiny = Callable[..., Outcome]
 LORA = ("--lora-rank", 2)
@@ -194,6 +195,24 @@ def test_bf16_and_checkpointing_train(
         run_tiny(tmp_path / "plain", *kind, "--steps", 2)
         losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("out", "plain")]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_accumulation_set_for_the_launcher_divides_no_loss(
+    run_tiny: RunTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_tiny(tmp_path / "plain", *LORA, "--steps", 2)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    run_tiny(tmp_path / "set", *LORA, "--steps", 2)
+    norms = [[line["grad_norm"] for line in log(tmp_path / name)] for name in ("plain", "set")]
+    assert norms[0] == norms[1]
+    assert equal(weights(tmp_path / "plain"), weights(tmp_path / "set"))
+
+
+def test_the_newest_checkpoint_goes_by_number(tmp_path: Path) -> None:
+    for name in ("step-999999", "step-1000000", "step-000002", "step-none"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    newest_first = [folder.name for folder in checkpoint._newest_first(tmp_path)]
+    assert newest_first == ["step-1000000", "step-999999", "step-000002"]
 
 
 def test_v_prediction_trains(run_tiny: RunTiny, tmp_path: Path) -> None:
