@@ -168,12 +168,16 @@ def test_a_damaged_part_is_named_and_computed_again(
 def test_prompts_of_many_parts_are_read_into_their_places(
     tmp_path: Path, source_file: Path, scoring: Scoring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed_files(tmp_path / "one", source_file, scoring)
     monkeypatch.setattr(worker, "PROMPTS_PER_PART", 2)
-    embed_files(tmp_path / "many", source_file, scoring)
-    assert len(list((tmp_path / "many" / "prompts").iterdir())) == 3
-    one, many = tables_of(tmp_path / "one"), tables_of(tmp_path / "many")
-    assert all(one[name].equals(many[name]) for name in one)
+    embed_files(tmp_path, source_file, scoring)
+    names = sorted(path.stem for path in (tmp_path / "prompts").iterdir())
+    assert len(names) == 3
+    table = tables_of(tmp_path)["prompts"]
+    read = worker._embedded(Run(tmp_path), names, table.num_rows, scoring)
+    assert read.texts == table["prompt"].to_pylist()
+    assert list(read.rows.items()) == [(key, row) for row, key in enumerate(table["prompt_id"].to_pylist())]
+    for tower, matrix in read.embeddings.items():
+        assert np.array_equal(matrix.numpy(), np.array(table[tables.embedding_column(tower)].to_pylist(), np.float32))
 
 
 def test_the_plans_tables_are_let_go_once_they_are_written(
