@@ -51,6 +51,10 @@ def claim(results: Results) -> list[str]:
             + verdict(top.against(every, 768, 768), "better", "worse")
             + ".",
         ]
+    fifth = results.get(("long", "top-20"))
+    if every is not None and fifth is not None:
+        found = verdict(fifth.against(every, 768, 768), "better", "worse")
+        lines.append(f"- Top 20 % against all pairs after 768 steps of each (5 epochs of the top): {found}.")
     return lines
 
 
