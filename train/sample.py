@@ -118,9 +118,8 @@ def _draw(sampling: Sampling, parts: Parts, weights: dict[str, str]) -> Iterator
         with memory():
             painter = open_painter(parts.model.source, sampling.manner.scheduler)
         record(parts.output, sampling.settings, weights)  # only now: a scheduler that does not fit leaves nothing
-        with ThreadPoolExecutor(
-            1
-        ) as disk:  # one: parts stand in order, so a run that was killed cuts as one that was not
+        # One writer: parts stand in order, so a run that was killed cuts as one that was not.
+        with ThreadPoolExecutor(1) as disk:
             writing: deque[tuple[Future[None], int]] = deque()
             for start in range(0, len(missing), sampling.batch_images):
                 chunk = missing[start : start + sampling.batch_images]
