@@ -234,16 +234,21 @@ class Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """The connection is done."""
+        """The connection is done. Ctrl-C may have met it as its thread began, which must not wait for a request then."""
         self.open_requests.discard(request)
+        _read_no_more(request)
         super().shutdown_request(request)
 
     def server_close(self) -> None:
         """Wait for answers under way. A browser keeps idle connections open: those read nothing more."""
         for request in tuple(self.open_requests):
-            with suppress(OSError):  # it closed meanwhile
-                request.shutdown(socket.SHUT_RD)
+            _read_no_more(request)
         super().server_close()
+
+
+def _read_no_more(connection: socket.socket) -> None:
+    with suppress(OSError):  # it closed meanwhile
+        connection.shutdown(socket.SHUT_RD)
 
 
 def make_server(run: Run, name: str, port: int) -> Server:

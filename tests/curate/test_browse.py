@@ -194,12 +194,31 @@ def test_ctrl_c_ends_it_well(ranked_run: Path) -> None:
         address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", server.stdout.readline())
         assert address is not None
         assert ask(int(address[1]), "/").status == 200
-        idle = socket.create_connection(("127.0.0.1", int(address[1])))  # as browsers open them ahead
-        server.send_signal(signal.SIGINT)
-        _, err = server.communicate(timeout=20)
-        idle.close()
+        with socket.create_connection(("127.0.0.1", int(address[1]))):  # as browsers open them ahead
+            server.send_signal(signal.SIGINT)
+            _, err = server.communicate(timeout=20)
     assert server.returncode == 0
     assert err == f"serving ranking 'default' of {ranked_run}; end with Ctrl-C\nended\n"
+
+
+def test_ctrl_c_as_a_connection_comes_in(ranked_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = make_server(Run(ranked_run), "default", 0)
+    server.RequestHandlerClass.timeout = None  # type: ignore[attr-defined]  # it would wait for ever
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    with socket.create_connection(server.server_address[:2]):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                server.handle_request()
+        closing = threading.Thread(target=server.server_close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
 
 
 def shown(page: Any) -> list[str]:
