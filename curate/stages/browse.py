@@ -234,7 +234,7 @@ class Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """The connection is done. Ctrl-C may have met it as its thread began, which must not wait for a request then."""
+        """The connection is done. Ctrl-C may have met it as its thread began, which must not wait then."""
         self.open_requests.discard(request)
         _read_no_more(request)
         super().shutdown_request(request)
