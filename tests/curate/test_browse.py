@@ -210,7 +210,7 @@ def test_ctrl_c_as_a_connection_comes_in(ranked_run: Path, monkeypatch: pytest.M
         start(thread)
         raise KeyboardInterrupt
 
-    with socket.create_connection(server.server_address[:2]):
+    with socket.create_connection(("127.0.0.1", server.server_port)):
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", interrupted)
             with pytest.raises(KeyboardInterrupt):
