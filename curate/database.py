@@ -190,7 +190,7 @@ def copy_query(
         target = literal(str(temporary.resolve()))
         try:
             # Most bytes are ids and floats: level 1 takes half the time of level 3, and version 2's encodings make
-            # the file a sixth smaller in less time. Hardly a value comes twice: to look for a dictionary takes a tenth.
+            # the file a sixth smaller in less time. Hardly a value comes twice: no dictionary is looked for.
             form = "format parquet, parquet_version v2, compression zstd, compression_level 1, dictionary_size_limit 1"
             connection.execute(f"copy (\n{query}\n) to {target} ({form})", parameters).fetchall()
         except duckdb.IOException as error:  # a full disk, a folder that cannot be written
