@@ -91,10 +91,14 @@ def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], 
     """
     weighed = sorted(psi.weights)
     columns = ", ".join(f"{psi.weights[name]!r}::double as {name}_weight" for name in weighed)
-    queries = {
-        "scored": (kind, query_text("scored", scorer=scorers)),
+    if kind == "view":
+        scored = {"scored": (kind, query_text("scored", scorer=scorers, number=["row_number() over ()"]))}
+    else:  # a table has row numbers, and counting rows would keep it from being written by several threads
+        rows = query_text("scored", scorer=scorers, number=[])
+        scored = {"scored_rows": (kind, rows), "scored": ("view", "select rowid as score_id, * from scored_rows")}
+    queries = scored | {
         "eligible": (kind, query_text("eligible", scorer=weighed)),
-        "used_scores": ("view", query_text("used_scores", scorer=weighed)),
+        "used_scores": ("view", query_text("used_scores", scorer=scorers)),
         "psi_weights": ("view", f"select {columns}"),
         "normalised": ("view", query_text(f"normalised_{psi.norm}", scorer=weighed)),
         "psi": (kind, query_text("psi", scorer=scorers, weighed=weighed)),

@@ -124,19 +124,19 @@ class _Caps:
 
     def accept(self, rank: int, prompt: str, preferred: str, rejected: str, annotator: str | None) -> bool:
         """Take the pair if no limit forbids it. Pairs without an annotator have no annotator's limit."""
-        uses: list[tuple[str, Any, int | None]] = [
-            ("max_per_prompt", self.groups.get(prompt, prompt), self.limits.per_prompt),
-            ("max_per_image", preferred, self.limits.per_image),
-            ("max_per_image", rejected, self.limits.per_image),
-            ("max_per_annotator", annotator, None if annotator is None else self.limits.per_annotator),
-        ]
+        uses: list[tuple[str, Any, int]] = []
+        if self.limits.per_prompt is not None:
+            uses.append(("max_per_prompt", self.groups.get(prompt, prompt), self.limits.per_prompt))
+        if self.limits.per_image is not None:
+            uses += [("max_per_image", image, self.limits.per_image) for image in (preferred, rejected)]
+        if self.limits.per_annotator is not None and annotator is not None:
+            uses.append(("max_per_annotator", annotator, self.limits.per_annotator))
         for reason, key, most in uses:
-            if most is not None and self.used[reason][key] >= most:
+            if self.used[reason][key] >= most:
                 self.refused[rank] = reason
                 return False
-        for reason, key, most in uses:
-            if most is not None:
-                self.used[reason][key] += 1
+        for reason, key, _ in uses:
+            self.used[reason][key] += 1
         return True
 
 

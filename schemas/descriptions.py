@@ -88,8 +88,8 @@ PATTERNS = (
     (re.compile(r"(?P<name>\w+)_rejected"), "{name}'s score of the other image."),
     (re.compile(r"(?P<name>\w+)_margin"), "{name}_preferred - {name}_rejected; below 0 the annotator overruled it."),
     (re.compile(r"(?P<name>\w+)_weight"), "Weight of {name}."),
+    (re.compile(r"(?P<name>\w+)_unit"), "{name}'s score brought to [0, 1]."),
 )
-NORMALISED = "{name}'s score brought to [0, 1]."
 
 
 def describe_view(view: str) -> str | None:
@@ -107,4 +107,4 @@ def describe_column(view: str, column: str) -> str | None:
     for pattern, words in PATTERNS:
         if found := pattern.fullmatch(column):
             return words.format(name=found["name"])
-    return NORMALISED.format(name=column) if view == "normalised" else None
+    return None

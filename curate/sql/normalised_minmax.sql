@@ -13,9 +13,10 @@ with bounds as (
 )
 
 select
-    score_id,
+    used_scores.*,
     -- each scorer
-    coalesce(({scorer}_score::double - {scorer}_least) / nullif({scorer}_greatest - {scorer}_least, 0), 0) as {scorer},
+    coalesce(({scorer}_score::double - {scorer}_least) / nullif({scorer}_greatest - {scorer}_least, 0), 0)
+        as {scorer}_unit,
     -- end
 from used_scores
 cross join bounds

@@ -4,8 +4,8 @@
 -- Inputs:  used_scores.
 -- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 select
-    score_id,
+    used_scores.*,
     -- each scorer
-    percent_rank() over (order by {scorer}_score) as {scorer},
+    percent_rank() over (order by {scorer}_score) as {scorer}_unit,
     -- end
 from used_scores

@@ -3,8 +3,8 @@
 -- Inputs:  used_scores.
 -- The lines between `each scorer` and `end` are repeated for every scorer that psi weighs.
 select
-    score_id,
+    used_scores.*,
     -- each scorer
-    {scorer}_score::double as {scorer},
+    {scorer}_score::double as {scorer}_unit,
     -- end
 from used_scores

@@ -1,13 +1,8 @@
 -- Purpose: the ranking as it is stored, best first.
 -- Grain:   one ranked pair.
 -- Inputs:  ranked (pair_id, quality, rank), pair_scores, passed_over (rank, reason).
--- Parameters: $last_rank, the rank of the last pair that is selected.
+-- Parameters: $last_rank, the rank of the last pair that is selected; $base_pairs, how many are ranked.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
-with total as (
-    select count(*) as base_pairs
-    from ranked
-)
-
 select
     pair_scores.pair_id,
     pair_scores.prompt_id,
@@ -15,7 +10,7 @@ select
     pair_scores.rejected_uid,
     ranked.quality,
     ranked.rank,
-    1 - (ranked.rank - 1) / greatest(total.base_pairs - 1, 1) as percentile,
+    1 - (ranked.rank - 1) / greatest($base_pairs - 1, 1) as percentile,
     ranked.rank <= $last_rank and passed_over.reason is null as selected,
     passed_over.reason as passed_over,
     -- each scorer
@@ -24,7 +19,6 @@ select
     pair_scores.{scorer}_margin,
     -- end
 from ranked
-cross join total
 inner join pair_scores using (pair_id)
 left join passed_over using (rank)
 order by ranked.rank

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import tomli_w
 
 from curate.calibration import Calibration, calibrate
@@ -337,12 +336,15 @@ def _check_base(base: int, metric: Metric, filters: Filters) -> None:
 
 
 def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: list[str], selection: Selection) -> None:
-    passed = {"rank": pa.array(selection.passed_over, pa.int64()), "reason": list(selection.passed_over.values())}
-    connection.register("passed_over", pa.table(passed, pa.schema({"rank": pa.int64(), "reason": pa.string()})))
-    for done in ("metric_result", "left_out", "not_ranked", "scored"):
+    # As parameters: DuckDB imports pandas, half a second, before it looks at a table of ours.
+    passed = {"ranks": list(selection.passed_over), "reasons": list(selection.passed_over.values())}
+    unnested = "select unnest($ranks::bigint[]) as rank, unnest($reasons::varchar[]) as reason"
+    connection.execute(f"create temp table passed_over as {unnested}", passed)
+    for done in ("metric_result", "left_out", "not_ranked", "scored_rows"):
         connection.execute(f"drop table {done}")  # the widest sort is to come: it needs their memory
     schema = tables.with_margins(tables.RANKING, scorers)
-    copy_query(connection, query_text("ranking", scorer=scorers), {"last_rank": selection.last_rank}, path, schema)
+    values = {"last_rank": selection.last_rank, "base_pairs": fetch_count(connection, "ranked")}
+    copy_query(connection, query_text("ranking", scorer=scorers), values, path, schema)
 
 
 def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str, pairs: int, base: int) -> dict[str, int]:

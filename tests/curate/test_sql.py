@@ -42,7 +42,10 @@ TABLES = {
         "score_id bigint, clip_score float, pick_score float",
         "(1, 1, 10), (3, 3, 10), (4, 4, 10), (5, 4, 10)",
     ),
-    "normalised": ("score_id bigint, clip double, pick double", "(1, 0, 0.5), (3, 1, 0.25)"),
+    "normalised": (
+        "score_id bigint, clip_score float, pick_score float, clip_unit double, pick_unit double",
+        "(1, 1, 10, 0, 0.5), (3, 3, null, 1, 0.25)",
+    ),
     "psi_weights": ("clip_weight double, pick_weight double", "(3, 1)"),
     "psi": (
         "score_id bigint, clip_score float, pick_score float, psi double",
@@ -102,7 +105,7 @@ CASES: dict[str, Case] = {
     # What is not finite is null; the numbers count the rows.
     "scored": (
         ["scores"],
-        {"scorer": BOTH},
+        {"scorer": BOTH, "number": ["row_number() over ()"]},
         {},
         [(1, "p", "a", 1, 10), (2, "p", "b", None, 20), (3, "p", "c", 3, None), (4, "q", "a", None, 40)],
     ),
@@ -123,18 +126,28 @@ CASES: dict[str, Case] = {
         ["used_scores"],
         {"scorer": BOTH},
         {},
-        [(1, 0, 0), (3, pytest.approx(1 / 3), 0), (4, pytest.approx(2 / 3), 0), (5, pytest.approx(2 / 3), 0)],
+        [
+            (1, 1, 10, 0, 0),
+            (3, 3, 10, pytest.approx(1 / 3), 0),
+            (4, 4, 10, pytest.approx(2 / 3), 0),
+            (5, 4, 10, pytest.approx(2 / 3), 0),
+        ],
     ),
     "normalised_minmax": (
         ["used_scores"],
         {"scorer": BOTH},
         {},
-        [(1, 0, 0), (3, pytest.approx(2 / 3), 0), (4, 1, 0), (5, 1, 0)],
+        [(1, 1, 10, 0, 0), (3, 3, 10, pytest.approx(2 / 3), 0), (4, 4, 10, 1, 0), (5, 4, 10, 1, 0)],
     ),
-    "normalised_raw": (["used_scores"], {"scorer": BOTH}, {}, [(1, 1, 10), (3, 3, 10), (4, 4, 10), (5, 4, 10)]),
+    "normalised_raw": (
+        ["used_scores"],
+        {"scorer": BOTH},
+        {},
+        [(1, 1, 10, 1, 10), (3, 3, 10, 3, 10), (4, 4, 10, 4, 10), (5, 4, 10, 4, 10)],
+    ),
     # (3 * 0 + 0.5) / 4 and (3 * 1 + 0.25) / 4
     "psi": (
-        ["normalised", "psi_weights", "scored"],
+        ["normalised", "psi_weights"],
         {"scorer": BOTH, "weighed": BOTH},
         {},
         [(1, 1, 10, 0.125), (3, 3, None, 0.8125)],
@@ -185,7 +198,7 @@ CASES: dict[str, Case] = {
     "ranking": (
         ["ranked", "pair_scores", "passed_over"],
         {"scorer": ["clip"]},
-        {"last_rank": 2},
+        {"last_rank": 2, "base_pairs": 2},
         [
             ("1", "p", "a", "c", 0.5, 2, 0.0, True, None, 1, 3, -2),
             ("5", "q", "a", "b", 0.9, 1, 1.0, False, "diversity", 4, 4, 0),
