@@ -34,6 +34,8 @@ MOST_PAGE_PAIRS = 200
 MOST_FILTER_CHARACTERS = 1000
 PICTURE_PX = 512
 PICTURES_KEPT = 2000
+POLL_SEC = 0.1
+"""How often a server asks whether it shall end."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -220,13 +222,27 @@ def make_handler(
 
 
 class Server(ThreadingHTTPServer):
-    """A server that ends well: answers under way are finished, connections that only wait are closed."""
+    """A server that ends well: answers under way are finished, connections that only wait are closed.
+
+    It serves in a thread of its own: Ctrl-C meets a main thread that waits, and cuts no connection as it comes in.
+    """
 
     daemon_threads = False
 
     def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self.open_requests: set[Any] = set()
+        self.serving = threading.Thread(target=self.serve_forever, args=(POLL_SEC,), daemon=True)
         super().__init__((HOST, port), handler)
+
+    def start(self) -> None:
+        """Serve from now on, until the server is closed."""
+        self.serving.start()
+
+    def wait(self) -> None:
+        """Until Ctrl-C."""
+        with suppress(KeyboardInterrupt):
+            while self.serving.is_alive():  # a wait without an end misses a signal that another thread received
+                self.serving.join(POLL_SEC)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Remember the connection, and answer it in a thread of its own."""
@@ -234,21 +250,18 @@ class Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """The connection is done. Ctrl-C may have met it as its thread began, which must not wait then."""
+        """The connection is done."""
         self.open_requests.discard(request)
-        _read_no_more(request)
         super().shutdown_request(request)
 
     def server_close(self) -> None:
         """Wait for answers under way. A browser keeps idle connections open: those read nothing more."""
+        if self.serving.ident is not None:
+            self.shutdown()
         for request in tuple(self.open_requests):
-            _read_no_more(request)
+            with suppress(OSError):  # it closed meanwhile
+                request.shutdown(socket.SHUT_RD)
         super().server_close()
-
-
-def _read_no_more(connection: socket.socket) -> None:
-    with suppress(OSError):  # it closed meanwhile
-        connection.shutdown(socket.SHUT_RD)
 
 
 def make_server(run: Run, name: str, port: int) -> Server:
@@ -271,8 +284,8 @@ def make_server(run: Run, name: str, port: int) -> Server:
 def browse(run: Run, name: str, port: int) -> None:
     """Serve until Ctrl-C. Raises: RunError, UsageError."""
     with make_server(run, name, port) as server:
+        server.start()
         say(f"serving ranking '{name}' of {run.root}; end with Ctrl-C")
         print(f"http://{HOST}:{server.server_address[1]}/", flush=True)  # noqa: T201
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.wait()
     say("ended")

@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 from collections import OrderedDict
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -188,14 +188,14 @@ def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
     """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError."""
     sitting = open_sitting(run, options)
     with closing(sitting.log), make_server(sitting) as server:
+        server.start()
         say(
             f"{options.reviewer}: {len(sitting.log.judged):,} of {len(sitting.pairs):,} pairs are judged; "
             "every judgement is kept at once; end with Ctrl-C"
         )
         address = f"http://{HOST}:{server.server_address[1]}/"
         print(address, file=sys.stderr if options.as_json else sys.stdout, flush=True)
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.wait()
     written = write_judgements(run)
     judged = len(sitting.log.judged)
     return {

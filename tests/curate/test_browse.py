@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,9 +36,8 @@ class Got(NamedTuple):
 def port(ranked_run: Path) -> Iterator[int]:
     """A server over the run, in this process."""
     with make_server(Run(ranked_run), "default", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.start()
         yield server.server_address[1]
-        server.shutdown()
 
 
 def ask(port: int, target: str, method: str = "GET", **headers: str) -> Got:
@@ -202,23 +202,27 @@ def test_ctrl_c_ends_it_well(ranked_run: Path) -> None:
 
 
 def test_ctrl_c_as_a_connection_comes_in(ranked_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = make_server(Run(ranked_run), "default", 0)
-    server.RequestHandlerClass.timeout = None  # type: ignore[attr-defined]  # it would wait for ever
-    start = threading.Thread.start
+    start, answers = threading.Thread.start, "(process_request_thread)"
 
     def interrupted(thread: threading.Thread) -> None:
+        if thread.name.endswith(answers):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.1)  # as a thread of a busy machine begins
         start(thread)
-        raise KeyboardInterrupt
 
-    with socket.create_connection(("127.0.0.1", server.server_port)):
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                server.handle_request()
-        closing = threading.Thread(target=server.server_close, daemon=True)
-        closing.start()
-        closing.join(20)
-        assert not closing.is_alive()
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    try:
+        with (
+            make_server(Run(ranked_run), "default", 0) as server,
+            socket.create_connection(("127.0.0.1", server.server_port)),
+        ):
+            server.RequestHandlerClass.timeout = None  # type: ignore[attr-defined]  # it would wait for ever
+            server.start()
+            server.wait()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert not any(thread.name.endswith(answers) for thread in threading.enumerate())
 
 
 def shown(page: Any) -> list[str]:
@@ -256,11 +260,10 @@ def test_a_lost_picture_says_why(ranked_run: Path, tmp_path: Path) -> None:
     settings = (run / "run.toml").read_text()
     (run / "run.toml").write_text(re.sub(r"(\nsize = )\d+", r"\g<1>1", settings))
     with make_server(Run(run), "default", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.start()
         with browser_page() as page:
             page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
             page.locator("#filter").fill("number 1")
             page.locator(".card .lost").first.wait_for()
             assert "changed since it was embedded" in page.locator(".card .lost").first.inner_text()
             page.complaints[:] = [text for text in page.complaints if "404" not in text]
-        server.shutdown()

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -65,9 +64,8 @@ def run(embedded: Path, tmp_path: Path) -> Path:
 def serving(run: Path, reviewer: str = "anna", **options: Any) -> Iterator[tuple[int, Sitting]]:
     sitting = open_sitting(Run(run), ReviewOptions(reviewer, port=0, **options))
     with make_server(sitting) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.start()
         yield server.server_address[1], sitting
-        server.shutdown()
     sitting.log.close()
 
 
