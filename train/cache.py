@@ -148,8 +148,8 @@ def open_cache(
 ) -> LatentCache:
     """Open the cache, filling what is missing of it. The model's encoders must be on their device.
 
-    Raises: CacheError when `given` holds the latents of something else; ShardError naming an image that
-    cannot be decoded; StorageError.
+    Raises: CacheError when `given` holds the latents of something else, or where the VAE overflows; ShardError
+    naming an image that cannot be decoded; StorageError.
     """
     key = cache_key(model, pairs, resolution_px=resolution_px, flips=flips)
     folder = default_folder(pairs, key) if given is None else given
@@ -198,7 +198,7 @@ def fill(
         if chunk.array is None:
             _write_prompts(arrays, chunk.rows, encode_prompts(model, [texts[item] for item in chunk.items]))
         else:
-            _write_images(arrays, chunk, model, cuts)
+            _write_images(arrays, chunk, model, pairs, cuts)
         unsafe.append(number)
         if len(unsafe) == SAFE_EVERY_CHUNKS or count == len(missing):
             _flush(arrays)
@@ -215,11 +215,18 @@ def _chunks(pairs: PairSet, resolution_px: int) -> Iterator[Chunk]:
         yield from (Chunk(array, items[start : start + CHUNK], start) for start in range(0, len(items), CHUNK))
 
 
-def _write_images(arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, cuts: list[Cut]) -> None:
+def _write_images(arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, pairs: PairSet, cuts: list[Cut]) -> None:
     pixels, moments = torch.stack([one.pixels for one in cuts]), arrays[str(chunk.array)]
     for view, seen in enumerate([pixels, pixels.flip(-1)][: moments.shape[1]]):
         for part, moment in enumerate(encode_posterior(model, seen)):
             moments[chunk.rows, view, part] = moment.to("cpu", torch.float16).numpy()
+    sound = np.isfinite(moments[chunk.rows]).all(axis=(1, 2, 3, 4, 5))
+    if not sound.all():
+        lost, precision = pairs.images[chunk.items[int(np.argmin(sound))]], str(model.vae.dtype).removeprefix("torch.")
+        raise CacheError(
+            f"The VAE gives values that are not finite for the image {lost}: its weights are broken, or its numbers"
+            f' grow too large for {precision}; try run.mixed_precision = "bf16", or another VAE.'
+        )
     if "time_ids" in arrays:
         arrays["time_ids"][chunk.items] = [one.time_ids for one in cuts]
 

@@ -17,7 +17,7 @@ from train.buckets import bucketed
 from train.cache import open_cache
 from train.card import write_card
 from train.config import Optimizer, Recipe, as_toml
-from train.errors import SettingsError
+from train.errors import RunDirectoryError, SettingsError
 from train.files import write_json
 from train.fsdp import whole
 from train.guard import Guard, enough_memory
@@ -61,7 +61,7 @@ def train(
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
     settings = rundir.settings_of(recipe, pairs.shard_hashes)
     finished = rundir.finished_summary(output, settings, resume=resume)
-    accelerator.wait_for_everyone()  # all have looked before one writes
+    agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:
         reporter = stack.enter_context(Reporter(main=main))
         stack.enter_context(enough_memory(recipe))
@@ -91,11 +91,11 @@ def train(
         average = moving_average(recipe.optimizer, parameters)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
         found = checkpoint.newest(output, reporter.say)
+        first_step = agreed_step(accelerator, output, 0 if found is None else found.step)
         if found is not None:
             checkpoint.restore(found, parameters, plain_optimizer, average)
             restore_counts(found.state, accelerator, guard)
-            reporter.say(f"Resuming after step {found.step}.")
-        first_step = 0 if found is None else found.step
+            reporter.say(f"Resuming after step {first_step}.")
         plan = BatchPlan(
             recipe=recipe,
             pairs=pairs,
@@ -218,6 +218,18 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
             f"run.batch_pairs is {wanted}, but {accelerator.num_processes} processes are to share them."
         )
     return accelerator
+
+
+def agreed_step(accelerator: Accelerator, output: Path, step: int) -> int:
+    """The step that this process found in `output`, when all others found the same. Raises: RunDirectoryError."""
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        found = ", ".join(f"process {process} after step {found}" for process, found in enumerate(steps))
+        raise RunDirectoryError(
+            f"The processes would go on from different steps in {output}: {found};"
+            " to resume, give all machines one --output that they share."
+        )
+    return step
 
 
 def _check_distribution(kind: DistributedType) -> None:

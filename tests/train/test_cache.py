@@ -1,6 +1,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +123,29 @@ def test_an_image_that_cannot_be_decoded_is_named(model: DiffusionModel, tmp_pat
     message = str(caught.value)
     assert message.startswith(f"The image 000000001.rejected.png in {folder}/pairs-000000.tar cannot be decoded (")
     assert message.endswith("); drop it with `curate embed` and export again.")
+
+
+def test_a_vae_that_overflows_names_the_first_image_and_leaves_it_undone(
+    pairs: PairSet, tmp_path: Path, sd: Path
+) -> None:
+    model = load(str(sd))
+    encode = model.vae.encode
+
+    def overflowing(pixels: torch.Tensor) -> Any:
+        found = encode(pixels)
+        found.latent_dist.mean[1] *= 1e30
+        return found
+
+    model.vae.encode = overflowing
+    with pytest.raises(CacheError) as caught:
+        build(tmp_path / "cache", model, pairs)
+    assert str(caught.value) == (
+        f"The VAE gives values that are not finite for the image {pairs.images[1]}: its weights are broken, or its"
+        ' numbers grow too large for float32; try run.mixed_precision = "bf16", or another VAE.'
+    )
+    build(tmp_path / "cache", load(str(sd)), pairs)
+    build(tmp_path / "sound", load(str(sd)), pairs)
+    assert files(tmp_path / "cache") == files(tmp_path / "sound")
 
 
 def test_a_full_cache_is_not_encoded_again(model: DiffusionModel, pairs: PairSet, tmp_path: Path) -> None:

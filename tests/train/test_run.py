@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -306,6 +307,30 @@ def test_two_processes_train_as_one(
     assert json.loads(done.stdout)["steps"] == 3
     losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_share_an_output_do_not_resume(
+    run_tiny: RunTiny, tmp_path: Path, sd: Path, shards: Path, recipe_file: Path
+) -> None:
+    assert run_tiny(tmp_path / "out-0", "--steps", 2).code == 0
+    options = {"--shards": shards, "--model": sd, "--preset": "demo", "--config": recipe_file, "--steps": 4}
+    train = shlex.join([sys.executable, "-m", "train.cli", "run", *map(str, itertools.chain(*options.items()))])
+    resume = f"{train} --resume --output {shlex.quote(str(tmp_path))}/out-$RANK"  # as on two machines' own disks
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no_python"]
+    done = subprocess.run(
+        [*launch, "sh", "-c", resume],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert (
+        f"train: The processes would go on from different steps in {tmp_path}/out-0: process 0 after step 2,"
+        " process 1 after step 0; to resume, give all machines one --output that they share.\n"
+    ) in done.stderr
+    assert not (tmp_path / "out-1" / "checkpoints").exists()
 
 
 @pytest.mark.slow
