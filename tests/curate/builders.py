@@ -1,8 +1,9 @@
-"""Small preference data sets in Pick-a-Pic's columns, made in code."""
+"""Small preference data sets in Pick-a-Pic's columns, made in code, and what several tests do alike."""
 
 import io
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from curate.errors import RunError
 
 MODELS = os.environ.get("PAIRSIEVE_TEST_MODELS", "demo")
 CONTROL_UID = "767c0473-32cf-4d8b-9d82-25412a5f7f6d"
@@ -75,3 +78,23 @@ def write_pairs(path: Path, rows: Iterable[dict[str, Any]], row_group_size: int 
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows), schema=PICKAPIC), path, row_group_size=row_group_size)
     return path
+
+
+def claims_at_once(claim: Callable[[dict[str, Any]], bool]) -> list[bool | str]:
+    """What came of eight claims of one run, each under its own `number`: the answer, or why it was refused."""
+    outcomes: list[bool | str] = []
+    ready = threading.Barrier(8)
+
+    def attempt(number: int) -> None:
+        ready.wait()
+        try:
+            outcomes.append(claim({"number": number}))
+        except RunError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes

@@ -1,13 +1,15 @@
-"""The command line run in process, and a small source."""
+"""The command line run in process, a small source, and an object store."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from curate import cli
+from curate import cli, storage
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
+from tests.curate.object_store import Gate, object_store
 
 
 @pytest.fixture
@@ -51,3 +53,20 @@ def ranked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cli.app(["embed", *embed, "--run", str(folder / "run")], standalone_mode=False)
     cli.app(["rank", "--run", str(folder / "run"), "--top", "12"], standalone_mode=False)
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Gate]:
+    """One store for all tests of a file."""
+    with object_store() as gate:
+        yield gate
+
+
+@pytest.fixture
+def gate(served: Gate, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """The store with no failure ahead, waits that a test can bear, and nothing known of earlier listings."""
+    monkeypatch.setattr(storage, "RETRY_WAITS_SEC", (0.0, 0.0, 0.0))
+    served.fail()
+    served.requests.clear()
+    fsspec.filesystem("s3").invalidate_cache()
+    return served

@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import fsspec
-from moto.server import ThreadedMotoServer
 
 BUCKET = "pairs"
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "content-length"}
@@ -88,10 +87,17 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def object_store() -> Iterator[Gate]:
     """Serve an empty bucket; the environment points every S3 client of this process, and of those below it, here."""
+    from moto.server import ThreadedMotoServer  # a second that the tests without a store need not wait
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
-    gate = Gate(server.get_host_and_port())
+    store = server.get_host_and_port()
+    connection = http.client.HTTPConnection(*store)
+    connection.request("POST", "/moto-api/reset")  # its buckets outlive a server of the same process
+    assert connection.getresponse().status == 200
+    connection.close()
+    gate = Gate(store)
     threading.Thread(target=gate.serve_forever, daemon=True).start()
     host, port = gate.server_address[:2]
     before = dict(os.environ)

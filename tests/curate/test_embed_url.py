@@ -13,7 +13,7 @@ import fsspec
 import pytest
 import torch
 
-from curate import cli, storage
+from curate import cli
 from curate.live import write_progress
 from curate.run import RunFiles
 from curate.stages import status as status_module
@@ -21,26 +21,11 @@ from curate.stages.status import status
 from curate.tally import Tally
 from curate.url_folder import UrlFolder
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
-from tests.curate.object_store import BUCKET, Gate, object_store
+from tests.curate.object_store import BUCKET, Gate
 
 Curate = Callable[..., Outcome]
 PARTS = 12
 TABLES = ("images", "prompts", "scores", "dropped", "parts")
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Gate]:
-    with object_store() as gate:
-        yield gate
-
-
-@pytest.fixture
-def gate(served: Gate, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """The server with no failure ahead, and waits that a test can bear."""
-    monkeypatch.setattr(storage, "RETRY_WAITS_SEC", (0.0, 0.0, 0.0))
-    served.fail()
-    served.requests.clear()
-    return served
 
 
 @pytest.fixture(scope="module", autouse=True)

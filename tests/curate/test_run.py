@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from curate.errors import RunError
 from curate.run import Run, part_rows, sound_parts, write_part
 from curate.tables import ABANDONED_SEC, atomic_path, temporary_path, write_text
+from tests.curate.builders import claims_at_once
 
 SCHEMA = pa.schema([("x", pa.int64())])
 BUSY = r"another process is writing to .*; wait for it, or use another --run"
@@ -47,21 +47,7 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
 
 def test_of_several_that_claim_a_run_at_once_one_wins(tmp_path: Path) -> None:
     """The others see its settings, and are refused because theirs differ."""
-    outcomes: list[object] = []
-    ready = threading.Barrier(8)
-
-    def claim(number: int) -> None:
-        ready.wait()
-        try:
-            outcomes.append(Run(tmp_path).claim({"number": number}, {}))
-        except RunError as error:
-            outcomes.append(str(error))
-
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    outcomes = claims_at_once(lambda settings: Run(tmp_path).claim(settings, {}))
     assert outcomes.count(False) == 1
     winner = Run(tmp_path).settings()["settings"]["number"]
     refused = [text for text in outcomes if text is not False]

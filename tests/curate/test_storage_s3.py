@@ -1,7 +1,7 @@
 """Everything that takes a path takes s3://: a real server on loopback, its failures, and files that change on it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,10 @@ from curate.model_set import weights_file
 from curate.source import Location, Source, open_source
 from curate.storage import fingerprint, is_transient, retrying
 from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs
-from tests.curate.object_store import BUCKET, Gate, object_store
+from tests.curate.object_store import BUCKET, Gate
 
 Curate = Callable[..., Outcome]
 SOURCE = f"s3://{BUCKET}/source/train-0.parquet"
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Gate]:
-    with object_store() as gate:
-        yield gate
-
-
-@pytest.fixture
-def gate(served: Gate, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """The server with no failure ahead, waits that a test can bear, and nothing known of earlier listings."""
-    monkeypatch.setattr(storage, "RETRY_WAITS_SEC", (0.0, 0.0, 0.0))
-    served.fail()
-    served.requests.clear()
-    fsspec.filesystem("s3").invalidate_cache()
-    return served
 
 
 def put(local: Path, url: str) -> str:

@@ -17,6 +17,7 @@ from curate.folder import Folder, LocalFolder
 from curate.run import RunFiles, part_rows, rows_of_parts, sound_parts, write_part, write_plan
 from curate.storage import already_there, is_transient, not_implemented
 from curate.url_folder import UrlFolder, folder_at
+from tests.curate.builders import claims_at_once
 
 SCHEMA = pa.schema([("x", pa.int64())])
 URL = "memory://bucket/run"
@@ -185,21 +186,7 @@ def test_an_equal_plan_travels_once(remote: UrlFolder) -> None:
 
 
 def test_the_first_to_claim_a_run_wins(remote: UrlFolder) -> None:
-    outcomes: list[object] = []
-    ready = threading.Barrier(8)
-
-    def claim(number: int) -> None:
-        ready.wait()
-        try:
-            outcomes.append(RunFiles(remote).claim({"number": number}, {}))
-        except RunError as error:
-            outcomes.append(str(error))
-
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    outcomes = claims_at_once(lambda settings: RunFiles(remote).claim(settings, {}))
     winner = RunFiles(remote).settings()["settings"]["number"]
     refused = [text for text in outcomes if text is not False]
     assert len(refused) == 7
