@@ -158,9 +158,8 @@ WORK: dict[str, Callable[..., None]] = {
 def measured(name: str, root: Path, memory: str | None = None) -> tuple[float, float, float]:
     """(seconds, CPU seconds, peak GiB) of one piece of work in a process of its own, imports left out of the times."""
     line = [sys.executable, "-m", "benchmarks.rank", "--one", name, "--root", str(root)]
-    done = subprocess.run(
-        [*line, *(["--memory", memory] if memory else [])], check=True, capture_output=True, text=True
-    )
+    line += ["--memory", memory] if memory else []
+    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
     seconds, cpu_sec, gib = json.loads(done.stdout.splitlines()[-1])
     return seconds, cpu_sec, gib
 

@@ -18,6 +18,7 @@ from benchmarks.synthetic import make_run as synthetic
 from curate.database import Psi, query_text
 from curate.errors import QueryError, RunError, UsageError
 from curate.run import Run
+from curate.stages import rank as rank_module
 from curate.stages.rank import parse_psi, parse_top, selected_count
 from curate.tables import temporary_path, write_table
 from schemas import tables
@@ -212,6 +213,22 @@ def test_little_memory_spills_into_the_run_and_ends_the_same(tmp_path: Path) -> 
 def test_an_impossible_memory_is_an_error(tmp_path: Path, memory: str, message: str) -> None:
     with pytest.raises((RunError, UsageError), match=message):
         ranked(synthetic(tmp_path / "run", 16_000), memory=memory)
+
+
+def test_a_disk_that_is_too_full_to_spill_to_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, connect = synthetic(tmp_path / "run", 160_000), rank_module.connect_views
+
+    def little_room(*of: Any, **options: Any) -> duckdb.DuckDBPyConnection:
+        connection = connect(*of, **options)
+        connection.execute("set max_temp_directory_size = '2MB'")
+        return connection
+
+    monkeypatch.setattr(rank_module, "connect_views", little_room)
+    message = (
+        r"^the disk of \S+ is too full to rank: .*; free some: what --memory 60MB cannot hold, some 600 bytes a pair"
+    )
+    with pytest.raises(RunError, match=message):
+        ranked(run, memory="60MB")
 
 
 def slow_ranking(run: Run, psi: Psi, metric: str) -> pl.DataFrame:
