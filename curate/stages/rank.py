@@ -70,18 +70,20 @@ def rank(run: Run, options: RankOptions) -> dict[str, Any]:
         try:
             return _rank(run, options)
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-            raise _too_little_room(run, options, error) from error
+            if too_little := _too_little_room(run, options, error):
+                raise too_little from error
+            raise
 
 
-def _too_little_room(run: Run, options: RankOptions, error: duckdb.Error) -> Exception:
-    """What to say of memory, or of the disk that it spills to, that is full; another error as it is."""
+def _too_little_room(run: Run, options: RankOptions, error: duckdb.Error) -> RunError | None:
+    """What to say of memory, or of the disk that it spills to, that is full; None for another error."""
     limit = f"--memory {options.memory}" if options.memory else "this machine's memory"
     if "max_temp_directory_size" in str(error) or "No space left" in str(error):
         needs = f"what {limit} cannot hold, some 600 bytes a pair, is spilled there"
         return RunError(f"the disk of {run.root} is too full to rank: {first_line(error)}; free some: {needs}")
     if isinstance(error, duckdb.OutOfMemoryException):
         return RunError(f"{limit} is too little to rank {run.root}: {first_line(error)}; give more")
-    return error
+    return None
 
 
 def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
