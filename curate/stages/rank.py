@@ -79,7 +79,7 @@ def _too_little_room(run: Run, options: RankOptions, error: duckdb.Error) -> Run
     """What to say of memory, or of the disk that it spills to, that is full; None for another error."""
     limit = f"--memory {options.memory}" if options.memory else "this machine's memory"
     if "max_temp_directory_size" in str(error) or "No space left" in str(error):
-        needs = f"what {limit} cannot hold, some 600 bytes a pair, is spilled there"
+        needs = f"what {limit} cannot hold is spilled there"
         return RunError(f"the disk of {run.root} is too full to rank: {first_line(error)}; free some: {needs}")
     if isinstance(error, duckdb.OutOfMemoryException):
         return RunError(f"{limit} is too little to rank {run.root}: {first_line(error)}; give more")

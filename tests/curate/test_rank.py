@@ -224,9 +224,7 @@ def test_a_disk_that_is_too_full_to_spill_to_is_said(tmp_path: Path, monkeypatch
         return connection
 
     monkeypatch.setattr(rank_module, "connect_views", little_room)
-    message = (
-        r"^the disk of \S+ is too full to rank: .*; free some: what --memory 60MB cannot hold, some 600 bytes a pair"
-    )
+    message = r"^the disk of \S+ is too full to rank: .*; free some: what --memory 60MB cannot hold is spilled there$"
     with pytest.raises(RunError, match=message):
         ranked(run, memory="60MB")
 
