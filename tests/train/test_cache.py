@@ -12,7 +12,7 @@ from tests.train.caches import build
 from tests.train.conftest import Train
 from train import cache as cache_module
 from train.cache import cache_key, default_folder, fill
-from train.errors import CacheError, ShardError, StorageError
+from train.errors import CacheError, ModelError, ShardError, StorageError
 from train.models import DiffusionModel, load
 from train.pairs import PairSet, read_pairs
 from train.record import Reporter
@@ -137,7 +137,7 @@ def test_a_vae_that_overflows_names_the_first_image_and_leaves_it_undone(
         return found
 
     model.vae.encode = overflowing
-    with pytest.raises(CacheError) as caught:
+    with pytest.raises(ModelError) as caught:
         build(tmp_path / "cache", model, pairs)
     assert str(caught.value) == (
         f"The VAE gives values that are not finite for the image {pairs.images[1]}: its weights are broken, or its"
