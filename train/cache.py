@@ -84,7 +84,7 @@ def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flip
 def default_folder(pairs: PairSet, key: Key) -> Path:
     """Beside the shards, one folder for each key."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return pairs.folder.parent / "latents" / digest[:16]
+    return Path(os.path.normpath(pairs.folder / ".." / "latents" / digest[:16]))  # of the folder `.`, too
 
 
 @dataclass(frozen=True)

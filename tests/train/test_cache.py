@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def test_the_key_tells_models_sizes_and_shards_apart(model: DiffusionModel, pair
     folders = {default_folder(pairs, key) for key in (plain, *others)}
     assert len(folders) == 5
     assert {folder.parent for folder in folders} == {pairs.folder.parent / "latents"}
+    assert default_folder(replace(pairs, folder=Path()), plain).parent == Path("../latents")
 
 
 def test_a_model_of_another_family_than_the_cache(
