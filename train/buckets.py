@@ -7,7 +7,7 @@ pairs of several shapes is encoded for each of them.
 import math
 from dataclasses import replace
 
-from train.images import decode
+from train.latents import read_image
 from train.pairs import Pair, PairSet, ShapePx, SizePx
 
 MOST_ELONGATED = 2.0  # long side over short side, of the shapes on offer
@@ -32,7 +32,7 @@ def nearest(size_px: SizePx, offered: list[ShapePx]) -> ShapePx:
 
 
 def bucketed(pairs: PairSet, resolution_px: int, multiple_px: int) -> PairSet:
-    """The pairs, with an image for each shape that it is cut to."""
+    """The pairs, with an image for each shape that it is cut to. Raises: ShardError."""
     offered = shapes(resolution_px, multiple_px)
     found: dict[tuple[int, ShapePx], int] = {}
     placed = []
@@ -50,4 +50,4 @@ def bucketed(pairs: PairSet, resolution_px: int, multiple_px: int) -> PairSet:
 
 
 def _size(pairs: PairSet, image: int) -> SizePx:
-    return pairs.sizes_px[image] or decode(pairs.images[image].read()).size
+    return pairs.sizes_px[image] or read_image(pairs, image).size

@@ -32,7 +32,7 @@ from train.ahead import ahead
 from train.errors import CacheError
 from train.files import whole_file, write_json
 from train.images import Cut
-from train.latents import encode_posterior, read_cut
+from train.latents import check_finite, encode_posterior, read_cut
 from train.models import Conditioning, DiffusionModel, encode_prompts, prompts_cut
 from train.pairs import PairSet
 from train.record import Reporter
@@ -84,7 +84,7 @@ def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flip
 def default_folder(pairs: PairSet, key: Key) -> Path:
     """Beside the shards, one folder for each key."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return pairs.folder.parent / "latents" / digest[:16]
+    return Path(os.path.normpath(pairs.folder / ".." / "latents" / digest[:16]))  # of the folder `.`, too
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def open_cache(
 ) -> LatentCache:
     """Open the cache, filling what is missing of it. The model's encoders must be on their device.
 
-    Raises: CacheError when `given` holds the latents of something else, or where the VAE overflows; ShardError
-    naming an image that cannot be decoded; StorageError.
+    Raises: CacheError when `given` holds the latents of something else; ModelError where the VAE overflows;
+    ShardError naming an image that cannot be decoded; StorageError.
     """
     key = cache_key(model, pairs, resolution_px=resolution_px, flips=flips)
     folder = default_folder(pairs, key) if given is None else given
@@ -220,13 +220,7 @@ def _write_images(arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, p
     for view, seen in enumerate([pixels, pixels.flip(-1)][: moments.shape[1]]):
         for part, moment in enumerate(encode_posterior(model, seen)):
             moments[chunk.rows, view, part] = moment.to("cpu", torch.float16).numpy()
-    sound = np.isfinite(moments[chunk.rows]).all(axis=(1, 2, 3, 4, 5))
-    if not sound.all():
-        lost, precision = pairs.images[chunk.items[int(np.argmin(sound))]], str(model.vae.dtype).removeprefix("torch.")
-        raise CacheError(
-            f"The VAE gives values that are not finite for the image {lost}: its weights are broken, or its numbers"
-            f' grow too large for {precision}; try run.mixed_precision = "bf16", or another VAE.'
-        )
+    check_finite(model, pairs, chunk.items, torch.from_numpy(moments[chunk.rows]))
     if "time_ids" in arrays:
         arrays["time_ids"][chunk.items] = [one.time_ids for one in cuts]
 

@@ -43,7 +43,7 @@ def card_text(settings: dict[str, Any], facts: dict[str, Any]) -> str:
         "pairs": f"{facts['pairs']}, {facts['unique_images']} images, {facts['unique_prompts']} prompts",
         "prompts cut at the text encoder's length": facts["prompts_cut"],
         "steps skipped": facts["skipped_steps"],
-        "loss, mean of the last steps": f"{facts['loss']:.4f}",
+        "loss, mean of the last steps": f"{facts.get('loss', math.nan):.4f}",
         "implicit accuracy, likewise": f"{facts['implicit_accuracy']:.3f}",
         "versions": ", ".join(f"{name} {version}" for name, version in settings["versions"].items()),
     }

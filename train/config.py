@@ -246,6 +246,8 @@ def _check_values(recipe: Recipe) -> None:
         "objective.odds_weight": (recipe.objective.odds_weight, 0),
         "optimizer.learning_rate": (optimizer.learning_rate, 0),
         "optimizer.warmup_steps": (optimizer.warmup_steps, 0),
+        "optimizer.weight_decay": (optimizer.weight_decay, 0),
+        "optimizer.epsilon": (optimizer.epsilon, 0),
         "optimizer.max_grad_norm": (optimizer.max_grad_norm, 0),
         "run.steps": (run.steps, 1),
         "run.batch_pairs": (run.batch_pairs, 1),
@@ -259,6 +261,7 @@ def _check_values(recipe: Recipe) -> None:
         "run.sample_every_steps": (run.sample_every_steps, 1),
         "run.sample_prompts": (run.sample_prompts, 1),
         "lora.rank": (recipe.lora.rank if recipe.lora else 1, 1),
+        "lora.alpha": (recipe.lora.alpha if recipe.lora else 1, 1),
     }
     for name, (value, least) in at_least.items():
         if value is not None and not value >= least:
@@ -271,6 +274,8 @@ def _check_values(recipe: Recipe) -> None:
     for name, (value, most) in within.items():
         if not 0 <= value <= most:
             raise SettingsError(f"`{name}` must lie between 0 and {most:g}; it is {value:g}.")
+    if not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise SettingsError(f"`optimizer.betas` must lie between 0 and 1, and below 1; they are {optimizer.betas}.")
     if run.validate_every_steps and not data.validation_pairs:
         raise SettingsError("`run.validate_every_steps` needs pairs to validate on; set `data.validation_pairs`.")
     _check_objective(recipe.objective)

@@ -24,6 +24,11 @@ def check(recipe: Recipe, processes: int) -> None:
     run, data = recipe.run, recipe.data
     if not run.fsdp:
         return
+    if processes == 1:
+        raise SettingsError(
+            "run.fsdp spreads weights over processes, and there is one; start more by `accelerate launch`, or leave it"
+            " out."
+        )
     if recipe.lora is not None:
         raise SettingsError("run.fsdp is for a full fine-tune; a LoRA's weights fit each device: leave it out.")
     if recipe.optimizer.name != "adamw":

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from train.draws import Draw
-from train.errors import ShardError
+from train.errors import ModelError, ShardError
 from train.images import Cut, decode, middle
 from train.models import Conditioning, DiffusionModel, encode_prompts
 from train.pairs import PairSet
@@ -89,6 +89,7 @@ class OnTheFly:
         cuts = [read_cut(self.pairs, image, self.resolution_px) for image in images]
         views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(cuts, flipped, strict=True)]
         mean, std = (part.float() for part in encode_posterior(self.model, torch.stack(views)))
+        check_finite(self.model, self.pairs, images, torch.stack([mean, std], dim=1))
         texts = [*self.pairs.prompts, ""]
         unique = list(dict.fromkeys(prompts))
         found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
@@ -113,11 +114,27 @@ def encode_posterior(
     return mean * scale, posterior.std * scale
 
 
+def check_finite(model: DiffusionModel, pairs: PairSet, images: list[int], moments: Float[Tensor, "image ..."]) -> None:
+    """Raises: ModelError naming the first of `images` whose posterior is not finite."""
+    sound = moments.isfinite().flatten(1).all(dim=1).tolist()
+    if not all(sound):
+        lost, precision = pairs.images[images[sound.index(False)]], str(model.vae.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"The VAE gives values that are not finite for the image {lost}: its weights are broken, or its numbers"
+            f' grow too large for {precision}; try run.mixed_precision = "bf16", or another VAE.'
+        )
+
+
 def read_cut(pairs: PairSet, image: int, resolution_px: int) -> Cut:
     """The pixels that a model is trained on. Raises: ShardError naming an image that cannot be decoded."""
+    return middle(read_image(pairs, image), *pairs.shape_px(image, resolution_px))
+
+
+def read_image(pairs: PairSet, image: int) -> Image.Image:
+    """A whole picture. Raises: ShardError naming it when it cannot be decoded."""
     location = pairs.images[image]
     try:
-        return middle(decode(location.read()), *pairs.shape_px(image, resolution_px))
+        return decode(location.read())
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ShardError(
             f"The image {location} cannot be decoded ({error}); drop it with `curate embed` and export again."

@@ -22,7 +22,7 @@ def make_policy(
 ) -> tuple[torch.nn.Module, Reference]:
     """The denoiser to train, on `device`, and its reference.
 
-    Full fine-tune: float32 weights, and a frozen copy in `dtype`. LoRA: frozen weights in `dtype` under
+    Full fine-tune: float32 weights, and a frozen copy in `dtype`, but for its norms. LoRA: such frozen weights under
     float32 adapters; the reference is the same denoiser with its adapters off, so there is no second copy.
     With `run.fsdp` both are spread over the processes.
     Raises: ModelError when no layer matches the LoRA's targets.
@@ -31,7 +31,7 @@ def make_policy(
     if recipe.run.channels_last:
         denoiser.to(memory_format=torch.channels_last)
     if recipe.lora is None:
-        frozen = copy.deepcopy(denoiser).to(device, dtype)
+        frozen = _in_half(copy.deepcopy(denoiser), dtype).to(device)
         denoiser.requires_grad_(True).to(device)
         reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
         if recipe.run.fsdp:
@@ -39,7 +39,7 @@ def make_policy(
             spread(denoiser, device, processes)
         _compile(frozen, recipe)
     else:
-        denoiser.to(device, dtype)
+        _in_half(denoiser, dtype).to(device)
         add_lora(denoiser, recipe.lora, recipe.run.seed)
         reference = lambda: _adapters_off(denoiser)  # noqa: E731
     if recipe.run.gradient_checkpointing:
@@ -56,6 +56,17 @@ def whole_denoiser(denoiser: torch.nn.Module, recipe: Recipe, *, keep: bool) -> 
     if keep:
         denoiser = load(recipe.model).denoiser
         denoiser.load_state_dict(weights)
+    return denoiser
+
+
+def _in_half(denoiser: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """Its layers that autocast runs in `dtype`, in place; norms and buffers stay float32, as the policy's are.
+
+    So a policy that is its reference predicts the same, to the bit.
+    """
+    for module in denoiser.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.to(dtype)
     return denoiser
 
 

@@ -74,8 +74,8 @@ class RunLog:
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
         with one_sentence(path):
             path.write_text("".join(kept), "utf-8")
+            self._events = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
             self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         if not self._main:

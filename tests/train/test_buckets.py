@@ -10,6 +10,7 @@ from tests.train.test_run import equal, log, weights
 from train.batches import BatchPlan
 from train.buckets import bucketed, nearest, shapes
 from train.config import load_recipe
+from train.errors import ShardError
 from train.latents import OnTheFly
 from train.models import load
 from train.pairs import PairSet, read_pairs
@@ -50,6 +51,13 @@ def test_a_picture_goes_to_the_nearest_proportions() -> None:
     assert nearest((1000, 1000), offered) == (512, 512)
     assert nearest((640, 384), offered) == (384, 640)
     assert nearest((5000, 100), offered) == max(offered, key=lambda shape: shape[1] / shape[0])
+
+
+def test_an_image_that_is_none_is_named_where_its_sample_gives_no_size(tmp_path: Path) -> None:
+    sample = tiny.sample(1, "red box", b"not an image", tiny.picture("red", 1))
+    pairs = read_pairs(tiny.write_shards(tmp_path / "shards", [sample]))
+    with pytest.raises(ShardError, match=rf"^The image 000000001.preferred.png in {tmp_path}/.* cannot be decoded \("):
+        bucketed(pairs, tiny.RESOLUTION_PX, 4)
 
 
 def test_both_sides_of_a_pair_are_cut_alike(pairs: PairSet) -> None:

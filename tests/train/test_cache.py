@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests.train.caches import build
 from tests.train.conftest import Train
 from train import cache as cache_module
 from train.cache import cache_key, default_folder, fill
-from train.errors import CacheError, ShardError, StorageError
+from train.errors import CacheError, ModelError, ShardError, StorageError
 from train.models import DiffusionModel, load
 from train.pairs import PairSet, read_pairs
 from train.record import Reporter
@@ -81,6 +82,7 @@ def test_the_key_tells_models_sizes_and_shards_apart(model: DiffusionModel, pair
     folders = {default_folder(pairs, key) for key in (plain, *others)}
     assert len(folders) == 5
     assert {folder.parent for folder in folders} == {pairs.folder.parent / "latents"}
+    assert default_folder(replace(pairs, folder=Path()), plain).parent == Path("../latents")
 
 
 def test_a_model_of_another_family_than_the_cache(
@@ -137,7 +139,7 @@ def test_a_vae_that_overflows_names_the_first_image_and_leaves_it_undone(
         return found
 
     model.vae.encode = overflowing
-    with pytest.raises(CacheError) as caught:
+    with pytest.raises(ModelError) as caught:
         build(tmp_path / "cache", model, pairs)
     assert str(caught.value) == (
         f"The VAE gives values that are not finite for the image {pairs.images[1]}: its weights are broken, or its"

@@ -99,7 +99,14 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ({"optimizer": {"betas": [0.9]}}, "`optimizer.betas` holds 1 values; it must hold 2."),
         ({"optimizer": {"betas": 0.9}}, "`optimizer.betas` is 0.9; it must be a list."),
         ({"lora": {"alpha": 4}}, "The setting `lora.rank` has no value."),
+        (
+            {"optimizer": {"betas": [0.9, 1.0]}},
+            "`optimizer.betas` must lie between 0 and 1, and below 1; they are (0.9, 1.0).",
+        ),
+        ({"optimizer": {"epsilon": -1e-8}}, "`optimizer.epsilon` is -1e-08; it must be at least 0."),
+        ({"optimizer": {"weight_decay": -1.0}}, "`optimizer.weight_decay` is -1; it must be at least 0."),
         ({"lora": {"rank": 0}}, "`lora.rank` is 0; it must be at least 1."),
+        ({"lora": {"rank": 2, "alpha": 0}}, "`lora.alpha` is 0; it must be at least 1."),
         (
             {"data": {"empty_prompt_probability": 1.5}},
             "`data.empty_prompt_probability` must lie between 0 and 1; it is 1.5.",

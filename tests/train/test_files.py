@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.train import tiny
 from train.errors import StorageError
 from train.files import whole_file, whole_folder, write_json
 
@@ -36,3 +37,14 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         write_json(path, {})
     assert str(caught.value) == f"{path} could not be written (File exists); make room or choose another folder."
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_disk_too_full_for_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
+    """Its library raises a bare Exception."""
+    path = tmp_path / "model"
+    with pytest.raises(StorageError) as caught, whole_folder(path):
+        tiny.tokenizer().backend_tokenizer.save("/dev/full")
+    reason = "No space left on device (os error 28)"
+    assert str(caught.value) == f"{path} could not be written ({reason}); make room or choose another folder."
+    assert list(tmp_path.iterdir()) == []

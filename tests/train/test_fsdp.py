@@ -141,6 +141,12 @@ def test_each_process_holds_a_share_of_every_weight(sd: Path, tmp_path: Path) ->
     ("settings", "processes", "message"),
     [
         (
+            {"run": {"fsdp": True}},
+            1,
+            "run.fsdp spreads weights over processes, and there is one; start more by `accelerate launch`, or leave it"
+            " out.",
+        ),
+        (
             {"run": {"fsdp": True, "mixed_precision": "no"}, "lora": {"rank": 2}},
             2,
             "run.fsdp is for a full fine-tune; a LoRA's weights fit each device: leave it out.",

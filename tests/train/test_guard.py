@@ -81,6 +81,15 @@ def test_a_skipped_step_leaves_the_weights_alone(
     assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
 
 
+def test_a_run_too_short_to_be_stopped_ends_though_no_step_was_taken(
+    run_tiny: RunTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled(monkeypatch, range(3))
+    result = run_tiny(tmp_path / "out", "--batch-pairs", 2, "--steps", 3)
+    assert (result.code, result.json()["skipped_steps"]) == (0, 3)
+    assert "| loss, mean of the last steps | nan |" in (tmp_path / "out" / "model" / "README.md").read_text()
+
+
 def test_ten_skipped_steps_stop_with_the_last_good_checkpoint(
     run_tiny: RunTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

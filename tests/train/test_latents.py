@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tests.train.caches import build
 from train.cache import LatentCache
 from train.config import load_recipe
 from train.draws import Draw, draw
+from train.errors import ModelError
 from train.latents import OnTheFly, assemble
 from train.models import DiffusionModel, encode_prompts, load
 from train.pairs import PairSet, read_pairs
@@ -103,6 +105,26 @@ def test_encoding_on_the_fly_gives_the_cached_batch(cache: LatentCache, model: D
     embeds = cached.conditioning.prompt_embeds, direct.conditioning.prompt_embeds
     torch.testing.assert_close(*embeds, rtol=2e-3, atol=2e-3)
     assert torch.equal(cached.noise, direct.noise)
+
+
+def test_a_vae_that_overflows_names_the_image_without_a_cache_too(
+    model: DiffusionModel, pairs: PairSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = model.vae.encode
+
+    def overflowing(pixels: torch.Tensor) -> Any:
+        found = encode(pixels)
+        found.latent_dist.mean[3, 0, 0, 0] = float("inf")
+        return found
+
+    monkeypatch.setattr(model.vae, "encode", overflowing)
+    with pytest.raises(ModelError) as caught:
+        assemble(OnTheFly(model, pairs, tiny.RESOLUTION_PX), pairs, draws(3))
+    lost = pairs.images[pairs.pairs[0].rejected]  # the fourth of six: three preferred come first
+    assert str(caught.value) == (
+        f"The VAE gives values that are not finite for the image {lost}: its weights are broken, or its numbers grow"
+        ' too large for float32; try run.mixed_precision = "bf16", or another VAE.'
+    )
 
 
 def test_sdxl_is_told_each_image_s_own_size_and_cut(sdxl: Path, tmp_path: Path) -> None:

@@ -59,6 +59,20 @@ def test_training_widens_the_margin_and_swapped_sides_narrow_it(sd: Path, batch:
     assert other_way[-1] < -1e-5
 
 
+@pytest.mark.parametrize("recipe", [FULL, LORA], ids=["full", "lora"])
+def test_in_half_precision_too_policy_and_reference_start_the_same(sd: Path, batch: Batch, recipe: Recipe) -> None:
+    """With norms that half precision would round, as those of trained models are."""
+    model = load(str(sd))
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
+    unet, reference = make_policy(model, recipe, CPU, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = pair_errors(unet, reference, model.scheduler, batch)
+    assert torch.equal(errors.policy_w, errors.reference_w)
+    assert torch.equal(errors.policy_l, errors.reference_l)
+
+
 @pytest.mark.parametrize("recipe", [FULL, LORA, DORA], ids=["full", "lora", "dora"])
 def test_the_reference_stays_and_gives_no_gradient(sd: Path, batch: Batch, recipe: Recipe) -> None:
     model = load(str(sd))

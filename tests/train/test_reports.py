@@ -175,6 +175,17 @@ def test_a_disk_too_full_for_tensorboard_is_one_sentence(
     assert capsys.readouterr().err == ""
 
 
+def test_a_disk_too_full_to_begin_the_events_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    hush()
+    monkeypatch.setattr(LocalFileSystem, "write", full)
+    with pytest.raises(StorageError) as caught:
+        RunLog(tmp_path, 0, main=True)
+    assert str(caught.value) == f"{tmp_path}/{FULL}"
+
+
 def test_weights_and_biases_is_an_extra(
     run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
