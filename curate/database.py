@@ -18,6 +18,7 @@ from curate.tables import atomic_path
 SQL = Path(str(files("curate"))) / "sql"
 EMBEDDED = ("pairs", "images", "prompts", "scores", "dropped")
 PSI_NORMS = ("percentile", "minmax", "raw")
+ROW_GROUP_ROWS = 122_880  # as DuckDB writes them
 
 # No view of ours needs an extension or a variable of the calling Python.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -202,6 +203,29 @@ def copy_query(
         written = [(field.name, field.type) for field in pq.read_schema(temporary)]
         if written != [(field.name, field.type) for field in schema]:
             raise ValueError(f"{path.name} was to have the columns {schema}, the query gave {written}")
+
+
+def copy_in_turn(
+    connection: duckdb.DuckDBPyConnection,
+    query: str,
+    stretches: list[dict[str, Any]],
+    path: Path,
+    schema: pa.Schema,
+) -> None:
+    """Write a query's rows for each of its parameters in turn to one Parquet file: what is too much to sort at once.
+
+    Raises: WriteError.
+    """
+    form: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, data_page_version="2.0", **form) as writer:
+        for parameters in stretches:
+            for batch in connection.sql(query, params=parameters).to_arrow_reader(ROW_GROUP_ROWS):
+                writer.write_batch(batch.cast(schema))
+
+
+def memory_limit_bytes(connection: duckdb.DuckDBPyConnection) -> int:
+    """What the database may hold before it spills."""
+    return int(fetch(connection, "select parse_formatted_bytes(current_setting('memory_limit'))")[0][0])
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:

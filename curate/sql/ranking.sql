@@ -1,7 +1,8 @@
--- Purpose: the ranking as it is stored, best first.
+-- Purpose: a stretch of the ranking as it is stored, best first.
 -- Grain:   one ranked pair.
 -- Inputs:  ranked (pair_id, quality, rank), pair_scores, passed_over (rank, reason).
--- Parameters: $last_rank, the rank of the last pair that is selected; $base_pairs, how many are ranked.
+-- Parameters: $from_rank and $to_rank, the stretch; $last_rank, the rank of the last pair that is selected;
+--             $base_pairs, how many are ranked.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
 select
     pair_scores.pair_id,
@@ -21,4 +22,5 @@ select
 from ranked
 inner join pair_scores using (pair_id)
 left join passed_over using (rank)
+where ranked.rank between $from_rank and $to_rank
 order by ranked.rank

@@ -17,6 +17,7 @@ from curate.database import (
     PSI_NORMS,
     Psi,
     connect_views,
+    copy_in_turn,
     copy_query,
     create_calibration_views,
     create_parquet_view,
@@ -26,6 +27,7 @@ from curate.database import (
     first_line,
     literal,
     materialise,
+    memory_limit_bytes,
     query_text,
     seal,
 )
@@ -38,6 +40,8 @@ from curate.selection import Limits, Prompts, Selection, read_prompts, select
 from curate.tables import atomic_path, write_text
 from schemas import tables
 from schemas.reasons import PAIR_REASONS
+
+PAIR_BYTES = 1024  # a pair of a few scorers while it is joined and sorted, with as much again to spare
 
 
 @dataclass(frozen=True)
@@ -354,9 +358,15 @@ def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: l
     connection.execute(f"create temp table passed_over as {unnested}", passed)
     for done in ("metric_result", "left_out", "not_ranked", "scored_rows"):
         connection.execute(f"drop table {done}")  # the widest sort is to come: it needs their memory
+    base, most = fetch_count(connection, "ranked"), memory_limit_bytes(connection) // PAIR_BYTES
+    values = {"last_rank": selection.last_rank, "base_pairs": base}
+    stretches = [values | {"from_rank": first, "to_rank": first + most - 1} for first in range(1, base + 1, most)]
     schema = tables.with_margins(tables.RANKING, scorers)
-    values = {"last_rank": selection.last_rank, "base_pairs": fetch_count(connection, "ranked")}
-    copy_query(connection, query_text("ranking", scorer=scorers), values, path, schema)
+    query = query_text("ranking", scorer=scorers)
+    if len(stretches) == 1:
+        copy_query(connection, query, stretches[0], path, schema)
+    else:
+        copy_in_turn(connection, query, stretches, path, schema)
 
 
 def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str, pairs: int, base: int) -> dict[str, int]:
