@@ -262,6 +262,22 @@ def test_a_directory_with_another_run_is_left_alone(run_tiny: RunTiny, tmp_path:
     assert equal(before, weights(output))
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "change"),
+    [((), ("--no-cache",), "was true, now false"), (("--no-cache",), (), "was false, now true")],
+)
+def test_a_run_goes_on_with_or_without_a_cache_as_it_began(
+    run_tiny: RunTiny, tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...], change: str
+) -> None:
+    assert run_tiny(tmp_path, *LORA, "--steps", 2, *first).code == 0
+    other = run_tiny(tmp_path, *LORA, "--resume", *then)
+    assert (other.code, other.out) == (1, "")
+    assert other.err == (
+        f"train: {tmp_path} holds a run under other settings (latent_cache: {change});"
+        " name another --output, or remove it.\n"
+    )
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(
     run_tiny: RunTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
