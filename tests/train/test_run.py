@@ -216,6 +216,20 @@ def test_the_newest_checkpoint_goes_by_number(tmp_path: Path) -> None:
     assert newest_first == ["step-1000000", "step-999999", "step-000002"]
 
 
+@pytest.mark.parametrize("document", ["", "{}", "[]", "null", '{"step": 4, "sizes_bytes": []}'])
+def test_a_checkpoint_whose_state_says_nothing_is_passed_over(tmp_path: Path, document: str) -> None:
+    for step, text in {2: '{"step": 2, "sizes_bytes": {}}', 4: document}.items():
+        folder = tmp_path / "checkpoints" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(text)
+    told: list[str] = []
+    found = checkpoint.newest(tmp_path, told.append)
+    assert found is not None
+    assert found.step == 2
+    (passed,) = told
+    assert passed.startswith(f"{tmp_path}/checkpoints/step-000004 is not a sound checkpoint (")
+
+
 def test_v_prediction_trains(run_tiny: RunTiny, tmp_path: Path) -> None:
     model = tiny.save_sd(tmp_path / "v", prediction_type="v_prediction")
     assert run_tiny(tmp_path / "out", *LORA, "--steps", 2, model=model).code == 0
