@@ -42,7 +42,7 @@ SAFE_EVERY_CHUNKS = 16  # what is flushed together, and lost at most when the ma
 DECODERS = 4  # threads that read pictures ahead of the VAE
 STORED = np.float16  # posterior and embeddings; half of float32's disk, error 2^-11 of the value
 INDEX, DONE = "cache.json", "done.npy"
-FORMAT = 1  # of the files; another format is another cache
+FORMAT = 2  # of the files; another format is another cache
 CUT = "centre"  # how `images.middle` cuts; another cut is another cache
 Key = dict[str, Any]
 
@@ -73,6 +73,9 @@ def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flip
         "format": FORMAT,
         "family": model.family,
         "encoders": model.encoders_digest(),
+        "latent_scale_and_shift": [model.vae.config["scaling_factor"], model.vae.config.get("shift_factor")],
+        "tokens": model.tokens_digest(pairs.prompts),
+        "zero_empty_prompt": model.zero_empty_prompt,
         "precision": [str(part.dtype).removeprefix("torch.") for part in (model.vae, model.text_encoders[0])],
         "resolution_px": resolution_px,
         "cut": CUT if shapes is None else [CUT, *(f"{height}x{width}" for height, width in shapes)],

@@ -87,7 +87,7 @@ def newest(output: Path, report: Callable[[str], None]) -> Checkpoint | None:
     for folder in _newest_first(output):
         try:
             return _opened(folder)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             report(f"{folder} is not a sound checkpoint ({error}): looking for an older one.")
     return None
 

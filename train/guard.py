@@ -79,14 +79,16 @@ def enough_memory(recipe: Recipe) -> Iterator[None]:
             raise
         raise MemoryFullError(
             f"There is not enough memory for this recipe: {'; or '.join(_savings(recipe))}."
+            " --resume takes none of these changes: where there is a checkpoint, name another --output, too."
         ) from error
 
 
 def _savings(recipe: Recipe) -> list[str]:
     """What would need less memory, the cheapest first."""
     run, optimizer = recipe.run, recipe.optimizer
+    micro = f"lower run.micro_batch_pairs from {run.micro_batch_pairs}, which changes results by rounding at most"
     found = {
-        f"lower run.micro_batch_pairs from {run.micro_batch_pairs}, which changes no result": run.micro_batch_pairs > 1,
+        micro: run.micro_batch_pairs > 1,
         "set run.gradient_checkpointing = true": not run.gradient_checkpointing,
         'set run.mixed_precision = "bf16"': run.mixed_precision == "no",
         'set optimizer.name = "adafactor"': recipe.lora is None and optimizer.name != "adafactor",

@@ -59,7 +59,7 @@ def train(
     """
     run, accelerator = recipe.run, open_accelerator(recipe)
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
-    settings = rundir.settings_of(recipe, pairs.shard_hashes)
+    settings = rundir.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache)
     finished = rundir.finished_summary(output, settings, resume=resume)
     agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:

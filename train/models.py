@@ -44,7 +44,7 @@ from train.errors import ModelError
 Family = Literal["sd", "sdxl", "sd3"]
 BUNDLED = {"demo": "demo/models/sd", "demo-sdxl": "demo/models/sdxl"}
 T5_TOKENS = 256  # what SD3's pipeline gives its third encoder
-SAMPLED_VALUES = 256  # of each tensor, for a digest of weights
+SAMPLED_VALUES = 256  # of each tensor, and of the prompts, for a digest
 
 
 class Spec(NamedTuple):
@@ -147,6 +147,13 @@ class DiffusionModel:
                 flat = value.detach().flatten()
                 some = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].float().cpu()
                 digest.update(f"{name}{tuple(value.shape)}".encode() + some.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def tokens_digest(self, prompts: list[str]) -> str:
+        """Tells the tokenizers from others: a hash of what they make of some of `prompts` and of the empty one."""
+        some, digest = ["", *prompts[:: max(1, len(prompts) // SAMPLED_VALUES)]], hashlib.sha256()
+        for index in range(len(self.tokenizers)):
+            digest.update(_tokens(self, index, some).numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -253,12 +260,15 @@ def _sd3_conditioning(model: DiffusionModel, clip: Tensor, hidden: list[Any]) ->
 
 
 def _hidden_states(model: DiffusionModel, index: int, prompts: list[str]) -> Any:
-    limit = _token_limit(model, index)
-    tokens = model.tokenizers[index](
-        prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-    )
     encoder = model.text_encoders[index]
-    return encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
+    return encoder(_tokens(model, index, prompts).to(encoder.device), output_hidden_states=True)
+
+
+def _tokens(model: DiffusionModel, index: int, prompts: list[str]) -> Int[Tensor, "prompt token"]:
+    tokenizer, limit = model.tokenizers[index], _token_limit(model, index)
+    encoded = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    tokens: Tensor = encoded.input_ids
+    return tokens
 
 
 def _token_limit(model: DiffusionModel, index: int) -> int:

@@ -1,6 +1,6 @@
 """What an output directory says about itself, and whether a run may go on in it.
 
-<output>/run.json      the settings: recipe, shards, versions; written before the first step
+<output>/run.json      the settings: recipe, shards, cache or not, versions; written before the first step
          checkpoints/  see checkpoint.py
          log.jsonl     one line per optimizer step;  tensorboard/  the same as events
          wandb-id      the run's name at Weights & Biases, where the recipe asks for it
@@ -33,10 +33,15 @@ MAY_DIFFER = (  # what changes no weight
 VERSIONED = ("pairsieve", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
-def settings_of(recipe: Recipe, shard_hashes: list[str]) -> dict[str, Any]:
-    """What decides the outcome of a run, as run.json keeps it."""
+def settings_of(recipe: Recipe, shard_hashes: list[str], *, latent_cache: bool) -> dict[str, Any]:
+    """What decides the outcome of a run, as run.json keeps it; a cache rounds latents to float16."""
     versions = {name: metadata.version(name) for name in VERSIONED}
-    return {"recipe": recipe.as_table(), "shards_sha256": shard_hashes, "versions": versions}
+    return {
+        "recipe": recipe.as_table(),
+        "shards_sha256": shard_hashes,
+        "latent_cache": latent_cache,
+        "versions": versions,
+    }
 
 
 def finished_summary(output: Path, settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
@@ -89,6 +94,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """`key: stored, now wanted` for each setting that decides the weights; versions do not stop a run."""
+    stored = {"latent_cache": wanted["latent_cache"]} | stored  # a run begun before it was kept may go on
     before, now = (_flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
     keys = [key for key in {**before, **now} if key not in MAY_DIFFER and before.get(key) != now.get(key)]
     return [f"{key}: was {_shown(before.get(key))}, now {_shown(now.get(key))}" for key in keys]

@@ -1,3 +1,4 @@
+import copy
 import os
 import shutil
 from dataclasses import replace
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from tests.train import tiny
 from tests.train.caches import build
@@ -83,6 +85,38 @@ def test_the_key_tells_models_sizes_and_shards_apart(model: DiffusionModel, pair
     assert len(folders) == 5
     assert {folder.parent for folder in folders} == {pairs.folder.parent / "latents"}
     assert default_folder(replace(pairs, folder=Path()), plain).parent == Path("../latents")
+
+
+def test_the_key_tells_apart_what_changes_the_cache_but_no_weight(
+    model: DiffusionModel, pairs: PairSet, sdxl: Path
+) -> None:
+    """Scale and shift of the latents, tokens, and what stands for an empty prompt."""
+
+    def key(other: DiffusionModel) -> dict[str, Any]:
+        return cache_key(other, pairs, resolution_px=32, flips=True)
+
+    def scaled(**config: float) -> DiffusionModel:
+        vae = copy.deepcopy(model.vae)
+        vae.register_to_config(**config)
+        return replace(model, vae=vae)
+
+    def read_by(*tokenizers: CLIPTokenizer) -> DiffusionModel:
+        return replace(model, tokenizers=list(tokenizers))
+
+    padded = tiny.tokenizer()
+    padded.pad_token = "a"
+    others = [
+        scaled(scaling_factor=0.25),
+        scaled(shift_factor=0.1),
+        read_by(tiny.tokenizer(max_length=10)),
+        read_by(padded),
+        replace(model, zero_empty_prompt=True),
+    ]
+    keys = [key(model), *map(key, others)]
+    assert len({default_folder(pairs, one) for one in keys}) == len(keys)
+    assert key(read_by(tiny.tokenizer())) == key(scaled()) == key(model)
+    two = load(str(sdxl))
+    assert key(replace(two, tokenizers=[two.tokenizers[0], padded])) != key(two)
 
 
 def test_a_model_of_another_family_than_the_cache(

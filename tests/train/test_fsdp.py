@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from tests.train import tiny
-from tests.train.test_run import RunTiny, equal, log, weights
+from tests.train.test_run import RunTiny, assert_close, equal, log, weights
 from train import fsdp
 from train.config import load_recipe
 from train.errors import SettingsError
@@ -120,12 +119,6 @@ def test_spread_weights_train_as_whole_ones_and_go_on_in_any_number_of_processes
     assert equal(weights(tmp_path / "two"), weights(tmp_path / "broken"))
     assert run_tiny(tmp_path / "lonely", "--config", alone, "--resume").code == 0
     assert_close(weights(tmp_path / "lonely"), weights(tmp_path / "two"))
-
-
-def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

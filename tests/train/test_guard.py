@@ -126,8 +126,10 @@ def test_too_little_memory_says_what_to_change() -> None:
     with pytest.raises(MemoryFullError) as caught, enough_memory(recipe):
         torch.empty(2**60, dtype=torch.uint8)  # no machine has it
     assert str(caught.value) == (
-        "There is not enough memory for this recipe: lower run.micro_batch_pairs from 8, which changes no result;"
-        ' or set optimizer.name = "adafactor"; or train a LoRA (--lora-rank); or lower data.resolution_px from 512.'
+        "There is not enough memory for this recipe: lower run.micro_batch_pairs from 8, which changes results by"
+        ' rounding at most; or set optimizer.name = "adafactor"; or train a LoRA (--lora-rank); or lower'
+        " data.resolution_px from 512. --resume takes none of these changes: where there is a checkpoint, name another"
+        " --output, too."
     )
     with pytest.raises(RuntimeError, match="another"), enough_memory(recipe):
         raise RuntimeError("another error")

@@ -37,6 +37,12 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+
+
 def log(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
@@ -216,6 +222,20 @@ def test_the_newest_checkpoint_goes_by_number(tmp_path: Path) -> None:
     assert newest_first == ["step-1000000", "step-999999", "step-000002"]
 
 
+@pytest.mark.parametrize("document", ["", "{}", "[]", "null", '{"step": 4, "sizes_bytes": []}'])
+def test_a_checkpoint_whose_state_says_nothing_is_passed_over(tmp_path: Path, document: str) -> None:
+    for step, text in {2: '{"step": 2, "sizes_bytes": {}}', 4: document}.items():
+        folder = tmp_path / "checkpoints" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(text)
+    told: list[str] = []
+    found = checkpoint.newest(tmp_path, told.append)
+    assert found is not None
+    assert found.step == 2
+    (passed,) = told
+    assert passed.startswith(f"{tmp_path}/checkpoints/step-000004 is not a sound checkpoint (")
+
+
 def test_v_prediction_trains(run_tiny: RunTiny, tmp_path: Path) -> None:
     model = tiny.save_sd(tmp_path / "v", prediction_type="v_prediction")
     assert run_tiny(tmp_path / "out", *LORA, "--steps", 2, model=model).code == 0
@@ -260,6 +280,22 @@ def test_a_directory_with_another_run_is_left_alone(run_tiny: RunTiny, tmp_path:
         f"train: {output} holds a run of 2 steps, more than the 1 asked for; name another --output, or remove it.\n"
     )
     assert equal(before, weights(output))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "change"),
+    [((), ("--no-cache",), "was true, now false"), (("--no-cache",), (), "was false, now true")],
+)
+def test_a_run_goes_on_with_or_without_a_cache_as_it_began(
+    run_tiny: RunTiny, tmp_path: Path, first: tuple[str, ...], then: tuple[str, ...], change: str
+) -> None:
+    assert run_tiny(tmp_path, *LORA, "--steps", 2, *first).code == 0
+    other = run_tiny(tmp_path, *LORA, "--resume", *then)
+    assert (other.code, other.out) == (1, "")
+    assert other.err == (
+        f"train: {tmp_path} holds a run under other settings (latent_cache: {change});"
+        " name another --output, or remove it.\n"
+    )
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(
@@ -307,6 +343,7 @@ def test_two_processes_train_as_one(
     assert json.loads(done.stdout)["steps"] == 3
     losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"))
 
 
 @pytest.mark.slow

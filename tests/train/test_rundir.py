@@ -6,8 +6,8 @@ from train.config import load_recipe
 from train.errors import RunDirectoryError
 from train.rundir import begin, finished_summary, settings_of
 
-SETTINGS = settings_of(load_recipe("demo"), ["aa"])
-OTHER = settings_of(load_recipe("demo"), ["bb"])
+SETTINGS = settings_of(load_recipe("demo"), ["aa"], latent_cache=True)
+OTHER = settings_of(load_recipe("demo"), ["bb"], latent_cache=True)
 
 
 def test_an_absent_folder_is_work_to_do(tmp_path: Path) -> None:
@@ -43,6 +43,13 @@ def test_library_versions_do_not_stop_a_run(tmp_path: Path) -> None:
     begin(tmp_path, SETTINGS | {"versions": {"torch": "0"}})
     (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
     assert finished_summary(tmp_path, SETTINGS, resume=True) is None
+
+
+def test_a_run_begun_before_it_said_whether_latents_are_cached_goes_on(tmp_path: Path) -> None:
+    begin(tmp_path, {name: value for name, value in SETTINGS.items() if name != "latent_cache"})
+    (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
+    for latent_cache in (True, False):
+        assert finished_summary(tmp_path, SETTINGS | {"latent_cache": latent_cache}, resume=True) is None
 
 
 def test_settings_that_are_not_json(tmp_path: Path) -> None:
