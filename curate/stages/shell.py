@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -19,10 +18,11 @@ from pygments.lexers.sql import SqlLexer
 
 from curate.database import ends, literal, read_only_query, seal
 from curate.errors import QueryError, nearest
+from curate.interrupts import stoppable
 from curate.progress import say
 from curate.run import Run
 from curate.stages.completion import completer_of
-from curate.stages.query import ROWS_SHOWN, interruptible, statements_of, table_text
+from curate.stages.query import ROWS_SHOWN, statements_of, table_text
 from curate.stages.rank import open_views
 
 GREETING = """\
@@ -53,7 +53,8 @@ def interact(run: Run, out: IO[str], keys: Input | None = None, screen: Output |
     out.write(GREETING.format(run=run.root, views=views, database=run.database) + "\n")
     while (text := _ask(session)) not in LEAVE:
         try:
-            interruptible(connection, partial(answer, connection, text, out))
+            with stoppable():
+                answer(connection, text, out)
         except KeyboardInterrupt:
             out.write("stopped\n")
         except QueryError as error:
