@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 from pathlib import Path
 from typing import IO
 
@@ -85,6 +86,16 @@ def _write_csv(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:
 
 
 def _write_json(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:
-    """One array of objects; DuckDB turns each row to JSON, since Python's json lacks its types."""
+    """One array of objects; DuckDB turns each row to JSON, since Python's json lacks its types.
+
+    JSON knows neither NaN nor infinity, which DuckDB writes all the same: they become null.
+    """
     objects = relation.set_alias("result").project("to_json(result)::varchar").iter_rows()
-    out.write("[" + ",\n ".join(text for (text,) in objects) + "]\n")
+    out.write("[" + ",\n ".join(_strict(text) for (text,) in objects) + "]\n")
+
+
+def _strict(text: str) -> str:
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    row = json.loads(text, parse_constant=lambda name: None)
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
