@@ -6,13 +6,15 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
-_connections: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
+_connections: "weakref.WeakSet[duckdb.DuckDBPyConnection]" = weakref.WeakSet()
 
 
-def stops_at_ctrl_c(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+def stops_at_ctrl_c(connection: "duckdb.DuckDBPyConnection") -> "duckdb.DuckDBPyConnection":
     """The connection; inside `stoppable` Ctrl-C stops what it computes."""
     _connections.add(connection)
     return connection
@@ -42,6 +44,12 @@ def _watch(told: socket.socket) -> None:
     with told:
         while caught := told.recv(1):
             if caught[0] == signal.SIGINT:
-                for connection in list(_connections):
-                    with suppress(duckdb.ConnectionException):  # it is closed
-                        connection.interrupt()
+                _stop_queries()
+
+
+def _stop_queries() -> None:
+    import duckdb  # loaded by then, or there is no connection
+
+    for connection in list(_connections):
+        with suppress(duckdb.ConnectionException):  # it is closed
+            connection.interrupt()
