@@ -1,6 +1,7 @@
 """`curate sql` without a query: a prompt over the run's views, read-only, with completion and a history."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ def interact(run: Run, out: IO[str], keys: Input | None = None, screen: Output |
     seal(connection, run)
     session = make_session(connection, keys, screen)
     views = connection.execute("select count(*) from duckdb_views() where not internal").fetchall()[0][0]
-    out.write(GREETING.format(run=run.root, views=views, database=run.database) + "\n")
+    out.write(GREETING.format(run=run.root, views=views, database=shlex.quote(str(run.database))) + "\n")
     while (text := _ask(session)) not in LEAVE:
         try:
             with stoppable():
