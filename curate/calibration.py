@@ -33,7 +33,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """weights: log-odds per unit of each scorer's margin. Held-out figures are None when all share one prompt."""
+    """weights: log-odds per unit of each scorer's margin. Held-out figures are None when one half has no prompt."""
 
     weights: dict[str, float]
     pairs: int

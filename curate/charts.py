@@ -104,7 +104,9 @@ class Figure:
     def spec(self) -> dict[str, Any]:
         """Vega-Lite for the page: as wide as its place, colours still by role."""
         chart = self.chart.properties(width="container", height=self.height, description=self.summary)
-        return {**chart.to_dict(), "config": CONFIG}
+        # Three of the longest names take 380 px side by side, two 280; what goes beyond the chart's edge is cut off.
+        legend = {**CONFIG["legend"], "columns": {"expr": "width < 280 ? 1 : width < 380 ? 2 : 3"}}
+        return {**chart.to_dict(), "config": {**CONFIG, "legend": legend}}
 
 
 def themed(spec: dict[str, Any], palette: dict[str, str]) -> dict[str, Any]:

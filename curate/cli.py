@@ -7,6 +7,7 @@ import typer
 
 from curate.commands import compare, embed, export, fetch, look, rank, review, status, verify
 from curate.errors import CurateError
+from curate.interrupts import stoppable
 from curate.progress import say
 
 app = typer.Typer(
@@ -38,7 +39,10 @@ def main() -> None:
     # spinning made small models ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(prog_name="curate")
+        with stoppable():
+            app(prog_name="curate")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except CurateError as error:
         say(f"curate: {error}")
         sys.exit(error.exit_code)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import QueryError, RunError
+from curate.interrupts import stops_at_ctrl_c
 from curate.run import Run
 from curate.tables import atomic_path
 
@@ -57,7 +58,7 @@ def fill_blocks(text: str, **each: list[str]) -> str:
 
 def connect_views(run: Run, database: str = ":memory:", *, rankings: bool = True) -> duckdb.DuckDBPyConnection:
     """A connection with one view per table of the run and, with `rankings`, one per ranking. Raises RunError."""
-    connection = duckdb.connect(database, config=CONFIG)
+    connection = stops_at_ctrl_c(duckdb.connect(database, config=CONFIG))
     connection.execute(f"set temp_directory = {literal(str((run.root / '.spill').resolve()))}")
     for name in EMBEDDED:
         pattern = run.pairs if name == "pairs" else run.table(name) / "*.parquet"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 
@@ -145,7 +146,7 @@ def _calibration_lines(calibration: dict[str, Any] | None) -> list[str]:
         f"odds      that the human is right: log-odds = {weights}, times each margin; {calibration['pairs']:,} pairs"
     ]
     if "held_out_accuracy" not in calibration:
-        return [*lines, "          nothing held out: all pairs share one prompt"]
+        return [*lines, "          nothing held out: too few prompts"]
     lines.append(
         f"          on held-out prompts: accuracy {100 * calibration['held_out_accuracy']:.1f} %, "
         f"log loss {calibration['held_out_log_loss']:.4f} (chance 50 %, 0.6931)"
@@ -221,7 +222,8 @@ def diff_lines(report: dict[str, Any]) -> list[str]:
         f"rank correlation {correlation} over the {report['ranked_both']:,} pairs that both rank",
         f"moved most, as percentiles (1 = best):{'':>8}{one:>12}{two:>12}",
         *(
-            f"  {item['pair_id']}  {item['percentile_one']:>10.4f}{item['percentile_two']:>12.4f}  {item['prompt']}"
+            f"  {item['pair_id']}  {item['percentile_one']:>10.4f}{item['percentile_two']:>12.4f}  "
+            f"{_one_line(item['prompt'])}"
             for item in report["moved"]
         ),
     ]
@@ -254,7 +256,7 @@ def search_lines(found: list[dict[str, Any]]) -> list[str]:
         f"{'similarity':>10}{'pairs':>8}{'selected':>10}{'best rank':>11}  prompt",
         *(
             f"{row['similarity']:>10.4f}{row['pairs']:>8,}{row['selected']:>10,}{_count(row['best_rank']):>11}"
-            f"  {row['prompt']}"
+            f"  {_one_line(row['prompt'])}"
             for row in found
         ),
     ]
@@ -265,8 +267,13 @@ def _search_pair_line(row: dict[str, Any]) -> str:
     chosen = "selected" if row["selected"] else ""
     return (
         f"{row['similarity']:>10.4f}{_count(row['rank']):>9}{quality:>9}  {chosen:<8}  {row['pair_id']:<16}"
-        f"  {row['prompt']}"
+        f"  {_one_line(row['prompt'])}"
     )
+
+
+def _one_line(prompt: str | None) -> str:
+    """A prompt without line breaks, nor anything else that a terminal obeys; a dash for one that the run lacks."""
+    return "-" if prompt is None else re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", prompt)
 
 
 def _count(value: int | None) -> str:

@@ -29,7 +29,7 @@ LEVELS = [
     {"model_set", "plugins", "manifest", "decoders", "encoding", "images", "storage"},
     {"progress", "charts", "prompt_map"},
     {"ahead", "memory", "tally", "shard_order", "tar_layout"},
-    {"bootstrap", "bradley_terry", "errors", "lines", "compare_lines"},
+    {"bootstrap", "bradley_terry", "errors", "interrupts", "lines", "compare_lines"},
 ]
 
 

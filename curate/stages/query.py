@@ -3,11 +3,9 @@
 import contextlib
 import csv
 import io
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import partial
+import json
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import duckdb
 
@@ -20,8 +18,6 @@ from curate.tables import atomic_path
 FORMS = ("table", "csv", "json")
 WIDTH_CHARS, ROWS_SHOWN = 120, 40  # of a table, where no window says otherwise
 
-Result = TypeVar("Result")
-
 
 def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = None) -> None:
     """Write one query's result to `out` as "table", "csv" or "json", or to the file `parquet`.
@@ -31,12 +27,12 @@ def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = No
     """
     connection = open_views(run)
     if parquet is not None:
-        interruptible(connection, partial(_write_parquet, connection, run, sql, parquet))
+        _write_parquet(connection, run, sql, parquet)
         out.write(f"{parquet}\n")
         return
     seal(connection, run)
     for statement in statements_of(sql) if form == "table" else [sql]:
-        interruptible(connection, partial(write_result, connection, statement, form, out))
+        write_result(connection, statement, form, out)
 
 
 def statements_of(sql: str) -> list[str]:
@@ -45,22 +41,6 @@ def statements_of(sql: str) -> list[str]:
         return [statement.query for statement in duckdb.extract_statements(sql)] or [sql]
     except duckdb.Error as error:
         raise QueryError(f"sql: {error}") from error
-
-
-def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], Result]) -> Result:
-    """The result of `work`, which uses the connection; Ctrl-C stops its query and raises KeyboardInterrupt.
-
-    DuckDB does not look for signals while it computes, so the work has a thread of its own.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        done: Future[Result] = pool.submit(work)
-        try:
-            return done.result()
-        except KeyboardInterrupt:
-            while not done.done():  # again and again: the first call may come before the query has started
-                connection.interrupt()
-                wait([done], timeout=0.05)
-            raise
 
 
 def write_result(connection: duckdb.DuckDBPyConnection, sql: str, form: str, out: IO[str]) -> None:
@@ -106,6 +86,16 @@ def _write_csv(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:
 
 
 def _write_json(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:
-    """One array of objects; DuckDB turns each row to JSON, since Python's json lacks its types."""
+    """One array of objects; DuckDB turns each row to JSON, since Python's json lacks its types.
+
+    JSON knows neither NaN nor infinity, which DuckDB writes all the same: they become null.
+    """
     objects = relation.set_alias("result").project("to_json(result)::varchar").iter_rows()
-    out.write("[" + ",\n ".join(text for (text,) in objects) + "]\n")
+    out.write("[" + ",\n ".join(_strict(text) for (text,) in objects) + "]\n")
+
+
+def _strict(text: str) -> str:
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    row = json.loads(text, parse_constant=lambda name: None)
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))

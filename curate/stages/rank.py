@@ -163,11 +163,13 @@ def parse_psi(text: str, norm: str) -> Psi:
     weights: dict[str, float] = {}
     for term in filter(None, (term.strip() for term in text.split(","))):
         scorer, _, weight = term.partition("=")
+        if scorer.strip() in weights:
+            raise UsageError(f"--psi {text}: '{scorer.strip()}' is given twice")
         try:
             weights[scorer.strip()] = float(weight) if weight else 1.0
         except ValueError as error:
             raise UsageError(f"--psi {text}: '{weight}' is not a number; write SCORER=WEIGHT") from error
-    if not weights or not all(math.isfinite(w) and w > 0 for w in weights.values()):
+    if not weights or min(weights.values()) <= 0 or not math.isfinite(sum(weights.values())):
         raise UsageError(f"--psi '{text}': name scorers with positive weights, such as clip=2,pickscore=1")
     return Psi(weights, norm)
 
@@ -215,7 +217,7 @@ def selected_count(share: int | float, base: int) -> int:
 def prepare_pairs(connection: duckdb.DuckDBPyConnection, run: Run, scorers: list[str], psi: Psi) -> None:
     """`pair_scores` and what it is made of, computed once. Raises RunError, UsageError where nothing can be ranked."""
     create_psi_views(connection, scorers, psi, "temp table")
-    _check_eligible(connection, run)
+    _check_eligible(connection, run, psi)
     _check_raw(connection, psi)
 
 
@@ -316,11 +318,13 @@ def _limit_memory(connection: duckdb.DuckDBPyConnection, memory: str | None) -> 
         raise UsageError(f"--memory {memory}: give a size such as 8GB") from error
 
 
-def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
+def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run, psi: Psi) -> None:
     eligible, judged = fetch_count(connection, "eligible"), _judged(connection)
     if eligible == 0:
+        ties = fetch_count(connection, "pairs") - judged
         raise RunError(
-            f"no pair of {run.root} can be ranked: each is a tie, or lacks an image or a score; see the table `dropped`"
+            f"no pair of {run.root} can be ranked: {ties:,} are ties, {judged:,} lack an image (see the table "
+            f"`dropped`) or a finite score of {' or '.join(psi.weights)}"
         )
     if eligible > judged:
         raise RunError(f"{run.table('scores')} holds some scores more than once; run `curate embed` again")

@@ -7,6 +7,7 @@ import altair as alt
 
 from curate.charts import CONFIG, PALETTES, Figure, themed
 from curate.engines.local import batched
+from curate.errors import UsageError
 from curate.lines import coverage_words
 from curate.run import Run
 from curate.stages.gallery import Ranking, count_steps, metric_purpose, open_ranking
@@ -24,8 +25,11 @@ PNG_SCALE = 2
 def report(run: Run, name: str, page: Path | None, png: bool, wanted: int) -> dict[str, Any]:
     """Write the page, and its charts as PNG when asked to; return what was written and counted.
 
-    wanted: pairs of the gallery. Raises: RunError, WriteError.
+    wanted: pairs of the gallery. Raises: UsageError, RunError, WriteError.
     """
+    path = page or default_page(run, name)
+    if png and path.suffix == ".png":
+        raise UsageError(f"--page {path}: the picture of --png would be written there; name the page .html")
     ranking = open_ranking(run, name)
     steps = count_steps(run.summary(), ranking.settings)
     drawn = figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
@@ -33,7 +37,6 @@ def report(run: Run, name: str, page: Path | None, png: bool, wanted: int) -> di
     bare, _ = render_page(drawn, Gallery({}), **values)
     gallery = make_gallery(run, ranking, wanted, MOST_BYTES - len(bare.encode()))
     text, _ = render_page(drawn, gallery, **values)
-    path = page or default_page(run, name)
     write_text(text, path)
     if png:
         write_png(drawn, f"{values['title']}: {values['lede']}", path.with_suffix(".png"))

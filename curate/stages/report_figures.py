@@ -210,8 +210,10 @@ def calibration_figure(calibration: Calibration) -> Figure:
 
 def _calibration_summary(calibration: Calibration) -> str:
     weights = ", ".join(f"{name} {weight:.3g}" for name, weight in calibration.weights.items())
+    if calibration.pairs == 0:
+        return "No pair has a score of every scorer, so nothing could be fitted."
     if calibration.held_out_accuracy is None:
-        return f"All pairs share one prompt, so none could be held out. Log-odds per unit of margin: {weights}."
+        return f"There are too few prompts to hold some out. Log-odds per unit of margin: {weights}."
     return (
         f"On held-out prompts it agrees with {calibration.held_out_accuracy:.1%} of {calibration.pairs:,} judgements, "
         f"log loss {calibration.held_out_log_loss:.3f} (chance: 0.693). Log-odds per unit of margin: {weights}."

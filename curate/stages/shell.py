@@ -1,9 +1,9 @@
 """`curate sql` without a query: a prompt over the run's views, read-only, with completion and a history."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -19,10 +19,11 @@ from pygments.lexers.sql import SqlLexer
 
 from curate.database import ends, literal, read_only_query, seal
 from curate.errors import QueryError, nearest
+from curate.interrupts import stoppable
 from curate.progress import say
 from curate.run import Run
 from curate.stages.completion import completer_of
-from curate.stages.query import ROWS_SHOWN, interruptible, statements_of, table_text
+from curate.stages.query import ROWS_SHOWN, statements_of, table_text
 from curate.stages.rank import open_views
 
 GREETING = """\
@@ -50,10 +51,11 @@ def interact(run: Run, out: IO[str], keys: Input | None = None, screen: Output |
     seal(connection, run)
     session = make_session(connection, keys, screen)
     views = connection.execute("select count(*) from duckdb_views() where not internal").fetchall()[0][0]
-    out.write(GREETING.format(run=run.root, views=views, database=run.database) + "\n")
+    out.write(GREETING.format(run=run.root, views=views, database=shlex.quote(str(run.database))) + "\n")
     while (text := _ask(session)) not in LEAVE:
         try:
-            interruptible(connection, partial(answer, connection, text, out))
+            with stoppable():
+                answer(connection, text, out)
         except KeyboardInterrupt:
             out.write("stopped\n")
         except QueryError as error:

@@ -1,5 +1,6 @@
 """The command line run in process, a small source, and an object store."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,3 +71,11 @@ def gate(served: Gate, monkeypatch: pytest.MonkeyPatch) -> Gate:
     served.requests.clear()
     fsspec.filesystem("s3").invalidate_cache()
     return served
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches these tests also where they were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

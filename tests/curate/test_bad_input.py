@@ -157,8 +157,8 @@ def test_no_picture_is_readable(curate: Curate, tmp_path: Path) -> None:
     assert curate("rank", "--run", run) == Outcome(
         1,
         "",
-        f"curate: no pair of {run} can be ranked: each is a tie, or lacks an image or a score; "
-        "see the table `dropped`\n",
+        f"curate: no pair of {run} can be ranked: 0 are ties, 4 lack an image (see the table `dropped`) or a finite "
+        "score of clip or pickscore or aesthetic\n",
     )
 
 

@@ -1,11 +1,15 @@
 """The calibration against a plain Newton method, known weights, and judgements that leave nothing to learn."""
 
+from pathlib import Path
+
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from curate.calibration import RIDGE, Calibration, calibrate, calibration_bins, fit_weights
+from curate.lines import rank_lines
+from tests.curate.runs import HAND_SCORES, make_run, ranked
 
 TRUE = np.array([3.0, -1.0])
 
@@ -89,6 +93,14 @@ def test_judgements_that_all_scorers_share_stay_finite() -> None:
     found = fitted(np.abs(judged(200)))
     assert np.isfinite(list(found.weights.values())).all()
     assert found.held_out_accuracy == 1
+
+
+def test_two_prompts_in_one_half_are_said_to_be_too_few(tmp_path: Path) -> None:
+    judgements: list[tuple[str, str, int | None]] = [("a", "b", 0), ("a", "c", 0), ("d", "b", 0), ("d", "c", 0)]
+    run = make_run(tmp_path / "run", judgements, HAND_SCORES, prompts=list("ppqq"))
+    report = ranked(run, metric="calibrated")
+    assert report["coverage"]["prompts"] == 2
+    assert "          nothing held out: too few prompts" in rank_lines(report, "run")
 
 
 def test_one_prompt_has_no_held_out_figures() -> None:

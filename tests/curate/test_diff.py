@@ -9,6 +9,8 @@ from scipy.stats import spearmanr
 from curate.errors import RunError
 from curate.filters import Filters
 from curate.stages.diff import diff
+from curate.tables import write_table
+from schemas import tables
 from tests.curate.builders import Outcome
 from tests.curate.runs import HAND_PAIRS, HAND_SCORES, make_run, ranked, ranking_rows
 from tests.curate.test_selection import world
@@ -43,6 +45,16 @@ def test_a_ranking_equals_itself(tmp_path: Path, curate: Curate) -> None:
     done = curate("diff", "one", "one", "--run", run.root)
     assert (done.code, done.err) == (0, "")
     assert "100.0 % of what either selects" in done.out
+
+
+def test_a_prompt_stays_on_its_line(tmp_path: Path, curate: Curate) -> None:
+    run = make_run(tmp_path / "run", [("a", "b", 0)], HAND_SCORES, prompts=["\x1b[2J\n\ttwo  lines\x07"])
+    ranked(run)
+    shown = curate("diff", "default", "default", "--run", run.root).out.splitlines()
+    assert shown[-1].endswith("  prompt [2J two lines ")
+    assert len(shown) == 4
+    write_table(tables.PROMPTS.empty_table(), run.table("prompts") / "p.parquet", tables.PROMPTS)
+    assert curate("diff", "default", "default", "--run", run.root).out.endswith("  -\n")
 
 
 def test_one_pair_in_common_has_no_correlation(tmp_path: Path, curate: Curate) -> None:

@@ -34,6 +34,12 @@ def test_forms(curate: Curate, root: Path, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out.parquet")["pair_id"].to_pylist() == [row["pair_id"] for row in rows]
 
 
+def test_json_of_numbers_that_json_lacks(curate: Curate, root: Path) -> None:
+    query = "select 'NaN'::float as a, '-Infinity'::double as b, ['NaN'::float, 0.5] as c, 'NaN, № 1' as d"
+    text = curate("sql", query, "--run", root, "--json").out
+    assert text == '[{"a":null,"b":null,"c":[null,0.5],"d":"NaN, № 1"}]\n'
+
+
 def test_empty_results_are_valid_documents(curate: Curate, root: Path) -> None:
     query = "select pair_id from ranking where false"
     assert json.loads(curate("sql", query, "--run", root, "--json").out) == []

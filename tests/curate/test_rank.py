@@ -372,7 +372,7 @@ def test_raw_needs_scores_between_0_and_1(run: Run) -> None:
 
 def test_all_ties_is_an_error(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [("a", "b", None)], HAND_SCORES)
-    with pytest.raises(RunError, match="can be ranked: each is a tie, or lacks an image or a score"):
+    with pytest.raises(RunError, match=r"can be ranked: 1 are ties, 0 lack .* score of clip or pickscore"):
         ranked(run, "default", "qsd", BLEND, "1.0")
 
 
@@ -413,7 +413,9 @@ def test_psi_texts() -> None:
     assert parse_psi(" clip=2, pickscore ", "minmax") == Psi({"clip": 2.0, "pickscore": 1.0}, "minmax")
 
 
-@pytest.mark.parametrize("text", ["", "clip=0", "clip=-1", "clip=nan", "clip=x", "clip=inf"])
+@pytest.mark.parametrize(
+    "text", ["", "clip=0", "clip=-1", "clip=nan", "clip=x", "clip=inf", "clip=1,clip=2", "a=1e308,b=1e308"]
+)
 def test_impossible_psi_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--psi"):
         parse_psi(text, "percentile")

@@ -280,9 +280,17 @@ def test_a_poor_run(curate: Curate, tmp_path: Path) -> None:
     assert (written["gallery_pairs"], written["pictures_missing"]) == (2, 3)
     assert "pickscore has no score for any ranked pair." in page
     assert "pickscore from unknown to unknown" in page
-    assert "All pairs share one prompt, so none could be held out" in page
+    assert "No pair has a score of every scorer, so nothing could be fitted" in page
     assert page.count('class="no-score"') == 2
     assert "Map of the prompts" not in page
+
+
+def test_the_picture_would_take_the_pages_place(curate: Curate, ranked_run: Path, tmp_path: Path) -> None:
+    done = curate("report", "--run", ranked_run, "--page", tmp_path / "page.png", "--png")
+    assert done == Outcome(
+        2, "", f"curate: --page {tmp_path}/page.png: the picture of --png would be written there; name the page .html\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_ranking_names_those_there_are(curate: Curate, ranked_run: Path) -> None:

@@ -143,6 +143,22 @@ def test_no_sideways_scrolling(page_file: Path, width_px: int) -> None:
         assert overflow_px(page) == 0
 
 
+CUT_OFF = """[...document.querySelectorAll(".plot svg")].flatMap(svg => {
+  const edge = svg.getBoundingClientRect();
+  const beyond = box => box.right > edge.right + 1 || box.left < edge.left - 1;
+  const texts = [...svg.querySelectorAll("text")].filter(text => beyond(text.getBoundingClientRect()));
+  return texts.map(text => text.textContent);
+})"""
+
+
+@pytest.mark.parametrize("width_px", [320, 390, 768, 1440])
+def test_no_word_of_a_chart_is_cut_off(page_file: Path, width_px: int) -> None:
+    with browser_page(viewport={"width": width_px, "height": 844}) as page:
+        page.goto(page_file.as_uri())
+        all_charts_drawn(page)
+        assert page.evaluate(CUT_OFF) == []
+
+
 def test_pointing_at_a_prompt_of_the_map_shows_it(page_file: Path) -> None:
     with browser_page() as page:
         page.goto(page_file.as_uri())

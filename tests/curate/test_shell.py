@@ -2,13 +2,11 @@
 
 import io
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import duckdb
 import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -18,7 +16,6 @@ from prompt_toolkit.output import DummyOutput
 from curate.errors import QueryError
 from curate.run import Run
 from curate.stages.completion import SqlCompleter
-from curate.stages.query import interruptible
 from curate.stages.rank import open_views
 from curate.stages.shell import COMMANDS, answer, history_path, interact, is_complete
 from tests.curate.builders import Outcome
@@ -234,24 +231,6 @@ def test_no_history_where_it_cannot_be_written(
 
 
 LONG = "select sum(sin(a.range * b.range)) from range(1000000) a, range(1000000) b"
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Ctrl-C reaches these tests also where they were started in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_stops_a_query_and_the_connection_lives_on() -> None:
-    connection = duckdb.connect()
-    alarm = threading.Timer(0.5, lambda: os.kill(os.getpid(), 2))
-    alarm.start()
-    with pytest.raises(KeyboardInterrupt):
-        interruptible(connection, lambda: connection.execute(LONG).fetchall())
-    assert interruptible(connection, lambda: connection.execute("select 42").fetchall()) == [(42,)]
 
 
 @pytest.mark.usefixtures("ctrl_c")
