@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", help="sizes in millions, with commas")
     parser.add_argument("--memory", help="memory of the database, for --scale; 8GB is the reach")
-    parser.add_argument("--folder", type=Path, help="where --scale keeps its tables: 100 million pairs want about 70 GB")
+    parser.add_argument("--folder", type=Path, help="where --scale keeps its tables: 100 million pairs want 70 GB")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
