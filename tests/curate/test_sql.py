@@ -198,7 +198,7 @@ CASES: dict[str, Case] = {
     "ranking": (
         ["ranked", "pair_scores", "passed_over"],
         {"scorer": ["clip"]},
-        {"last_rank": 2, "base_pairs": 2},
+        {"from_rank": 1, "to_rank": 2, "last_rank": 2, "base_pairs": 2},
         [
             ("1", "p", "a", "c", 0.5, 2, 0.0, True, None, 1, 3, -2),
             ("5", "q", "a", "b", 0.9, 1, 1.0, False, "diversity", 4, 4, 0),
