@@ -375,10 +375,7 @@ def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: l
 
 def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str, pairs: int, base: int) -> dict[str, int]:
     """dropped/rank-<name>.parquet: the pairs that are not ranked; their counts by reason."""
-    eligible, judged = (
-        fetch_count(connection, "eligible"),
-        fetch(connection, "select count(preference) from pairs")[0][0],
-    )
+    eligible, judged = fetch_count(connection, "eligible"), _judged(connection)
     connection.execute("create temp table not_ranked as from left_out")
     for query, needed in (
         ("dropped_ties", judged < pairs),
