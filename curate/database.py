@@ -19,7 +19,6 @@ from curate.tables import atomic_path
 SQL = Path(str(files("curate"))) / "sql"
 EMBEDDED = ("pairs", "images", "prompts", "scores", "dropped")
 PSI_NORMS = ("percentile", "minmax", "raw")
-ROW_GROUP_ROWS = 122_880  # as DuckDB writes them
 
 # No view of ours needs an extension or a variable of the calling Python.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -87,19 +86,21 @@ def seal(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
 
 
 def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi, kind: str = "view") -> None:
-    """`scored`, `eligible`, `used_scores`, `psi_weights`, `normalised`, `psi`, `pair_scores`, `pair_facts`.
+    """What is known of pairs, from `scored` to `pair_scores` and `pair_facts`, each by the query of its name.
 
     kind: "view" computes them when they are asked for; "temp table" those that are read often now and once.
     """
-    weighed = sorted(psi.weights)
+    weighed, ids = sorted(psi.weights), ["prompt_id", "image_uid"]
     columns = ", ".join(f"{psi.weights[name]!r}::double as {name}_weight" for name in weighed)
     if kind == "view":
-        scored = {"scored": (kind, query_text("scored", scorer=scorers, number=["row_number() over ()"]))}
+        scored = {"scored": (kind, query_text("scored", scorer=scorers, number=["row_number() over ()"], id=ids))}
     else:  # a table has row numbers, and counting rows would keep it from being written by several threads
-        rows = query_text("scored", scorer=scorers, number=[])
+        rows = query_text("scored", scorer=scorers, number=[], id=[])
         scored = {"scored_rows": (kind, rows), "scored": ("view", "select rowid as score_id, * from scored_rows")}
     queries = scored | {
-        "eligible": (kind, query_text("eligible", scorer=weighed)),
+        "usable": ("view", query_text("usable", scorer=weighed)),
+        "sided": (kind, query_text("sided")),
+        "eligible": (kind, query_text("eligible")),
         "used_scores": ("view", query_text("used_scores", scorer=scorers)),
         "psi_weights": ("view", f"select {columns}"),
         "normalised": ("view", query_text(f"normalised_{psi.norm}", scorer=weighed)),
@@ -110,6 +111,8 @@ def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], 
     }
     for name, (made_as, query) in queries.items():
         connection.execute(f"create or replace {made_as} {name} as\n{query}")
+        if name == "eligible" and kind != "view":
+            connection.execute("drop table sided")  # its rows are in `eligible` now
 
 
 def create_calibration_views(connection: duckdb.DuckDBPyConnection, weights: dict[str, float]) -> None:
@@ -204,29 +207,6 @@ def copy_query(
         written = [(field.name, field.type) for field in pq.read_schema(temporary)]
         if written != [(field.name, field.type) for field in schema]:
             raise ValueError(f"{path.name} was to have the columns {schema}, the query gave {written}")
-
-
-def copy_in_turn(
-    connection: duckdb.DuckDBPyConnection,
-    query: str,
-    stretches: list[dict[str, Any]],
-    path: Path,
-    schema: pa.Schema,
-) -> None:
-    """Write a query's rows for each of its parameters in turn to one Parquet file: what is too much to sort at once.
-
-    Raises: WriteError.
-    """
-    form: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, data_page_version="2.0", **form) as writer:
-        for parameters in stretches:
-            for batch in connection.sql(query, params=parameters).to_arrow_reader(ROW_GROUP_ROWS):
-                writer.write_batch(batch.cast(schema))
-
-
-def memory_limit_bytes(connection: duckdb.DuckDBPyConnection) -> int:
-    """What the database may hold before it spills."""
-    return int(fetch(connection, "select parse_formatted_bytes(current_setting('memory_limit'))")[0][0])
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:

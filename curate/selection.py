@@ -1,6 +1,6 @@
 """Which ranked pairs are selected: the best, unless limits or diversity pass some of them over."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -118,36 +118,38 @@ class _Caps:
     """Counts what the chosen pairs use up; says no to a pair that would go over, and remembers why."""
 
     def __init__(self, limits: Limits, groups: dict[str, int]) -> None:
-        self.limits, self.groups = limits, groups
-        self.used: dict[str, Counter[Any]] = defaultdict(Counter)
+        self.groups = groups
+        self.images = ["preferred_uid", "rejected_uid"] if limits.per_image is not None else []
+        self.annotators = ["annotator_id"] if limits.per_annotator is not None else []
+        prompts, images, annotators = Counter[Any](), Counter[Any](), Counter[Any]()
+        # One for each key of a candidate: which limit it falls under, how often it was used, how often it may be.
+        self.rules = [("max_per_prompt", prompts, limits.per_prompt)]
+        self.rules += [("max_per_image", images, limits.per_image) for _ in self.images]
+        self.rules += [("max_per_annotator", annotators, limits.per_annotator) for _ in self.annotators]
         self.refused: dict[int, str] = {}
 
-    def accept(self, rank: int, prompt: str, preferred: str, rejected: str, annotator: str | None) -> bool:
-        """Take the pair if no limit forbids it. Pairs without an annotator have no annotator's limit."""
-        uses: list[tuple[str, Any, int]] = []
-        if self.limits.per_prompt is not None:
-            uses.append(("max_per_prompt", self.groups.get(prompt, prompt), self.limits.per_prompt))
-        if self.limits.per_image is not None:
-            uses += [("max_per_image", image, self.limits.per_image) for image in (preferred, rejected)]
-        if self.limits.per_annotator is not None and annotator is not None:
-            uses.append(("max_per_annotator", annotator, self.limits.per_annotator))
-        for reason, key, most in uses:
-            if self.used[reason][key] >= most:
+    def accept(self, rank: int, prompt: str, *others: str | None) -> bool:
+        """Take the pair if no limit forbids it. Pairs without an annotator have no annotator's limit.
+
+        others: the uids of both images where images are limited, the annotator's id where annotators are.
+        """
+        keys = (self.groups.get(prompt, prompt), *others)
+        for (reason, used, most), key in zip(self.rules, keys, strict=True):
+            if most is not None and key is not None and used[key] >= most:
                 self.refused[rank] = reason
                 return False
-        for reason, key, _ in uses:
-            self.used[reason][key] += 1
+        for (_, used, _), key in zip(self.rules, keys, strict=True):
+            used[key] += 1
         return True
 
 
 def _choose_by_rank(connection: duckdb.DuckDBPyConnection, caps: _Caps, wanted: int, base: int) -> list[int]:
     """The best pair that the limits allow, again and again: ranks."""
     chosen: list[int] = []
-    by_annotator = caps.limits.per_annotator is not None
     together = max(READ_AHEAD, wanted + wanted // 4)
-    with closing(_candidates(connection, together, base, by_annotator)) as candidates:
-        for rank, *uses in candidates:
-            if caps.accept(rank, *uses):
+    with closing(_candidates(connection, caps, together, base)) as candidates:
+        for rank, *keys in candidates:
+            if caps.accept(rank, *keys):
                 chosen.append(rank)
             if len(chosen) == wanted:
                 break
@@ -155,19 +157,15 @@ def _choose_by_rank(connection: duckdb.DuckDBPyConnection, caps: _Caps, wanted: 
 
 
 def _candidates(
-    connection: duckdb.DuckDBPyConnection, together: int, base: int, by_annotator: bool
+    connection: duckdb.DuckDBPyConnection, caps: _Caps, together: int, base: int
 ) -> Generator[tuple[Any, ...]]:
-    """(rank, prompt_id, preferred_uid, rejected_uid, annotator_id) in rank order, read as far as is asked.
-
-    by_annotator: False leaves annotator_id null, and the pairs' table unread.
-    """
-    query = query_text("candidates", annotator=["annotator_id"] if by_annotator else [])
+    """(rank, prompt_id, what else is limited) in rank order, `together` at a time, read as far as is asked."""
+    query = query_text("candidates", image=caps.images, annotator=caps.annotators)
     for first in range(1, base + 1, together):
         connection.execute(query, {"first": first, "last": first + together - 1})
         try:
             while rows := connection.fetchmany(READ_AHEAD):
-                for row in rows:
-                    yield row[:5]  # the query's last column is null, and the fifth where annotators are not read
+                yield from rows
         finally:
             connection.abort()  # what was not asked for; the connection is busy until then
 
@@ -177,9 +175,8 @@ def _choose_diverse(
 ) -> list[int]:
     """By quality and distance to the prompts chosen so far: ranks."""
     row = {prompt_id: number for number, prompt_id in enumerate(prompts.ids)}
-    by_annotator = caps.limits.per_annotator is not None
-    found = list(_candidates(connection, base, base, by_annotator))
-    which = np.fromiter((row[uses[1]] for uses in found), np.int64, len(found))
+    found = list(_candidates(connection, caps, base, base))
+    which = np.fromiter((row[prompt_id] for _, prompt_id, *_ in found), np.int64, len(found))
     positions = choose_diverse(
         which, prompts.embeddings, weight, wanted, lambda position: caps.accept(*found[position])
     )

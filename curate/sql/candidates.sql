@@ -2,9 +2,10 @@
 -- Grain:   one ranked pair, in rank order.
 -- Inputs:  ranked, eligible, pairs.
 -- Parameters: $first and $last, the ranks of the stretch, both included.
--- The lines between `each annotator` and `end` stand only where annotators are limited.
+-- The lines between `each image` and `end` stand only where images are limited, and are repeated for both sides; those
+-- between `each annotator` and `end` only where annotators are.
 with stretch as (
-    select rank, pair_id
+    select rank, pair_number
     from ranked
     where rank between $first and $last
 )
@@ -12,15 +13,15 @@ with stretch as (
 select
     stretch.rank,
     eligible.prompt_id,
-    eligible.preferred_uid,
-    eligible.rejected_uid,
+    -- each image
+    eligible.{image},
+    -- end
     -- each annotator
     pairs.{annotator},
     -- end
-    null::varchar as none
 from stretch
-inner join eligible using (pair_id)
+inner join eligible on stretch.pair_number = eligible.rowid
 -- each annotator
-inner join pairs using (pair_id)
+inner join pairs on eligible.pair_id = pairs.pair_id
 -- end
 order by stretch.rank

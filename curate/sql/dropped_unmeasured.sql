@@ -6,4 +6,4 @@ select
     'not_ranked' as reason
 from eligible
 anti join left_out using (pair_id)
-anti join ranked using (pair_id)
+anti join ranked on eligible.rowid = ranked.pair_number

@@ -15,9 +15,9 @@ sides as (
         zero.score_id is not null and one.score_id is not null as both_have_rows
     from unscored
     left join scored as zero
-        on unscored.image_0_uid = zero.image_uid and unscored.prompt_id = zero.prompt_id
+        on hash(unscored.image_0_uid) = zero.image_hash and hash(unscored.prompt_id) = zero.prompt_hash
     left join scored as one
-        on unscored.image_1_uid = one.image_uid and unscored.prompt_id = one.prompt_id
+        on hash(unscored.image_1_uid) = one.image_hash and hash(unscored.prompt_id) = one.prompt_hash
 )
 
 select

@@ -3,7 +3,7 @@
 -- Inputs:  ranked, eligible, prompts.
 select eligible.prompt_id
 from ranked
-inner join eligible using (pair_id)
+inner join eligible on ranked.pair_number = eligible.rowid
 anti join prompts on eligible.prompt_id = prompts.prompt_id
 order by eligible.prompt_id
 limit 1

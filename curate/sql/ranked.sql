@@ -1,11 +1,14 @@
 -- Purpose: the order of the pairs that take part: by quality, best first (worst first for $sign = -1), then by pair_id.
 -- Grain:   one pair with a quality that no filter left out.
--- Inputs:  metric_result (pair_id, quality), left_out (pair_id, reason).
+-- Inputs:  metric_result (pair_id, quality), left_out (pair_id, reason), eligible; pair_number is the pair's row there.
 -- Parameters: $sign, 1 or -1.
 select
-    pair_id,
-    quality,
-    row_number() over (order by $sign * quality desc, pair_id) as rank
+    eligible.rowid as pair_number,
+    eligible.preferred_id,
+    eligible.rejected_id,
+    metric_result.quality,
+    row_number() over (order by $sign * metric_result.quality desc, pair_id) as rank
 from metric_result
+inner join eligible using (pair_id)
 anti join left_out using (pair_id)
-where quality is not null
+where metric_result.quality is not null

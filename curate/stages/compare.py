@@ -42,7 +42,7 @@ def compare(run: Run, options: CompareOptions) -> dict[str, Any]:
     scorers: list[str] = summary["scorers"]
     connection = connect_views(run, rankings=False)
     connection.execute("set enable_progress_bar = false")
-    create_view(connection, "scored", query_text("scored", scorer=scorers, number=[]))
+    create_view(connection, "scored", query_text("scored", scorer=scorers, number=[], id=["prompt_id", "image_uid"]))
     names = _models(connection, run, sampled, options)
     pictures = _pictures(connection, run, scorers, names)
     chosen_by = {model["name"]: model.get("chosen_by", []) for model in sampled.get("models", [])}

@@ -17,7 +17,6 @@ from curate.database import (
     PSI_NORMS,
     Psi,
     connect_views,
-    copy_in_turn,
     copy_query,
     create_calibration_views,
     create_parquet_view,
@@ -27,7 +26,6 @@ from curate.database import (
     first_line,
     literal,
     materialise,
-    memory_limit_bytes,
     query_text,
     seal,
 )
@@ -40,8 +38,6 @@ from curate.selection import Limits, Prompts, Selection, read_prompts, select
 from curate.tables import atomic_path, write_text
 from schemas import tables
 from schemas.reasons import PAIR_REASONS
-
-PAIR_BYTES = 1024  # a pair of a few scorers while it is joined and sorted, with as much again to spare
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,7 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     metric.check(scorers)
     connection = connect_views(run, rankings=False)  # one of them may be what is made anew
     _limit_memory(connection, options.memory)
+    connection.execute("set preserve_insertion_order = false")  # what needs an order states it
     prepare_pairs(connection, run, scorers, options.psi)
     calibration = prepare_inputs(connection, scorers, [metric], options.filters)
 
@@ -362,15 +359,13 @@ def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: l
     connection.execute(f"create temp table passed_over as {unnested}", passed)
     for done in ("metric_result", "left_out", "not_ranked", "scored_rows"):
         connection.execute(f"drop table {done}")  # the widest sort is to come: it needs their memory
-    base, most = fetch_count(connection, "ranked"), memory_limit_bytes(connection) // PAIR_BYTES
-    values = {"last_rank": selection.last_rank, "base_pairs": base}
-    stretches = [values | {"from_rank": first, "to_rank": first + most - 1} for first in range(1, base + 1, most)]
+    connection.execute(f"create temp table ranked_preferred as\n{query_text('ranked_preferred', scorer=scorers)}")
+    connection.execute(f"create temp table ranked_scores as\n{query_text('ranked_scores', scorer=scorers)}")
+    for done in ("ranked_preferred", "psi"):
+        connection.execute(f"drop table {done}")
+    values = {"last_rank": selection.last_rank, "base_pairs": fetch_count(connection, "ranked")}
     schema = tables.with_margins(tables.RANKING, scorers)
-    query = query_text("ranking", scorer=scorers)
-    if len(stretches) == 1:
-        copy_query(connection, query, stretches[0], path, schema)
-    else:
-        copy_in_turn(connection, query, stretches, path, schema)
+    copy_query(connection, query_text("ranking", scorer=scorers), values, path, schema)
 
 
 def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str, pairs: int, base: int) -> dict[str, int]:

@@ -18,7 +18,6 @@ from benchmarks.synthetic import make_run as synthetic
 from curate.database import Psi, query_text
 from curate.errors import QueryError, RunError, UsageError
 from curate.run import Run
-from curate.selection import Limits
 from curate.stages import rank as rank_module
 from curate.stages.rank import parse_psi, parse_top, selected_count
 from curate.tables import temporary_path, write_table
@@ -198,17 +197,6 @@ def test_one_process_ranks_at_a_time(run: Run) -> None:
         ranked(run)
 
 
-def test_the_stretches_that_a_ranking_is_written_in_leave_no_seam(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = Limits(per_prompt=1)
-    ranked(run, "whole", top="1.0", limits=limits)
-    monkeypatch.setattr(rank_module, "memory_limit_bytes", lambda connection: 2 * rank_module.PAIR_BYTES)
-    ranked(run, "stretches", top="1.0", limits=limits)
-    whole, stretches = (pq.ParquetFile(run.rankings / f"{name}.parquet") for name in ("whole", "stretches"))
-    assert [group.num_rows for group in map(stretches.metadata.row_group, range(2))] == [2, 1]
-    assert whole.read().to_pydict() == stretches.read().to_pydict()
-    assert [field.type for field in whole.schema_arrow] == [field.type for field in stretches.schema_arrow]
-
-
 def test_little_memory_spills_into_the_run_and_ends_the_same(tmp_path: Path) -> None:
     run = synthetic(tmp_path / "run", 200_000)
     psi = Psi({"clip": 1.0, "pickscore": 1.0}, "percentile")
@@ -216,7 +204,6 @@ def test_little_memory_spills_into_the_run_and_ends_the_same(tmp_path: Path) -> 
     ranked(run, "little", psi=psi, memory="120MB")
     left, right = (pq.read_table(run.rankings / f"{name}.parquet") for name in ("plenty", "little"))
     assert left.to_pydict() == right.to_pydict()
-    assert pq.read_metadata(run.rankings / "little.parquet").num_row_groups > 1  # written in stretches
     assert not (run.root / ".spill").exists() or not list((run.root / ".spill").iterdir())
 
 

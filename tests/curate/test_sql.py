@@ -10,6 +10,7 @@ from curate.database import query_text
 
 SQL = Path(__file__).parents[2] / "curate" / "sql"
 BOTH = ["clip", "pick"]
+HASH = {text: duckdb.execute("select hash(?)", [text]).fetchall()[0][0] for text in "pqabc"}
 
 # Views and tables that the cases pick from, as `name (columns): rows`.
 TABLES = {
@@ -18,9 +19,19 @@ TABLES = {
         "('p', 'a', 1, 10), ('p', 'b', 'nan', 20), ('p', 'c', 3, null), ('q', 'a', 'inf', 40)",
     ),
     "scored": (
-        "score_id bigint, prompt_id varchar, image_uid varchar, clip_score float, pick_score float",
-        "(1, 'p', 'a', 1, 10), (2, 'p', 'b', null, 20), (3, 'p', 'c', 3, null), "
-        "(4, 'q', 'a', 4, 40), (5, 'q', 'b', 4, 5)",
+        "score_id bigint, prompt_id varchar, image_uid varchar, prompt_hash ubigint, image_hash ubigint, "
+        "clip_score float, pick_score float",
+        "(1, 'p', 'a', hash('p'), hash('a'), 1, 10), (2, 'p', 'b', hash('p'), hash('b'), null, 20), "
+        "(3, 'p', 'c', hash('p'), hash('c'), 3, null), (4, 'q', 'a', hash('q'), hash('a'), 4, 40), "
+        "(5, 'q', 'b', hash('q'), hash('b'), 4, 5)",
+    ),
+    "usable": (
+        "score_id bigint, prompt_hash ubigint, image_hash ubigint",
+        "(1, hash('p'), hash('a')), (3, hash('p'), hash('c')), (4, hash('q'), hash('a')), (5, hash('q'), hash('b'))",
+    ),
+    "sided": (
+        "pair_id varchar, prompt_id varchar, preferred_uid varchar, rejected_uid varchar, preferred_id bigint",
+        "('1', 'p', 'a', 'c', 1), ('2', 'p', 'a', 'c', 1), ('3', 'p', 'a', 'b', 1), ('5', 'q', 'a', 'b', 4)",
     ),
     "pairs": (
         "pair_id varchar, prompt_id varchar, image_0_uid varchar, image_1_uid varchar, preference tinyint, "
@@ -65,7 +76,19 @@ TABLES = {
     ),
     "other_result": ("pair_id varchar, quality double", "('1', 3), ('2', 2), ('5', 1)"),
     "left_out": ("pair_id varchar, reason varchar", "('2', 'where')"),
-    "ranked": ("pair_id varchar, quality double, rank bigint", "('5', 0.9, 1), ('1', 0.5, 2)"),
+    "ranked": (
+        "pair_number bigint, preferred_id bigint, rejected_id bigint, quality double, rank bigint",
+        "(2, 4, 5, 0.9, 1), (0, 1, 3, 0.5, 2)",
+    ),
+    "ranked_preferred": (
+        "pair_number bigint, rejected_id bigint, quality double, rank bigint, "
+        "clip_preferred float, pick_preferred float",
+        "(2, 5, 0.9, 1, 4, 40), (0, 3, 0.5, 2, 1, 10)",
+    ),
+    "ranked_scores": (
+        "pair_number bigint, quality double, rank bigint, clip_preferred float, clip_rejected float",
+        "(2, 0.9, 1, 4, 4), (0, 0.5, 2, 1, 3)",
+    ),
     "passed_over": ("rank bigint, reason varchar", "(1, 'diversity')"),
     "not_ranked": ("pair_id varchar, reason varchar", "('6', 'tie'), ('2', 'where')"),
     "reasons": ("reason varchar, detail varchar", "('tie', 'neither'), ('where', 'no')"),
@@ -105,14 +128,33 @@ CASES: dict[str, Case] = {
     # What is not finite is null; the numbers count the rows.
     "scored": (
         ["scores"],
-        {"scorer": BOTH, "number": ["row_number() over ()"]},
+        {"scorer": BOTH, "number": ["row_number() over ()"], "id": ["prompt_id", "image_uid"]},
         {},
-        [(1, "p", "a", 1, 10), (2, "p", "b", None, 20), (3, "p", "c", 3, None), (4, "q", "a", None, 40)],
+        [
+            (1, "p", "a", HASH["p"], HASH["a"], 1, 10),
+            (2, "p", "b", HASH["p"], HASH["b"], None, 20),
+            (3, "p", "c", HASH["p"], HASH["c"], 3, None),
+            (4, "q", "a", HASH["q"], HASH["a"], None, 40),
+        ],
     ),
-    # 3: b has no clip; 4: x has no row; 6: a tie. With pick too, c's missing value would take 1 and 2 away.
-    "eligible": (
-        ["pairs", "scored"],
+    # With pick too, c's missing value would take 3 away.
+    "usable": (
+        ["scored"],
         {"scorer": ["clip"]},
+        {},
+        [(1, HASH["p"], HASH["a"]), (3, HASH["p"], HASH["c"]), (4, HASH["q"], HASH["a"]), (5, HASH["q"], HASH["b"])],
+    ),
+    # 4: x has no row; 6: a tie.
+    "sided": (
+        ["pairs", "usable"],
+        {},
+        {},
+        [("1", "p", "a", "c", 1), ("2", "p", "a", "c", 1), ("3", "p", "a", "b", 1), ("5", "q", "a", "b", 4)],
+    ),
+    # 3: b has no clip.
+    "eligible": (
+        ["sided", "usable"],
+        {},
         {},
         [("1", "p", "a", "c", 1, 3), ("2", "p", "a", "c", 1, 3), ("5", "q", "a", "b", 4, 5)],
     ),
@@ -181,7 +223,24 @@ CASES: dict[str, Case] = {
         [("ann", 2, pytest.approx(6.5 / 12)), ("bob", 1, pytest.approx(5 / 11))],
     ),
     "complete_margins": (["pair_scores"], {"scorer": BOTH}, {}, [(0, 35, "5")]),
-    "ranked": (["metric_result", "left_out"], {}, {"sign": 1}, [("1", 0.5, 2), ("5", 0.9, 1)]),
+    "ranked": (
+        ["metric_result", "eligible", "left_out"],
+        {},
+        {"sign": 1},
+        [(0, 1, 3, 0.5, 2), (2, 4, 5, 0.9, 1)],
+    ),
+    "ranked_preferred": (
+        ["ranked", "psi"],
+        {"scorer": BOTH},
+        {},
+        [(0, 3, 0.5, 2, 1, 10), (2, 5, 0.9, 1, 4, 40)],
+    ),
+    "ranked_scores": (
+        ["ranked_preferred", "psi"],
+        {"scorer": BOTH},
+        {},
+        [(0, 0.5, 2, 1, 10, 3, None), (2, 0.9, 1, 4, 40, 4, 5)],
+    ),
     "prompt_embeddings": (
         ["prompts"],
         {"embedding": ["clip_embedding"]},
@@ -191,14 +250,14 @@ CASES: dict[str, Case] = {
     "prompts_missing": (["ranked", "eligible", "prompts"], {}, {}, []),
     "candidates": (
         ["ranked", "eligible", "pairs"],
-        {"annotator": ["annotator_id"]},
+        {"image": ["preferred_uid", "rejected_uid"], "annotator": ["annotator_id"]},
         {"first": 1, "last": 2},
-        [(1, "q", "a", "b", "bob", None), (2, "p", "a", "c", "ann", None)],
+        [(1, "q", "a", "b", "bob"), (2, "p", "a", "c", "ann")],
     ),
     "ranking": (
-        ["ranked", "pair_scores", "passed_over"],
+        ["ranked_scores", "eligible", "passed_over"],
         {"scorer": ["clip"]},
-        {"from_rank": 1, "to_rank": 2, "last_rank": 2, "base_pairs": 2},
+        {"last_rank": 2, "base_pairs": 2},
         [
             ("1", "p", "a", "c", 0.5, 2, 0.0, True, None, 1, 3, -2),
             ("5", "q", "a", "b", 0.9, 1, 1.0, False, "diversity", 4, 4, 0),
@@ -336,12 +395,12 @@ def test_a_query_that_promises_an_order_keeps_it(name: str) -> None:
 def test_worst_first() -> None:
     tables, blocks, _, _ = CASES["ranked"]
     found = connect(tables).execute(query_text("ranked", **blocks), {"sign": -1}).fetchall()
-    assert sorted(found) == [("1", 0.5, 1), ("5", 0.9, 2)]
+    assert sorted(found) == [(0, 1, 3, 0.5, 1), (2, 4, 5, 0.9, 2)]
 
 
 def test_a_pair_that_no_metric_measured() -> None:
     connection = connect(["eligible", "left_out", "ranked"])
-    connection.execute("delete from ranked where pair_id = '5'")
+    connection.execute("delete from ranked where pair_number = 2")
     assert connection.execute(query_text("dropped_unmeasured")).fetchall() == [("5", "not_ranked")]
 
 

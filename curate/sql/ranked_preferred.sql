@@ -1,0 +1,14 @@
+-- Purpose: the ranked pairs with the scores of their preferred image.
+-- Grain:   one ranked pair.
+-- Inputs:  ranked, psi.
+-- The lines between `each scorer` and `end` are repeated for every scorer of the run.
+select
+    ranked.pair_number,
+    ranked.rejected_id,
+    ranked.quality,
+    ranked.rank,
+    -- each scorer
+    psi.{scorer}_score as {scorer}_preferred,
+    -- end
+from ranked
+inner join psi on ranked.preferred_id = psi.score_id
