@@ -13,6 +13,8 @@ BLOCK = 512
 """Prompts compared at once: large enough for fast matrix products, small enough to hold their distances."""
 TOGETHER = 128
 """Prompts brought up to date in one product: those of like staleness share it, or work done once is done again."""
+FOLD = 16
+"""Distances of which one is looked at for all when the nearest are sought."""
 DIGITS = 4
 TOLERANCE = 1e-5
 """Float32 cosines of equal embeddings come out this close to 1."""
@@ -122,12 +124,10 @@ class _Greedy:
         stale = block[self.seen[block] < known]
         stale = stale[np.argsort(self.seen[stale], kind="stable")]
         for rows in np.array_split(stale, -(-len(stale) // TOGETHER)) if len(stale) else ():
-            first = int(self.seen[rows].min())
+            first, last = int(self.seen[rows].min()), int(self.seen[rows].max())
             cosines = self.embeddings[rows] @ self.chosen_embeddings[first:known].T
-            cosines[np.arange(first, known) < self.seen[rows, None]] = -1  # known already
-            if cosines.shape[1] > NEIGHBOURS:
-                cosines = np.partition(cosines, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
-            both = np.concatenate([self.nearest[rows], _distances(cosines)], axis=1)
+            cosines[:, : last - first][np.arange(first, last) < self.seen[rows, None]] = -1  # known already
+            both = np.concatenate([self.nearest[rows], _distances(_largest(cosines))], axis=1)
             self.nearest[rows] = np.partition(both, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
             self.seen[rows] = known
         self.value[block] = self._exact(block)
@@ -153,6 +153,23 @@ class _Greedy:
 
     def _key(self, one: int) -> tuple[float, int]:
         return -self.value[one], self.head[one]
+
+
+def _largest(cosines: np.ndarray) -> np.ndarray:
+    """(n, NEIGHBOURS) largest of each row, or the row where it has no more.
+
+    Of FOLD numbers the greatest is looked at first: the largest of a row lie where the largest of those are.
+    """
+    rows, columns = cosines.shape
+    groups = columns // FOLD
+    if groups > NEIGHBOURS:
+        folded = cosines[:, : groups * FOLD].reshape(rows, FOLD, groups)
+        best = np.argpartition(folded.max(axis=1), -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
+        found = np.take_along_axis(folded, best[:, None, :], axis=2).reshape(rows, -1)
+        cosines = np.concatenate([found, cosines[:, groups * FOLD :]], axis=1)
+    if cosines.shape[1] <= NEIGHBOURS:
+        return cosines
+    return np.partition(cosines, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
 
 
 def _distances(cosines: np.ndarray) -> np.ndarray:

@@ -90,14 +90,12 @@ def load_metric(name_or_path: str) -> Metric:
     shipped = shipped_metrics()
     path = Path(name_or_path) if name_or_path.endswith(".sql") else shipped.get(name_or_path)
     if path is None:
-        raise UsageError(
-            f"--metric: no metric '{name_or_path}'{nearest(name_or_path, shipped)}; a file of your own ends in .sql"
-        )
+        raise UsageError(f"no metric '{name_or_path}'{nearest(name_or_path, shipped)}; a file of your own ends in .sql")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"--metric: {path} cannot be read: {reason}") from error
+        raise UsageError(f"the metric {path} cannot be read: {reason}") from error
     fields = dict(_FIELD.findall(text))
     parameters = [_parameter(line, path) for line in _PARAMETER.findall(text)]
     return Metric(

@@ -106,7 +106,7 @@ class RunFiles:
             raise RunError(
                 f"`curate embed` has not finished in {self.folder}; run it again, it goes on where it stopped"
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self.folder}/{SUMMARY_FILE} is damaged ({error}); run `curate embed` again") from error
 
     def absolute(self) -> "RunFiles":

@@ -72,7 +72,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         detail = error.strerror or str(error)
-        raise WriteError(f"cannot write {path}: {detail}; make room or choose another --run, then run again") from error
+        raise WriteError(f"cannot write {path}: {detail}; make room or choose another place, then run again") from error
 
 
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:

@@ -283,10 +283,9 @@ def _allocate(path: Path, shape: Shape) -> None:
 
 def _stored(folder: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads((folder / INDEX).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads((folder / INDEX).read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise CacheError(f"{folder / INDEX} cannot be read; remove {folder}, and it is made again.") from error
-    return document
 
 
 def _short(value: Any) -> str:

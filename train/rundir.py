@@ -84,12 +84,11 @@ def begin(output: Path, settings: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise RunDirectoryError(f"{path} is not JSON; name another --output.") from error
-    return document
+    except (ValueError, TypeError) as error:
+        raise RunDirectoryError(f"{path} is damaged ({error}); name another --output.") from error
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -107,7 +107,7 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     sign = -1 if options.reverse else 1
     connection.execute(f"create temp table ranked as\n{query_text('ranked')}", {"sign": sign})
     pairs, base = run.summary()["pairs"], fetch_count(connection, "ranked")
-    _check_base(base, metric, options.filters)
+    _check_base(connection, base, metric)
     limits = options.limits
     prompts = read_prompts(connection, limits.near_duplicates) if limits.needs_embeddings else None
     selection = select(connection, limits, prompts, selected_count(share, base), base)
@@ -344,11 +344,12 @@ def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:
         )
 
 
-def _check_base(base: int, metric: Metric, filters: Filters) -> None:
+def _check_base(connection: duckdb.DuckDBPyConnection, base: int, metric: Metric) -> None:
     if base:
         return
-    if filters.stated():
-        raise UsageError(f"no pair is left to rank; loosen the filters: {filters.stated()}")
+    if found := fetch(connection, "select reason, count(*) from left_out group by reason order by 2 desc, reason"):
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in found)
+        raise UsageError(f"no pair is left to rank; loosen the filters, which set aside: {counts}")
     raise QueryError(f"{metric.path}: it returned no pair with a quality")
 
 

@@ -21,7 +21,7 @@ from tests.curate.builders import CONTROL_UID, MODELS, PICKAPIC, Outcome, pair_r
 from tests.curate.test_images import bomb, encoded
 
 Curate = Callable[..., Outcome]
-ADVICE = "make room or choose another --run, then run again"
+ADVICE = "make room or choose another place, then run again"
 
 
 def rotated_jpeg() -> bytes:

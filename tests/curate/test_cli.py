@@ -330,9 +330,9 @@ def test_more_than_there_are(curate: Curate, run: Path) -> None:
         (
             ["--metric", "qds"],
             2,
-            "--metric: no metric 'qds'; did you mean 'qsd'?; a file of your own ends in .sql",
+            "no metric 'qds'; did you mean 'qsd'?; a file of your own ends in .sql",
         ),
-        (["--metric", "none.sql"], 2, "--metric: none.sql cannot be read: No such file or directory"),
+        (["--metric", "none.sql"], 2, "the metric none.sql cannot be read: No such file or directory"),
         (
             ["--psi", "hpsv2"],
             2,
@@ -363,6 +363,15 @@ def test_after_a_killed_embed(curate: Curate, run: Path, command: list[str]) -> 
         1,
         f"`curate embed` has not finished in {run}; run it again, it goes on where it stopped",
     )
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_after_a_damaged_embed(curate: Curate, run: Path, text: str) -> None:
+    (run / "embed.json").write_text(text)
+    stopped = curate("rank", "--run", run)
+    assert stopped.code == 1
+    assert f"{run}/embed.json is damaged (" in stopped.err
+    assert stopped.err.endswith("); run `curate embed` again\n")
 
 
 def test_export_before_rank(curate: Curate, run: Path) -> None:

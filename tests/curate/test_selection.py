@@ -181,6 +181,7 @@ def slow_diverse(prompt: np.ndarray, embeddings: np.ndarray, weight: float, coun
 def test_diversity_is_the_obvious_greedy_choice(monkeypatch: pytest.MonkeyPatch, weight: float, block: int) -> None:
     monkeypatch.setattr("curate.diversity.BLOCK", block)
     monkeypatch.setattr("curate.diversity.TOGETHER", 2)
+    monkeypatch.setattr("curate.diversity.FOLD", 3)
     random = np.random.default_rng(block)
     embeddings = random.normal(size=(25, 6)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)

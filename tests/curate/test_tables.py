@@ -20,7 +20,7 @@ from curate.tables import rows_table, write_table, write_text
 from schemas import tables
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False)])
-ADVICE = "make room or choose another --run, then run again"
+ADVICE = "make room or choose another place, then run again"
 
 
 def numbers(*values: int) -> pa.Table:

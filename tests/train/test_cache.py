@@ -131,9 +131,10 @@ def test_a_model_of_another_family_than_the_cache(
     )
 
 
-def test_a_cache_whose_index_is_broken(model: DiffusionModel, pairs: PairSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_cache_whose_index_is_broken(model: DiffusionModel, pairs: PairSet, tmp_path: Path, text: str) -> None:
     build(tmp_path, model, pairs)
-    (tmp_path / "cache.json").write_text("{")
+    (tmp_path / "cache.json").write_text(text)
     with pytest.raises(CacheError) as caught:
         build(tmp_path, model, pairs)
     assert str(caught.value) == f"{tmp_path / 'cache.json'} cannot be read; remove {tmp_path}, and it is made again."

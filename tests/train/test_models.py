@@ -121,6 +121,12 @@ def test_a_pipeline_of_another_class(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_pipeline_whose_index_is_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model_index.json").write_text(text)
+    assert refused(tmp_path).startswith(f"{tmp_path / 'model_index.json'} is damaged (")
+
+
 def test_a_pipeline_with_a_part_missing(tmp_path: Path) -> None:
     folder = tiny.save_sd(tmp_path / "sd")
     (folder / "vae" / "config.json").unlink()

@@ -52,8 +52,10 @@ def test_a_run_begun_before_it_said_whether_latents_are_cached_goes_on(tmp_path:
         assert finished_summary(tmp_path, SETTINGS | {"latent_cache": latent_cache}, resume=True) is None
 
 
-def test_settings_that_are_not_json(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_settings_that_are_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
     with pytest.raises(RunDirectoryError) as caught:
         finished_summary(tmp_path, SETTINGS, resume=False)
-    assert str(caught.value) == f"{tmp_path / 'run.json'} is not JSON; name another --output."
+    assert str(caught.value).startswith(f"{tmp_path / 'run.json'} is damaged (")
+    assert str(caught.value).endswith("); name another --output.")
