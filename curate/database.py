@@ -159,7 +159,7 @@ def create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) ->
 def read_only_query(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> duckdb.DuckDBPyRelation:
     """Run one statement that only reads. Raises QueryError, with DuckDB's own words, naming `where`."""
     try:
-        statement = _one_statement(sql, where, duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+        statement = _one_statement(connection, sql, where, duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
         text = _without_end(statement.query)
         if statement.type == duckdb.StatementType.SELECT:
             return connection.sql(_as_subquery(text))
@@ -177,7 +177,7 @@ def materialise(
     parameters: exactly those that the query names. Raises QueryError, naming `where`.
     """
     try:
-        statement = _one_statement(sql, where, duckdb.StatementType.SELECT)
+        statement = _one_statement(connection, sql, where, duckdb.StatementType.SELECT)
         if statement.named_parameters != set(parameters):
             used, declared = (", ".join(sorted(names)) or "none" for names in (statement.named_parameters, parameters))
             raise QueryError(f"{where}: the parameters declared are {declared}; the query uses {used}")
@@ -229,8 +229,10 @@ def first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0]
 
 
-def _one_statement(sql: str, where: str, *allowed: duckdb.StatementType) -> duckdb.Statement:
-    statements = duckdb.extract_statements(sql)
+def _one_statement(
+    connection: duckdb.DuckDBPyConnection, sql: str, where: str, *allowed: duckdb.StatementType
+) -> duckdb.Statement:
+    statements = connection.extract_statements(sql)  # duckdb.extract_statements would open a database of its own
     if len(statements) != 1:
         raise QueryError(f"{where}: one SQL statement is needed, got {len(statements)}")
     found = statements[0].type

@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> Run:
 )
 def test_a_filter_by_hand(run: Run, filters: Filters, kept: set[str], reasons: dict[str, int] | None) -> None:
     if reasons is None:
-        with pytest.raises(UsageError, match="loosen the filters, which set aside: where 2, other_split 1$"):
+        with pytest.raises(UsageError, match=r"loosen the filters, which set aside: where 2, other_split 1$"):
             ranked(run, filters=filters)
         return
     report = ranked(run, filters=filters)
