@@ -29,7 +29,9 @@ class Filters:
     max_nsfw: float | None = None
 
     def check(self, scorers: list[str]) -> None:
-        """Raises UsageError for a scorer that the run lacks, a bound that is no number, or a share outside [0, 1]."""
+        """Raises UsageError: an empty condition, a scorer that the run lacks, no number, a share outside [0, 1]."""
+        if self.where is not None and not self.where.strip():
+            raise UsageError('--where: it is empty; give a condition over pair_facts, such as "clip_margin > 0"')
         for option, value in [("min-score", value) for value in self.min_scores.values()] + [
             ("max-nsfw", self.max_nsfw)
         ]:

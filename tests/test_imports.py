@@ -15,7 +15,7 @@ LEVELS = [
     {"cli"},
     {"commands"},
     {"stages"},
-    {"selection", "coverage", "worker", "shard_fill", "shard_index"},
+    {"selection", "coverage", "rankings", "worker", "shard_fill", "shard_index"},
     {"pipeline", "shard_plan"},
     {"decoding", "part_tables"},
     {"decode_processes", "reading"},

@@ -3,9 +3,9 @@
 from typing import Any
 
 from curate.database import connect_views, fetch, query_text
+from curate.rankings import ranking_settings
 from curate.run import Run
 from curate.stages.metrics import finite
-from curate.stages.rank import ranking_settings
 
 
 def diff(run: Run, one: str, two: str, moved: int) -> dict[str, Any]:

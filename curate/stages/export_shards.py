@@ -20,6 +20,7 @@ from curate.encoding import Encoding
 from curate.engines.local import in_threads
 from curate.errors import RunError, SourceError, UploadError
 from curate.progress import progress, say
+from curate.rankings import ranking_settings
 from curate.run import Run
 from curate.shard_fill import StagedShards, fill_shards, flush
 from curate.shard_index import ShardFolder, about_export, split_indices
@@ -28,7 +29,6 @@ from curate.shard_plan import PlannedShard, ShardPlan, ShardSize, plan_shards
 from curate.shard_samples import SIDES, SelectedPairs, common_extension, facts_of, location_of
 from curate.source import Location, Source, reopen_source
 from curate.spool import Spool
-from curate.stages.rank import ranking_settings
 from curate.tar_layout import TarLayout
 
 

@@ -11,8 +11,8 @@ from curate.calibration import Calibration, calibrate
 from curate.database import Psi, connect_views, create_psi_views, query_text, seal
 from curate.lines import sum_line
 from curate.metrics import judging
+from curate.rankings import ranking_settings
 from curate.run import Run
-from curate.stages.rank import ranking_settings
 from curate.stages.report_figures import Rows, query_rows
 from schemas.reasons import PASSED_OVER, REASONS
 

@@ -11,8 +11,8 @@ import duckdb
 
 from curate.database import first_line, literal, read_only_query, seal
 from curate.errors import QueryError
+from curate.rankings import open_views
 from curate.run import Run
-from curate.stages.rank import open_views
 from curate.tables import atomic_path
 
 FORMS = ("table", "csv", "json")

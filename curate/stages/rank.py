@@ -1,7 +1,6 @@
 """`curate rank`: a metric in SQL over the pairs' scores, a total order, the best selected."""
 
 import math
-import tomllib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,6 @@ import duckdb
 import tomli_w
 
 from curate.calibration import Calibration, calibrate
-from curate.comments import describe
 from curate.coverage import prompt_coverage, topic_coverage
 from curate.database import (
     PSI_NORMS,
@@ -19,7 +17,6 @@ from curate.database import (
     connect_views,
     copy_query,
     create_calibration_views,
-    create_parquet_view,
     create_psi_views,
     fetch,
     fetch_count,
@@ -33,9 +30,10 @@ from curate.errors import QueryError, RunError, UsageError, nearest
 from curate.filters import Filters, set_aside
 from curate.fronts import create_fronts
 from curate.metrics import Metric, judging, load_metric, mentions, parameter_values, scorers_of
+from curate.rankings import write_database
 from curate.run import Run
 from curate.selection import Limits, Prompts, Selection, read_prompts, select
-from curate.tables import atomic_path, write_text
+from curate.tables import write_text
 from schemas import tables
 from schemas.reasons import PAIR_REASONS
 
@@ -251,48 +249,6 @@ def measure(connection: duckdb.DuckDBPyConnection, metric: Metric, scorers: list
         return  # its result on hand-made and random tables is what the tests check
     for pair_id, fault in fetch(connection, query_text("metric_faults")):
         raise QueryError(f"{metric.path}: it returned pair {pair_id!r} {fault}")
-
-
-def ranking_settings(run: Run, name: str) -> dict[str, Any]:
-    """What rankings/<name>.toml states. Raises RunError naming the rankings there are."""
-    path = run.rankings / f"{name}.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        there = sorted(item.stem for item in run.rankings.glob("*.toml"))
-        raise RunError(
-            f"no ranking '{name}' in {run.root}; there {'are ' + ', '.join(there) if there else 'is none'}; "
-            "run `curate rank` first"
-        ) from error
-
-
-def latest_ranking(run: Run) -> dict[str, Any] | None:
-    """The settings of the ranking written last, or None."""
-    files = sorted(run.rankings.glob("*.toml"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return ranking_settings(run, files[-1].stem) if files else None
-
-
-def open_views(run: Run, database: str = ":memory:", ranking: str | None = None) -> duckdb.DuckDBPyConnection:
-    """Every view of the run: tables, rankings, and `pair_scores` and `ranking` of one ranking.
-
-    ranking: its name; None: the one written last, if there is any. Raises RunError.
-    """
-    summary = run.summary()
-    connection = connect_views(run, database)
-    stated = latest_ranking(run) if ranking is None else ranking_settings(run, ranking)
-    if stated is not None:
-        create_psi_views(connection, summary["scorers"], Psi(stated["psi"], stated["psi_norm"]))
-        create_parquet_view(connection, "ranking", (run.rankings / f"{stated['name']}.parquet").resolve())
-        if "calibration" in stated:
-            create_calibration_views(connection, stated["calibration"]["weights"])
-    describe(connection)
-    return connection
-
-
-def write_database(run: Run) -> None:
-    """curation.duckdb: the same views in a file, for the DuckDB command line and notebooks."""
-    with atomic_path(run.database) as temporary:
-        open_views(run, str(temporary)).close()
 
 
 def _check_name(run: Run, name: str) -> None:

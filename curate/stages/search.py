@@ -5,8 +5,8 @@ from typing import Any
 from curate.database import fetch, query_text
 from curate.errors import RunError, UsageError, nearest
 from curate.model_set import ModelSet, load_model_set
+from curate.rankings import open_views
 from curate.run import Run, first_difference
-from curate.stages.rank import open_views
 from curate.towers import Tower, load_tower
 
 DEFAULT_TOWER = "clip"

@@ -21,10 +21,10 @@ from curate.database import ends, literal, read_only_query, seal
 from curate.errors import QueryError, nearest
 from curate.interrupts import stoppable
 from curate.progress import say
+from curate.rankings import open_views
 from curate.run import Run
 from curate.stages.completion import completer_of
 from curate.stages.query import ROWS_SHOWN, statements_of, table_text
-from curate.stages.rank import open_views
 
 GREETING = """\
 {run}: {views} views, read-only. A query ends with a ; and Ctrl-D leaves.

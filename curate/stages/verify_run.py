@@ -13,8 +13,8 @@ from curate.engines.local import in_threads
 from curate.errors import CurateError
 from curate.model_set import file_sha256
 from curate.progress import Advance
+from curate.rankings import ranking_settings
 from curate.run import PART_TABLES, Run
-from curate.stages.rank import ranking_settings
 from curate.stages.verify_shards import Findings
 
 # Tables that `embed` and `rank` write whole, without a marker.

@@ -16,8 +16,8 @@ from curate.errors import CurateError
 from curate.images import Rejected, decode
 from curate.plan import stable_id
 from curate.progress import Advance
+from curate.rankings import ranking_settings
 from curate.run import Run
-from curate.stages.rank import ranking_settings
 from curate.storage import retrying
 from schemas import shards
 

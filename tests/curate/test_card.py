@@ -9,8 +9,8 @@ from huggingface_hub import DatasetCard
 
 from curate import cli
 from curate.card import MARK, card_text, data_set_facts, size_category
+from curate.rankings import ranking_settings
 from curate.run import Run
-from curate.stages.rank import ranking_settings
 
 INDEX: dict[str, Any] = {
     "pairs": 12,

@@ -60,6 +60,12 @@ def test_a_filter_by_hand(run: Run, filters: Filters, kept: set[str], reasons: d
     assert report["filters"] == filters.stated()
 
 
+@pytest.mark.parametrize("condition", ["", " \n"])
+def test_a_condition_that_says_nothing(run: Run, condition: str) -> None:
+    with pytest.raises(UsageError, match="--where: it is empty; give a condition over pair_facts"):
+        ranked(run, filters=Filters(where=condition))
+
+
 def test_a_filter_does_not_change_anyone_s_quality(run: Run) -> None:
     """psi is normalised over all eligible pairs, so that rankings under other filters compare."""
     ranked(run, "all")
@@ -124,7 +130,7 @@ def test_annotators_at_chance_are_left_out_and_few_judgements_say_little(tmp_pat
     # Of 81 judgements 60 agree: Bob (20 + 10 * 60/81) / 50 = 0.548; Cy (0 + 10 * 60/81) / 11 = 0.673.
     assert report["dropped_pairs"] == {"annotator_at_chance": 40}
     from curate.database import fetch
-    from curate.stages.rank import open_views
+    from curate.rankings import open_views
 
     found = dict(fetch(open_views(run), "select annotator_id, agreement from annotators"))
     mean = 60 / 81

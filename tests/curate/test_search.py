@@ -14,8 +14,8 @@ import pytest
 from curate import cli
 from curate.database import query_text
 from curate.model_set import load_model_set
+from curate.rankings import open_views
 from curate.run import Run
-from curate.stages.rank import open_views
 from curate.stages.search import load_run_tower
 from tests.curate.builders import Outcome, pair_row, write_pairs
 from tests.curate.runs import make_run, ranked

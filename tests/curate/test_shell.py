@@ -14,9 +14,9 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from curate.errors import QueryError
+from curate.rankings import open_views
 from curate.run import Run
 from curate.stages.completion import SqlCompleter
-from curate.stages.rank import open_views
 from curate.stages.shell import COMMANDS, answer, history_path, interact, is_complete
 from tests.curate.builders import Outcome
 from tests.curate.test_query import root
