@@ -29,9 +29,7 @@ class Filters:
     max_nsfw: float | None = None
 
     def check(self, scorers: list[str]) -> None:
-        """Raises UsageError: an empty condition, a scorer that the run lacks, no number, a share outside [0, 1]."""
-        if self.where is not None and not self.where.strip():
-            raise UsageError('--where: it is empty; give a condition over pair_facts, such as "clip_margin > 0"')
+        """Raises UsageError for a scorer that the run lacks, a bound that is no number, or a share outside [0, 1]."""
         for option, value in [("min-score", value) for value in self.min_scores.values()] + [
             ("max-nsfw", self.max_nsfw)
         ]:
@@ -98,6 +96,8 @@ def set_aside(connection: duckdb.DuckDBPyConnection, filters: Filters, scorers: 
 
 def _evaluate_where(connection: duckdb.DuckDBPyConnection, condition: str) -> None:
     """The user's condition as the table `where_result` (pair_id, kept)."""
+    if not condition.strip():
+        raise QueryError('--where: it is empty; give a condition over pair_facts, such as "clip_margin > 0"')
     query = f"select pair_id, (\n{condition}\n)::boolean as kept from pair_facts"
     columns = materialise(connection, "where_result", query, {}, "--where")
     if list(columns) != ["pair_id", "kept"]:

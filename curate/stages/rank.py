@@ -18,6 +18,7 @@ from curate.database import (
     copy_query,
     create_calibration_views,
     create_psi_views,
+    create_view,
     fetch,
     fetch_count,
     first_line,
@@ -103,7 +104,8 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     set_aside(connection, options.filters, scorers)
     measure(connection, metric, scorers, values)
     sign = -1 if options.reverse else 1
-    connection.execute(f"create temp table ranked as\n{query_text('ranked')}", {"sign": sign})
+    connection.execute(f"create temp table ranked_rows as\n{query_text('ranked')}", {"sign": sign})
+    create_view(connection, "ranked", "select rowid + 1 as rank, * from ranked_rows")
     pairs, base = run.summary()["pairs"], fetch_count(connection, "ranked")
     _check_base(connection, base, metric)
     limits = options.limits

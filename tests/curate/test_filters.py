@@ -62,7 +62,7 @@ def test_a_filter_by_hand(run: Run, filters: Filters, kept: set[str], reasons: d
 
 @pytest.mark.parametrize("condition", ["", " \n"])
 def test_a_condition_that_says_nothing(run: Run, condition: str) -> None:
-    with pytest.raises(UsageError, match="--where: it is empty; give a condition over pair_facts"):
+    with pytest.raises(QueryError, match="--where: it is empty; give a condition over pair_facts"):
         ranked(run, filters=Filters(where=condition))
 
 
