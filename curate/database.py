@@ -94,7 +94,7 @@ def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], 
     columns = ", ".join(f"{psi.weights[name]!r}::double as {name}_weight" for name in weighed)
     if kind == "view":
         scored = {"scored": (kind, query_text("scored", scorer=scorers, number=["row_number() over ()"], id=ids))}
-    else:  # a table has row numbers, and counting rows would keep it from being written by several threads
+    else:  # a table has row numbers, which several threads can write, and is kept small: the ids are left in `scores`
         rows = query_text("scored", scorer=scorers, number=[], id=[])
         scored = {"scored_rows": (kind, rows), "scored": ("view", "select rowid as score_id, * from scored_rows")}
     queries = scored | {
@@ -232,7 +232,7 @@ def first_line(error: Exception) -> str:
 def _one_statement(
     connection: duckdb.DuckDBPyConnection, sql: str, where: str, *allowed: duckdb.StatementType
 ) -> duckdb.Statement:
-    statements = connection.extract_statements(sql)  # duckdb.extract_statements would open a database of its own
+    statements = connection.extract_statements(sql)  # that of `duckdb` opens a database first, in 30 ms
     if len(statements) != 1:
         raise QueryError(f"{where}: one SQL statement is needed, got {len(statements)}")
     found = statements[0].type

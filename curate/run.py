@@ -101,12 +101,15 @@ class RunFiles:
         """What `curate embed` counted. Raises RunError when it has not finished."""
         self.settings()
         try:
-            return dict(json.loads(self.folder.read(SUMMARY_FILE)))
+            summary = json.loads(self.folder.read(SUMMARY_FILE))
+            if not isinstance(summary, dict) or "pairs" not in summary:
+                raise ValueError("it counts no pairs")
+            return summary
         except FileNotFoundError as error:
             raise RunError(
                 f"`curate embed` has not finished in {self.folder}; run it again, it goes on where it stopped"
             ) from error
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.folder}/{SUMMARY_FILE} is damaged ({error}); run `curate embed` again") from error
 
     def absolute(self) -> "RunFiles":

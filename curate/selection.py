@@ -119,13 +119,13 @@ class _Caps:
 
     def __init__(self, limits: Limits, groups: dict[str, int]) -> None:
         self.groups = groups
-        self.images = ["preferred_uid", "rejected_uid"] if limits.per_image is not None else []
-        self.annotators = ["annotator_id"] if limits.per_annotator is not None else []
+        self.image_columns = ["preferred_uid", "rejected_uid"] if limits.per_image is not None else []
+        self.annotator_columns = ["annotator_id"] if limits.per_annotator is not None else []
         prompts, images, annotators = Counter[Any](), Counter[Any](), Counter[Any]()
         # One for each key of a candidate: which limit it falls under, how often it was used, how often it may be.
         self.rules = [("max_per_prompt", prompts, limits.per_prompt)]
-        self.rules += [("max_per_image", images, limits.per_image) for _ in self.images]
-        self.rules += [("max_per_annotator", annotators, limits.per_annotator) for _ in self.annotators]
+        self.rules += [("max_per_image", images, limits.per_image) for _ in self.image_columns]
+        self.rules += [("max_per_annotator", annotators, limits.per_annotator) for _ in self.annotator_columns]
         self.refused: dict[int, str] = {}
 
     def accept(self, rank: int, prompt: str, *others: str | None) -> bool:
@@ -160,7 +160,7 @@ def _candidates(
     connection: duckdb.DuckDBPyConnection, caps: _Caps, together: int, base: int
 ) -> Generator[tuple[Any, ...]]:
     """(rank, prompt_id, what else is limited) in rank order, `together` at a time, read as far as is asked."""
-    query = query_text("candidates", image=caps.images, annotator=caps.annotators)
+    query = query_text("candidates", image=caps.image_columns, annotator=caps.annotator_columns)
     for first in range(1, base + 1, together):
         connection.execute(query, {"first": first, "last": first + together - 1})
         try:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from train.ahead import ahead
 from train.errors import CacheError
-from train.files import whole_file, write_json
+from train.files import read_json, whole_file, write_json
 from train.images import Cut
 from train.latents import check_finite, encode_posterior, read_cut
 from train.models import Conditioning, DiffusionModel, encode_prompts, prompts_cut
@@ -283,8 +283,8 @@ def _allocate(path: Path, shape: Shape) -> None:
 
 def _stored(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / INDEX).read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return read_json(folder / INDEX)
+    except (OSError, ValueError) as error:
         raise CacheError(f"{folder / INDEX} cannot be read; remove {folder}, and it is made again.") from error
 
 

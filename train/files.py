@@ -72,6 +72,14 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote. Raises: OSError; ValueError where it is damaged: no JSON, or no object with a name."""
+    document = json.loads(path.read_text("utf-8"))
+    if not isinstance(document, dict) or not document:
+        raise ValueError("it holds no JSON object")
+    return document
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

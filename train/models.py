@@ -177,7 +177,7 @@ def pipeline_index(source: str) -> dict[str, Any]:
         path = Path(located, "model_index.json")
         if not Path(located).is_dir():
             path = Path(hf_hub_download(located, "model_index.json"))
-        index = dict(json.loads(path.read_text("utf-8")))
+        text = path.read_text("utf-8")
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ModelError(
             f"{source} is neither a folder nor a model that the hub gives; check the name and the network."
@@ -187,6 +187,8 @@ def pipeline_index(source: str) -> dict[str, Any]:
             f"{source} is not a diffusers pipeline folder: it has no model_index.json;"
             " give a folder saved with `save_pretrained`, or a hub id."
         ) from error
+    try:
+        index: dict[str, Any] = dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise ModelError(f"{path} is damaged ({error}); save the pipeline, or download it, again.") from error
     if index.get("_class_name") not in FAMILY_OF_PIPELINE:

@@ -17,7 +17,7 @@ from typing import Any
 from train.checkpoint import checkpoints_folder
 from train.config import Recipe
 from train.errors import RunDirectoryError
-from train.files import write_json
+from train.files import read_json, write_json
 
 SETTINGS, SUMMARY = "run.json", "summary.json"
 MAY_DIFFER = (  # what changes no weight
@@ -84,10 +84,10 @@ def begin(output: Path, settings: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(path.read_text("utf-8")))
+        return read_json(path)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise RunDirectoryError(f"{path} is damaged ({error}); name another --output.") from error
 
 

@@ -1,7 +1,6 @@
 -- Purpose: the pairs that can be ranked, with their sides named by the human's preference.
 -- Grain:   one pair of `pairs` that is no tie and whose two images have every score that psi weighs.
 -- Inputs:  sided, usable.
--- One side after the other, for one join's table of scores fits a memory that two do not.
 select
     sided.pair_id,
     sided.prompt_id,

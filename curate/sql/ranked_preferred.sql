@@ -2,6 +2,7 @@
 -- Grain:   one ranked pair.
 -- Inputs:  ranked, psi.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
+-- One side after the other, for one join's table of scores fits a memory that two do not.
 select
     ranked.pair_number,
     ranked.rejected_id,

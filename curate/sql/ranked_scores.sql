@@ -2,7 +2,6 @@
 -- Grain:   one ranked pair.
 -- Inputs:  ranked_preferred, psi.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
--- One side after the other, for one join's table of scores fits a memory that two do not.
 select
     ranked_preferred.* exclude (rejected_id),
     -- each scorer

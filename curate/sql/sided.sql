@@ -1,6 +1,7 @@
 -- Purpose: the judged pairs with their sides named by the human's preference, the preferred one found among the scores.
 -- Grain:   one pair of `pairs` that is no tie and whose preferred image has every score that psi weighs.
 -- Inputs:  pairs, usable.
+-- One side after the other, for one join's table of scores fits a memory that two do not.
 with judged as (
     select
         pair_id,

@@ -305,10 +305,14 @@ def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:
 def _check_base(connection: duckdb.DuckDBPyConnection, base: int, metric: Metric) -> None:
     if base:
         return
-    if found := fetch(connection, "select reason, count(*) from left_out group by reason order by 2 desc, reason"):
+    found = fetch(connection, "select reason, count(*) from left_out group by reason order by 2 desc, reason")
+    left = fetch_count(connection, "eligible") - sum(count for _, count in found)
+    if left == 0:
         counts = ", ".join(f"{reason} {count:,}" for reason, count in found)
         raise UsageError(f"no pair is left to rank; loosen the filters, which set aside: {counts}")
-    raise QueryError(f"{metric.path}: it returned no pair with a quality")
+    raise QueryError(
+        f"{metric.path}: it gave none of the {left:,} pairs{' that the filters leave' * bool(found)} a quality"
+    )
 
 
 def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: list[str], selection: Selection) -> None:

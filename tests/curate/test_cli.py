@@ -365,7 +365,7 @@ def test_after_a_killed_embed(curate: Curate, run: Path, command: list[str]) -> 
     )
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_after_a_damaged_embed(curate: Curate, run: Path, text: str) -> None:
     (run / "embed.json").write_text(text)
     stopped = curate("rank", "--run", run)

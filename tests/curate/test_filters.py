@@ -60,6 +60,12 @@ def test_a_filter_by_hand(run: Run, filters: Filters, kept: set[str], reasons: d
     assert report["filters"] == filters.stated()
 
 
+def test_a_metric_that_gives_nothing_to_what_the_filters_leave(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.sql").write_text("select pair_id, null as quality from pair_scores")
+    with pytest.raises(QueryError, match="it gave none of the 2 pairs that the filters leave a quality"):
+        ranked(run, metric=str(tmp_path / "mine.sql"), filters=Filters(split="train"))
+
+
 @pytest.mark.parametrize("condition", ["", " \n"])
 def test_a_condition_that_says_nothing(run: Run, condition: str) -> None:
     with pytest.raises(QueryError, match="--where: it is empty; give a condition over pair_facts"):

@@ -331,7 +331,7 @@ def test_a_metric_may_leave_pairs_out_and_they_are_counted(run: Run, tmp_path: P
             "select pair_id, 'nan'::double as quality from pair_scores",
             "it returned pair 'pair-0' with a quality that is not finite",
         ),
-        ("select pair_id, null as quality from pair_scores", "it returned no pair with a quality"),
+        ("select pair_id, null as quality from pair_scores", "it gave none of the 3 pairs a quality"),
         ("select 1; select 2", "one SQL statement is needed, got 2"),
         ("copy pairs to 'out.csv'", "only queries are allowed here, got COPY; the run is read-only"),
     ],

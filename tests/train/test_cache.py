@@ -131,7 +131,7 @@ def test_a_model_of_another_family_than_the_cache(
     )
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_a_cache_whose_index_is_broken(model: DiffusionModel, pairs: PairSet, tmp_path: Path, text: str) -> None:
     build(tmp_path, model, pairs)
     (tmp_path / "cache.json").write_text(text)

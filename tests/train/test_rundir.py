@@ -52,7 +52,7 @@ def test_a_run_begun_before_it_said_whether_latents_are_cached_goes_on(tmp_path:
         assert finished_summary(tmp_path, SETTINGS | {"latent_cache": latent_cache}, resume=True) is None
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "3"])
 def test_settings_that_are_damaged(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(RunDirectoryError) as caught:
