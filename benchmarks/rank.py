@@ -1,7 +1,7 @@
 """`curate rank` on synthetic scores of Pick-a-Pic's shape, beside the bare query, polars and pandas; and at scale.
 
 python -m benchmarks.rank                       compare, calibrated and diversity at the size of Pick-a-Pic v2
-python -m benchmarks.rank --scale 1,10,100 --memory 8GB     millions of pairs, spilling to disk where memory is short
+python -m benchmarks.rank --scale 1,10,100 --memory 7GB     millions of pairs, spilling to disk where memory is short
 
 Every measurement is a process of its own, so that its peak memory is its own. Each writes the same ranking.
 """
@@ -238,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", help="sizes in millions, with commas")
-    parser.add_argument("--memory", help="memory of the database, for --scale; 8GB is the reach")
+    parser.add_argument("--memory", help="memory of the database, for --scale; 7GB keep the process inside 8 GiB")
     parser.add_argument("--folder", type=Path, help="where --scale keeps its tables: 100 million pairs want 70 GB")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
@@ -248,7 +248,7 @@ def main() -> None:
     elif options.scale:
         scale(
             [int(text) for text in options.scale.split(",")],
-            options.memory or "8GB",
+            options.memory or "7GB",
             options.folder or Path(tempfile.gettempdir()),
         )
     else:
