@@ -7,12 +7,14 @@ Every measurement is a process of its own, so that its peak memory is its own. E
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +166,24 @@ def measured(name: str, root: Path, memory: str | None = None) -> tuple[float, f
     return seconds, cpu_sec, gib
 
 
+def with_spill(name: str, root: Path, memory: str) -> tuple[float, float, float, float]:
+    """As `measured`, and the most that lay in the run's spill folder, GB, looked at every second."""
+    most, ended = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1):
+            with contextlib.suppress(FileNotFoundError):  # a file is gone by the time it is asked
+                most[0] = max(most[0], sum(path.stat().st_size for path in (root / ".spill").glob("*")) / 1e9)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        return *measured(name, root, memory), most[0]
+    finally:
+        ended.set()
+        watcher.join()
+
+
 def one(name: str, root: Path, memory: str | None) -> None:
     import curate.stages.rank  # noqa: F401  - loaded before the clock starts, with what it needs
 
@@ -221,13 +241,13 @@ def scale(millions: list[int], memory: str, folder: Path) -> None:
     for million in millions:
         with tempfile.TemporaryDirectory(dir=folder) as name:
             root = make_run(Path(name), million * PAIRS).root
-            seconds, cpu_sec, gib = measured("curate rank", root, memory)
-        rows.append((million * PAIRS, seconds, cpu_sec, gib))
+            seconds, cpu_sec, gib, spilled_gb = with_spill("curate rank", root, memory)
+        rows.append((million * PAIRS, seconds, cpu_sec, gib, spilled_gb))
         share = rows[0][0] / rows[-1][0]
         growth, cpu_growth = seconds / rows[0][1] * share, cpu_sec / rows[0][2] * share
         print(
             f"{rows[-1][0]:>12,} pairs{seconds:>9.1f} s{growth:>7.2f}x in proportion"
-            f"{cpu_sec:>9.1f} CPU s{cpu_growth:>7.2f}x{gib:>7.2f} GiB",
+            f"{cpu_sec:>9.1f} CPU s{cpu_growth:>7.2f}x{gib:>7.2f} GiB{spilled_gb:>7.1f} GB spilled",
             flush=True,
         )
     print(json.dumps({"benchmark": "rank scale", "memory": memory, "rows": rows}))

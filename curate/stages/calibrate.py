@@ -82,7 +82,7 @@ def expected_time(
         "prompts_per_sec": round(rates.prompts, 1),
         "limited_by": slowest,
         "images_per_sec": round(pace, 1),
-        "seconds": round(images / pace + len(plan.prompts) / rates.prompts, 1),
+        "seconds": round(images / pace + len(plan.prompts) / rates.prompts, 3),  # a small source takes hundredths
     }
 
 
