@@ -14,7 +14,7 @@ BLOCK = 512
 TOGETHER = 128
 """Prompts brought up to date in one product: those of like staleness share it, or work done once is done again."""
 FOLD = 16
-"""Distances of which one is looked at for all when the nearest are sought."""
+"""Cosines of which the greatest is looked at for all when the largest are sought."""
 DIGITS = 4
 TOLERANCE = 1e-5
 """Float32 cosines of equal embeddings come out this close to 1."""
@@ -158,7 +158,7 @@ class _Greedy:
 def _largest(cosines: np.ndarray) -> np.ndarray:
     """(n, NEIGHBOURS) largest of each row, or the row where it has no more.
 
-    Of FOLD numbers the greatest is looked at first: the largest of a row lie where the largest of those are.
+    The largest of a row lie among those FOLDs whose greatest are the largest.
     """
     rows, columns = cosines.shape
     groups = columns // FOLD
