@@ -7,7 +7,6 @@ transformer. A further family is one more row of FAMILIES, and what `encode_prom
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -40,6 +39,7 @@ from transformers import (
 
 from train.draws import LatentShape
 from train.errors import ModelError
+from train.files import read_json
 
 Family = Literal["sd", "sdxl", "sd3"]
 BUNDLED = {"demo": "demo/models/sd", "demo-sdxl": "demo/models/sdxl"}
@@ -177,7 +177,7 @@ def pipeline_index(source: str) -> dict[str, Any]:
         path = Path(located, "model_index.json")
         if not Path(located).is_dir():
             path = Path(hf_hub_download(located, "model_index.json"))
-        text = path.read_text("utf-8")
+        path.stat()
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ModelError(
             f"{source} is neither a folder nor a model that the hub gives; check the name and the network."
@@ -188,8 +188,8 @@ def pipeline_index(source: str) -> dict[str, Any]:
             " give a folder saved with `save_pretrained`, or a hub id."
         ) from error
     try:
-        index: dict[str, Any] = dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+        index = read_json(path)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged ({error}); save the pipeline, or download it, again.") from error
     if index.get("_class_name") not in FAMILY_OF_PIPELINE:
         known = ", ".join(FAMILY_OF_PIPELINE)

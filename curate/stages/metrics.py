@@ -48,7 +48,7 @@ def check_metric(run: Run, name_or_path: str, params: tuple[str, ...], psi: Psi)
     measure(connection, metric, scorers, parameter_values(metric, params))
     pairs, ranked, distinct, tied, least, greatest, median = fetch(connection, query_text("metric_summary"))[0]
     if ranked == 0:
-        raise QueryError(f"{metric.path}: it returned no pair with a quality")
+        raise QueryError(f"{metric.path}: it gave none of the {pairs:,} pairs a quality")
     for other in others:
         connection.execute(f"create or replace temp view other_result as from result_{other.name}")
         correlation, shared = fetch(connection, query_text("metric_agreement"), {"share": TOP})[0]

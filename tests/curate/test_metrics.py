@@ -448,7 +448,7 @@ def test_check_leaves_out_metrics_whose_scorer_the_run_lacks(run: Run, tmp_path:
 def test_check_refuses_what_rank_refuses(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.sql"
     path.write_text("select pair_id, null::double as quality from pair_scores")
-    with pytest.raises(QueryError, match="it returned no pair with a quality"):
+    with pytest.raises(QueryError, match="it gave none of the 3 pairs a quality"):
         check_metric(run, str(path), (), BLEND)
     with pytest.raises(UsageError, match="--psi-norm raw: pickscore runs from"):
         check_metric(run, "qsd", (), Psi({"pickscore": 1.0}, "raw"))

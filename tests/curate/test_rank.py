@@ -205,6 +205,11 @@ def test_little_memory_spills_into_the_run_and_ends_the_same(tmp_path: Path) -> 
     left, right = (pq.read_table(run.rankings / f"{name}.parquet") for name in ("plenty", "little"))
     assert left.to_pydict() == right.to_pydict()
     assert right["rank"].to_pylist() == list(range(1, right.num_rows + 1))
+    order = [
+        (-quality, pair_id)
+        for quality, pair_id in zip(right["quality"].to_pylist(), right["pair_id"].to_pylist(), strict=True)
+    ]
+    assert order == sorted(order)
     assert not (run.root / ".spill").exists() or not list((run.root / ".spill").iterdir())
 
 

@@ -16,7 +16,8 @@ HASH = {text: duckdb.execute("select hash(?)", [text]).fetchall()[0][0] for text
 TABLES = {
     "scores": (
         "prompt_id varchar, image_uid varchar, clip_score float, pick_score float",
-        "('p', 'a', 1, 10), ('p', 'b', 'nan', 20), ('p', 'c', 3, null), ('q', 'a', 'inf', 40)",
+        "('p', 'a', 1, 10), ('p', 'b', 'nan', 20), ('p', 'c', 3, null), ('q', 'a', 'inf', 40), "
+        "(null, 'a', 1, 10), ('q', null, 1, 10)",
     ),
     "scored": (
         "score_id bigint, prompt_id varchar, image_uid varchar, prompt_hash ubigint, image_hash ubigint, "
@@ -125,7 +126,7 @@ TABLES = {
 
 Case = tuple[list[str], dict[str, list[str]], dict[str, Any], list[tuple[Any, ...]]]
 CASES: dict[str, Case] = {
-    # What is not finite is null; the numbers count the rows.
+    # What is not finite is null; the numbers count the rows; a null id names no picture.
     "scored": (
         ["scores"],
         {"scorer": BOTH, "number": ["row_number() over ()"], "id": ["prompt_id", "image_uid"]},

@@ -121,9 +121,9 @@ def test_a_pipeline_of_another_class(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
-def test_a_pipeline_whose_index_is_damaged(tmp_path: Path, text: str) -> None:
-    (tmp_path / "model_index.json").write_text(text)
+@pytest.mark.parametrize("data", [b"{", b"[1]", b"[]", b"{}", b"\xff\xfe"])
+def test_a_pipeline_whose_index_is_damaged(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "model_index.json").write_bytes(data)
     assert refused(tmp_path).startswith(f"{tmp_path / 'model_index.json'} is damaged (")
 
 
