@@ -19,7 +19,7 @@ import pytest
 from curate.run import Run
 from curate.stages.browse import make_server
 from tests.curate.builders import Outcome
-from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px
+from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,14 +238,14 @@ def test_in_a_browser(port: int) -> None:
         assert shown(page)[0] == "#1"
         for card in page.locator(".card").all():
             card.scroll_into_view_if_needed()
-        page.wait_for_function("[...document.querySelectorAll('.card img')].every(i => i.complete && i.naturalWidth)")
+        until(page, "[...document.querySelectorAll('.card img')].every(i => i.complete && i.naturalWidth)")
         assert page.locator("#previous").is_disabled()
         page.locator("#next").click()
         page.locator("#place").get_by_text("25 to 48 of 60").wait_for()
         assert shown(page)[0] == "#25"
         page.locator("#order").select_option("worst")
         page.locator("#place").get_by_text("1 to 24 of 60").wait_for()
-        page.wait_for_function("document.querySelector('.card header b').textContent === '#60'")
+        until(page, "document.querySelector('.card header b').textContent === '#60'")
         page.locator("#filter").fill("</script><script>")
         page.locator("#count").get_by_text("4 pairs", exact=True).wait_for()
         assert page.locator(".card h4").first.inner_text().startswith("</script><script>document.title")

@@ -13,7 +13,7 @@ import pytest
 from curate.charts import PALETTES
 from curate.run import Run
 from curate.stages.report import report
-from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px
+from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px, until
 
 pytestmark = needs_browser
 
@@ -62,7 +62,7 @@ def test_pictures_load_as_they_come_near_and_lost_ones_say_why(page_file: Path) 
         assert page.locator("img[src]").count() == 0  # the gallery is far below
         for card in page.locator(".card").all():
             card.scroll_into_view_if_needed()
-        page.wait_for_function("[...document.querySelectorAll('.card img')].every(i => i.complete && i.naturalWidth)")
+        until(page, "[...document.querySelectorAll('.card img')].every(i => i.complete && i.naturalWidth)")
         lost = page.locator(".card .lost").all_text_contents()
         assert set(lost) == {"the run has no such image"}
         assert page.locator(".card img").count() + len(lost) == 120
@@ -124,10 +124,10 @@ def test_light_and_dark_by_the_system_and_by_the_button(page_file: Path) -> None
         page.goto(page_file.as_uri())
         assert colours(page) == looks["dark"]
         page.emulate_media(color_scheme="light")
-        page.wait_for_function("document.querySelector('[data-figure=counts] svg path[fill=\"#0072b2\"]')")
+        until(page, "!!document.querySelector('[data-figure=counts] svg path[fill=\"#0072b2\"]')")
         assert colours(page) == looks["light"]
         page.locator("#mode").click()
-        page.wait_for_function("document.querySelector('[data-figure=counts] svg path[fill=\"#56b4e9\"]')")
+        until(page, "!!document.querySelector('[data-figure=counts] svg path[fill=\"#56b4e9\"]')")
         assert colours(page) == looks["dark"]
         assert page.locator("#mode").get_attribute("aria-label") == "Switch to light colours"
 
