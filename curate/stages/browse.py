@@ -239,10 +239,9 @@ class Server(ThreadingHTTPServer):
         self.serving.start()
 
     def wait(self) -> None:
-        """Until Ctrl-C."""
-        with suppress(KeyboardInterrupt):
-            while self.serving.is_alive():  # a wait without an end misses a signal that another thread received
-                self.serving.join(POLL_SEC)
+        """Until Ctrl-C. Raises: KeyboardInterrupt."""
+        while self.serving.is_alive():  # a wait without an end misses a signal that another thread received
+            self.serving.join(POLL_SEC)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Remember the connection, and answer it in a thread of its own."""
@@ -283,7 +282,7 @@ def make_server(run: Run, name: str, port: int) -> Server:
 
 def browse(run: Run, name: str, port: int) -> None:
     """Serve until Ctrl-C. Raises: RunError, UsageError."""
-    with make_server(run, name, port) as server:
+    with make_server(run, name, port) as server, suppress(KeyboardInterrupt):
         server.start()
         say(f"serving ranking '{name}' of {run.root}; end with Ctrl-C")
         print(f"http://{HOST}:{server.server_address[1]}/", flush=True)  # noqa: T201

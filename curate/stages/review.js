@@ -2,6 +2,12 @@
 const byId = id => document.getElementById(id), sides = [byId("left"), byId("right")];
 let state = null, since = 0, busy = false;
 
+/* An answer that is on its way, or a picture that is, makes the page busy: nothing can be judged then, and it shows. */
+function setBusy(now) {
+  busy = now;
+  document.body.setAttribute("aria-busy", now);
+}
+
 /* The pair is shown when both pictures are there; only then do keys count, and the time. */
 async function show(next) {
   state = next;
@@ -24,7 +30,7 @@ async function show(next) {
 
 async function send(path, body) {
   if (busy) return;
-  busy = true;
+  setBusy(true);
   try {
     const answer = path === "/state" ? await fetch(path) : await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
     if (!answer.ok) throw new Error(await answer.text());
@@ -32,7 +38,7 @@ async function send(path, body) {
   } catch (error) {
     byId("said").textContent = error instanceof TypeError ? "The server has ended; what you judged is kept." : error.message;
   } finally {
-    busy = false;
+    setBusy(false);
   }
 }
 const judge = choice => { if (state !== null && state.place !== null) send("/judge", { place: state.place, choice, seconds: (performance.now() - since) / 1000 }); };

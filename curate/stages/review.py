@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 from collections import OrderedDict
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -187,7 +187,7 @@ def make_server(sitting: Sitting) -> Server:
 def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
     """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError."""
     sitting = open_sitting(run, options)
-    with closing(sitting.log), make_server(sitting) as server:
+    with closing(sitting.log), make_server(sitting) as server, suppress(KeyboardInterrupt):
         server.start()
         say(
             f"{options.reviewer}: {len(sitting.log.judged):,} of {len(sitting.pairs):,} pairs are judged; "

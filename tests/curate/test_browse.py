@@ -216,6 +216,7 @@ def test_ctrl_c_as_a_connection_comes_in(ranked_run: Path, monkeypatch: pytest.M
         with (
             make_server(Run(ranked_run), "default", 0) as server,
             socket.create_connection(("127.0.0.1", server.server_port)),
+            pytest.raises(KeyboardInterrupt),
         ):
             server.RequestHandlerClass.timeout = None  # type: ignore[attr-defined]  # it would wait for ever
             server.start()

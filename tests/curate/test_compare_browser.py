@@ -68,11 +68,9 @@ def differences(page: Any) -> list[float]:
 
 def all_of_them(page: Any) -> None:
     """Scroll until every card has been made."""
-    for _ in range(20):
+    while (made := page.locator(".prompt").count()) < PROMPTS:
         page.locator("#more").scroll_into_view_if_needed()
-        if page.locator(".prompt").count() == PROMPTS:
-            return
-        page.wait_for_timeout(50)
+        until(page, f"document.querySelectorAll('.prompt').length > {made}")
 
 
 def test_it_opens_without_a_complaint_and_without_the_network(page_file: Path) -> None:

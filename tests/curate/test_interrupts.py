@@ -25,9 +25,10 @@ def press_ctrl_c(after_sec: float) -> None:
 @pytest.mark.parametrize("after_sec", [0.05, 0.5, 1.0])
 def test_ctrl_c_stops_a_query_and_the_connection_lives_on(after_sec: float) -> None:
     connection = stops_at_ctrl_c(duckdb.connect())
-    press_ctrl_c(after_sec)
-    with pytest.raises(KeyboardInterrupt), stoppable():
-        connection.execute(LONG).fetchall()
+    with pytest.raises(KeyboardInterrupt):
+        press_ctrl_c(after_sec)  # inside: a busy machine may come to the query after it
+        with stoppable():
+            connection.execute(LONG).fetchall()
     assert connection.execute("select 42").fetchall() == [(42,)]
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,9 @@ def run(embedded: Path, tmp_path: Path) -> Path:
 @contextmanager
 def serving(run: Path, reviewer: str = "anna", **options: Any) -> Iterator[tuple[int, Sitting]]:
     sitting = open_sitting(Run(run), ReviewOptions(reviewer, port=0, **options))
-    with make_server(sitting) as server:
+    with closing(sitting.log), make_server(sitting) as server:
         server.start()
         yield server.server_address[1], sitting
-    sitting.log.close()
 
 
 def ask(port: int, method: str, target: str, body: object = None, **headers: str) -> tuple[int, bytes]:
@@ -270,15 +269,20 @@ def test_a_kill_loses_no_judgement_and_ctrl_c_writes_the_data_set(run: Path) -> 
     assert [row["label_0"] == 0.5 for row in rows] == [False, True, False]
 
 
+def wait_for_pair(page: Any, done: int) -> None:
+    """Until the page takes the next judgement: before its pictures are there, keys and clicks count nothing."""
+    until(page, f"document.querySelector('[aria-busy=false] #progress')?.textContent === '{done} of 8'")
+
+
 @needs_browser
 def test_in_a_browser_by_keys(run: Path) -> None:
     with serving(run) as (port, sitting), browser_page(viewport={"width": 1280, "height": 800}) as page:
         page.goto(f"http://127.0.0.1:{port}/")
-        ready = "[...document.querySelectorAll('#pair img')].every(i => i.complete && i.naturalWidth)"
+        wait_for_pair(page, 0)
         for key, done in (("1", 1), ("2", 2), ("t", 3), ("z", 2), ("T", 3)):
-            until(page, ready)
             page.keyboard.press(key)
-            page.locator("#progress").get_by_text(f"{done} of 8").wait_for()
+            wait_for_pair(page, done)
+            assert page.evaluate("[...document.querySelectorAll('#pair img')].every(i => i.naturalWidth > 0)")
         assert [one.choice for one in sitting.log.judged] == ["left", "right", "tie"]
         assert page.locator("#prompt").inner_text() == sitting.pairs[3]["prompt"]
         assert "secret" not in page.content()
@@ -286,12 +290,11 @@ def test_in_a_browser_by_keys(run: Path) -> None:
         page.close()  # closed mid-way
     with serving(run) as (port, sitting), browser_page(viewport={"width": 390, "height": 844}) as page:
         page.goto(f"http://127.0.0.1:{port}/")
-        page.locator("#progress").get_by_text("3 of 8").wait_for()
-        until(page, ready)
+        wait_for_pair(page, 3)
         assert overflow_px(page) == 0
         for done in range(4, 9):
             page.locator("[data-choice=right]").click()
-            page.locator("#progress").get_by_text(f"{done} of 8").wait_for()
+            wait_for_pair(page, done)
         assert page.locator("#prompt").inner_text() == "All judged. Thank you."
         assert page.locator("#pair").is_hidden()
         page.keyboard.press("1")  # nothing is left to judge
