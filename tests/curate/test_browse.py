@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from curate.run import Run
-from curate.stages.browse import make_server
+from curate.stages.browse import Server, make_server
 from tests.curate.builders import Outcome
 from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px, until
 
@@ -210,17 +210,20 @@ def test_ctrl_c_as_a_connection_comes_in(ranked_run: Path, monkeypatch: pytest.M
             time.sleep(0.1)  # as a thread of a busy machine begins
         start(thread)
 
+    def serve(server: Server) -> None:
+        server.start()
+        server.wait()
+
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     try:
         with (
             make_server(Run(ranked_run), "default", 0) as server,
             socket.create_connection(("127.0.0.1", server.server_port)),
-            pytest.raises(KeyboardInterrupt),
         ):
             server.RequestHandlerClass.timeout = None  # type: ignore[attr-defined]  # it would wait for ever
-            server.start()
-            server.wait()
+            with pytest.raises(KeyboardInterrupt):
+                serve(server)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert not any(thread.name.endswith(answers) for thread in threading.enumerate())
