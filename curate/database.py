@@ -98,14 +98,14 @@ def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], 
         rows = query_text("scored", scorer=scorers, number=[], id=[])
         scored = {"scored_rows": (kind, rows), "scored": ("view", "select rowid as score_id, * from scored_rows")}
     queries = scored | {
-        "usable": ("view", query_text("usable", scorer=weighed)),
-        "sided": (kind, query_text("sided")),
-        "eligible": (kind, query_text("eligible")),
-        "used_scores": ("view", query_text("used_scores", scorer=scorers)),
+        "usable": ("view", query_text("usable", scorer=scorers, weighed=weighed)),
+        "sided": (kind, query_text("sided", scorer=scorers)),
+        "eligible": (kind, query_text("eligible", scorer=scorers)),
+        "used_scores": ("view", query_text("used_scores", scorer=weighed)),
         "psi_weights": ("view", f"select {columns}"),
         "normalised": ("view", query_text(f"normalised_{psi.norm}", scorer=weighed)),
-        "psi": (kind, query_text("psi", scorer=scorers, weighed=weighed)),
-        # A view also then: joining by number twice costs less than writing every pair's values down once.
+        "psi": (kind, query_text("psi", scorer=weighed)),
+        # A view also then: finding psi by number twice costs less than writing every pair's values down once.
         "pair_scores": ("view", query_text("pair_scores", scorer=scorers)),
         "pair_facts": ("view", query_text("pair_facts")),
     }

@@ -8,9 +8,9 @@ select
     eligible.preferred_uid,
     eligible.rejected_uid,
     -- each scorer
-    preferred.{scorer}_score as {scorer}_preferred,
-    rejected.{scorer}_score as {scorer}_rejected,
-    preferred.{scorer}_score - rejected.{scorer}_score as {scorer}_margin,
+    eligible.{scorer}_preferred,
+    eligible.{scorer}_rejected,
+    eligible.{scorer}_preferred - eligible.{scorer}_rejected as {scorer}_margin,
     -- end
     preferred.psi as psi_preferred,
     rejected.psi as psi_rejected

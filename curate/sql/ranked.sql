@@ -5,8 +5,6 @@
 -- A pair's rank is its row in the table that is made of this: numbering the rows here would take one thread only.
 select
     eligible.rowid as pair_number,
-    eligible.preferred_id,
-    eligible.rejected_id,
     metric_result.quality
 from metric_result
 inner join eligible using (pair_id)

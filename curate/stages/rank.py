@@ -320,12 +320,8 @@ def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: l
     passed = {"ranks": list(selection.passed_over), "reasons": list(selection.passed_over.values())}
     unnested = "select unnest($ranks::bigint[]) as rank, unnest($reasons::varchar[]) as reason"
     connection.execute(f"create temp table passed_over as {unnested}", passed)
-    for done in ("metric_result", "left_out", "not_ranked", "scored_rows"):
+    for done in ("metric_result", "left_out", "not_ranked", "scored_rows", "psi"):
         connection.execute(f"drop table {done}")  # the widest sort is to come: it needs their memory
-    connection.execute(f"create temp table ranked_preferred as\n{query_text('ranked_preferred', scorer=scorers)}")
-    connection.execute(f"create temp table ranked_scores as\n{query_text('ranked_scores', scorer=scorers)}")
-    for done in ("ranked_preferred", "psi"):
-        connection.execute(f"drop table {done}")
     values = {"last_rank": selection.last_rank, "base_pairs": fetch_count(connection, "ranked")}
     schema = tables.with_margins(tables.RANKING, scorers)
     copy_query(connection, query_text("ranking", scorer=scorers), values, path, schema)

@@ -27,12 +27,15 @@ TABLES = {
         "(5, 'q', 'b', hash('q'), hash('b'), 4, 5)",
     ),
     "usable": (
-        "score_id bigint, prompt_hash ubigint, image_hash ubigint",
-        "(1, hash('p'), hash('a')), (3, hash('p'), hash('c')), (4, hash('q'), hash('a')), (5, hash('q'), hash('b'))",
+        "score_id bigint, prompt_hash ubigint, image_hash ubigint, clip_score float, pick_score float",
+        "(1, hash('p'), hash('a'), 1, 10), (3, hash('p'), hash('c'), 3, null), (4, hash('q'), hash('a'), 4, 40), "
+        "(5, hash('q'), hash('b'), 4, 5)",
     ),
     "sided": (
-        "pair_id varchar, prompt_id varchar, preferred_uid varchar, rejected_uid varchar, preferred_id bigint",
-        "('1', 'p', 'a', 'c', 1), ('2', 'p', 'a', 'c', 1), ('3', 'p', 'a', 'b', 1), ('5', 'q', 'a', 'b', 4)",
+        "pair_id varchar, prompt_id varchar, preferred_uid varchar, rejected_uid varchar, "
+        "clip_preferred float, pick_preferred float, preferred_id bigint",
+        "('1', 'p', 'a', 'c', 1, 10, 1), ('2', 'p', 'a', 'c', 1, 10, 1), ('3', 'p', 'a', 'b', 1, 10, 1), "
+        "('5', 'q', 'a', 'b', 4, 40, 4)",
     ),
     "pairs": (
         "pair_id varchar, prompt_id varchar, image_0_uid varchar, image_1_uid varchar, preference tinyint, "
@@ -47,8 +50,10 @@ TABLES = {
     ),
     "eligible": (
         "pair_id varchar, prompt_id varchar, preferred_uid varchar, rejected_uid varchar, "
-        "preferred_id bigint, rejected_id bigint",
-        "('1', 'p', 'a', 'c', 1, 3), ('2', 'p', 'a', 'c', 1, 3), ('5', 'q', 'a', 'b', 4, 5)",
+        "clip_preferred float, pick_preferred float, preferred_id bigint, "
+        "clip_rejected float, pick_rejected float, rejected_id bigint",
+        "('1', 'p', 'a', 'c', 1, 10, 1, 3, null, 3), ('2', 'p', 'a', 'c', 1, 10, 1, 3, null, 3), "
+        "('5', 'q', 'a', 'b', 4, 40, 4, 4, 5, 5)",
     ),
     "used_scores": (
         "score_id bigint, clip_score float, pick_score float",
@@ -60,8 +65,8 @@ TABLES = {
     ),
     "psi_weights": ("clip_weight double, pick_weight double", "(3, 1)"),
     "psi": (
-        "score_id bigint, clip_score float, pick_score float, psi double",
-        "(1, 1, 10, 0.5), (3, 3, null, 0.25), (4, 4, 40, 1), (5, 4, 5, 0)",
+        "score_id bigint, psi double",
+        "(1, 0.5), (3, 0.25), (4, 1), (5, 0)",
     ),
     "pair_scores": (
         "pair_id varchar, prompt_id varchar, preferred_uid varchar, rejected_uid varchar, clip_preferred float, "
@@ -78,17 +83,8 @@ TABLES = {
     "other_result": ("pair_id varchar, quality double", "('1', 3), ('2', 2), ('5', 1)"),
     "left_out": ("pair_id varchar, reason varchar", "('2', 'where')"),
     "ranked": (
-        "rank bigint, pair_number bigint, preferred_id bigint, rejected_id bigint, quality double",
-        "(1, 2, 4, 5, 0.9), (2, 0, 1, 3, 0.5)",
-    ),
-    "ranked_preferred": (
-        "pair_number bigint, rejected_id bigint, quality double, rank bigint, "
-        "clip_preferred float, pick_preferred float",
-        "(2, 5, 0.9, 1, 4, 40), (0, 3, 0.5, 2, 1, 10)",
-    ),
-    "ranked_scores": (
-        "pair_number bigint, quality double, rank bigint, clip_preferred float, clip_rejected float",
-        "(2, 0.9, 1, 4, 4), (0, 0.5, 2, 1, 3)",
+        "rank bigint, pair_number bigint, quality double",
+        "(1, 2, 0.9), (2, 0, 0.5)",
     ),
     "passed_over": ("rank bigint, reason varchar", "(1, 'diversity')"),
     "not_ranked": ("pair_id varchar, reason varchar", "('6', 'tie'), ('2', 'where')"),
@@ -141,29 +137,43 @@ CASES: dict[str, Case] = {
     # With pick too, c's missing value would take 3 away.
     "usable": (
         ["scored"],
-        {"scorer": ["clip"]},
+        {"scorer": BOTH, "weighed": ["clip"]},
         {},
-        [(1, HASH["p"], HASH["a"]), (3, HASH["p"], HASH["c"]), (4, HASH["q"], HASH["a"]), (5, HASH["q"], HASH["b"])],
+        [
+            (1, 1, 10, HASH["p"], HASH["a"]),
+            (3, 3, None, HASH["p"], HASH["c"]),
+            (4, 4, 40, HASH["q"], HASH["a"]),
+            (5, 4, 5, HASH["q"], HASH["b"]),
+        ],
     ),
     # 4: x has no row; 6: a tie.
     "sided": (
         ["pairs", "usable"],
+        {"scorer": BOTH},
         {},
-        {},
-        [("1", "p", "a", "c", 1), ("2", "p", "a", "c", 1), ("3", "p", "a", "b", 1), ("5", "q", "a", "b", 4)],
+        [
+            ("1", "p", "a", "c", 1, 10, 1),
+            ("2", "p", "a", "c", 1, 10, 1),
+            ("3", "p", "a", "b", 1, 10, 1),
+            ("5", "q", "a", "b", 4, 40, 4),
+        ],
     ),
     # 3: b has no clip.
     "eligible": (
         ["sided", "usable"],
+        {"scorer": BOTH},
         {},
-        {},
-        [("1", "p", "a", "c", 1, 3), ("2", "p", "a", "c", 1, 3), ("5", "q", "a", "b", 4, 5)],
+        [
+            ("1", "p", "a", "c", 1, 10, 1, 3, None, 3),
+            ("2", "p", "a", "c", 1, 10, 1, 3, None, 3),
+            ("5", "q", "a", "b", 4, 40, 4, 4, 5, 5),
+        ],
     ),
     "used_scores": (
         ["eligible", "scored"],
         {"scorer": BOTH},
         {},
-        [(1, 1, 10), (3, 3, None), (4, 4, 40), (5, 4, 5)],
+        [(1, 10, 1), (3, None, 3), (4, 40, 4), (4, 5, 5)],
     ),
     "normalised_percentile": (
         ["used_scores"],
@@ -191,9 +201,9 @@ CASES: dict[str, Case] = {
     # (3 * 0 + 0.5) / 4 and (3 * 1 + 0.25) / 4
     "psi": (
         ["normalised", "psi_weights"],
-        {"scorer": BOTH, "weighed": BOTH},
+        {"scorer": BOTH},
         {},
-        [(1, 1, 10, 0.125), (3, 3, None, 0.8125)],
+        [(1, 0.125), (3, 0.8125)],
     ),
     "pair_scores": (
         ["eligible", "psi"],
@@ -228,19 +238,7 @@ CASES: dict[str, Case] = {
         ["metric_result", "eligible", "left_out"],
         {},
         {"sign": 1},
-        [(0, 1, 3, 0.5), (2, 4, 5, 0.9)],
-    ),
-    "ranked_preferred": (
-        ["ranked", "psi"],
-        {"scorer": BOTH},
-        {},
-        [(0, 3, 0.5, 2, 1, 10), (2, 5, 0.9, 1, 4, 40)],
-    ),
-    "ranked_scores": (
-        ["ranked_preferred", "psi"],
-        {"scorer": BOTH},
-        {},
-        [(0, 0.5, 2, 1, 10, 3, None), (2, 0.9, 1, 4, 40, 4, 5)],
+        [(0, 0.5), (2, 0.9)],
     ),
     "prompt_embeddings": (
         ["prompts"],
@@ -256,7 +254,7 @@ CASES: dict[str, Case] = {
         [(1, "q", "a", "b", "bob"), (2, "p", "a", "c", "ann")],
     ),
     "ranking": (
-        ["ranked_scores", "eligible", "passed_over"],
+        ["ranked", "eligible", "passed_over"],
         {"scorer": ["clip"]},
         {"last_rank": 2, "base_pairs": 2},
         [
@@ -397,7 +395,7 @@ def test_a_query_that_promises_an_order_keeps_it(name: str) -> None:
 def test_worst_first() -> None:
     tables, blocks, _, _ = CASES["ranked"]
     found = connect(tables).execute(query_text("ranked", **blocks), {"sign": -1}).fetchall()
-    assert found == [(0, 1, 3, 0.5), (2, 4, 5, 0.9)]
+    assert found == [(0, 0.5), (2, 0.9)]
 
 
 def test_a_pair_that_no_metric_measured() -> None:
