@@ -1,8 +1,5 @@
 """Which ranked pairs are selected: the best, unless limits or diversity pass some of them over."""
 
-from collections import Counter
-from collections.abc import Generator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +11,7 @@ from curate.diversity import choose_diverse, near_duplicate_groups
 from curate.errors import RunError, UsageError
 
 READ_AHEAD = 20_000
-"""Fewest pairs read from the ranking at once when limits pass some over."""
+"""Fewest pairs that are looked at when limits pass some over."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +79,9 @@ def select(
     """
     if not limits.any_cap and limits.diversity is None:
         return Selection(wanted, wanted, {})
-    caps = _Caps(limits, prompts.group if prompts else {})
     if prompts is not None and limits.diversity is not None:
-        chosen = _choose_diverse(connection, caps, prompts, limits.diversity, wanted, base)
-    else:
-        chosen = _choose_by_rank(connection, caps, wanted, base)
-    last = max(chosen, default=0)
-    if limits.diversity is None:
-        return Selection(len(chosen), last, {rank: reason for rank, reason in caps.refused.items() if rank < last})
-    above = set(range(1, last + 1)).difference(chosen)
-    return Selection(len(chosen), last, {rank: caps.refused.get(rank, "diversity") for rank in sorted(above)})
+        return _choose_diverse(connection, limits, prompts, wanted, base)
+    return _choose_by_rank(connection, limits, prompts.group if prompts else {}, wanted, base)
 
 
 def read_prompts(connection: duckdb.DuckDBPyConnection, near_duplicates: float | None) -> Prompts:
@@ -115,69 +105,90 @@ def read_prompts(connection: duckdb.DuckDBPyConnection, near_duplicates: float |
 
 
 class _Caps:
-    """Counts what the chosen pairs use up; says no to a pair that would go over, and remembers why."""
+    """Counts what the chosen pairs use up; says no to a pair that would go over a limit, and remembers why."""
 
-    def __init__(self, limits: Limits, groups: dict[str, int]) -> None:
-        self.groups = groups
-        self.image_columns = ["preferred_uid", "rejected_uid"] if limits.per_image is not None else []
-        self.annotator_columns = ["annotator_id"] if limits.per_annotator is not None else []
-        prompts, images, annotators = Counter[Any](), Counter[Any](), Counter[Any]()
-        # One for each key of a candidate: which limit it falls under, how often it was used, how often it may be.
-        self.rules = [("max_per_prompt", prompts, limits.per_prompt)]
-        self.rules += [("max_per_image", images, limits.per_image) for _ in self.image_columns]
-        self.rules += [("max_per_annotator", annotators, limits.per_annotator) for _ in self.annotator_columns]
+    def __init__(self, limits: Limits, groups: dict[str, int], candidates: dict[str, list[Any]]) -> None:
+        """candidates: by name of a column, its value for each pair in rank order."""
+        self.reasons: list[str] = []
+        self.room = [2 * len(candidates["prompt_id"])]  # of each key: how many more may use it; the first has no limit
+        keys: list[np.ndarray] = []
+        for reason, columns, most in _rules(limits):
+            number: dict[Any, int] = {None: 0}  # an annotator that nobody knows
+            before = len(self.room) - 1
+            for column in columns:
+                values = candidates[column]
+                if groups and column == "prompt_id":
+                    values = [groups[prompt] for prompt in values]
+                keys.append(np.fromiter((number.setdefault(one, before + len(number)) for one in values), np.int64))
+                self.reasons.append(reason)
+            self.room += [most] * (len(number) - 1)
+        self.keys = np.stack(keys, axis=1) if keys else np.empty((len(candidates["prompt_id"]), 0), np.int64)
         self.refused: dict[int, str] = {}
 
-    def accept(self, rank: int, prompt: str, *others: str | None) -> bool:
-        """Take the pair if no limit forbids it. Pairs without an annotator have no annotator's limit.
+    def contested(self) -> np.ndarray:
+        """Positions of the pairs with a key that more pairs have than may be chosen; a limit never meets the others."""
+        uses = np.bincount(self.keys.ravel(), minlength=len(self.room))
+        return np.flatnonzero((uses > self.room)[self.keys].any(axis=1))
 
-        others: the uids of both images where images are limited, the annotator's id where annotators are.
-        """
-        keys = (self.groups.get(prompt, prompt), *others)
-        for (reason, used, most), key in zip(self.rules, keys, strict=True):
-            if most is not None and key is not None and used[key] >= most:
-                self.refused[rank] = reason
+    def accept(self, position: int) -> bool:
+        """Take the pair if no limit forbids it."""
+        keys = self.keys[position].tolist()
+        for reason, key in zip(self.reasons, keys, strict=True):
+            if self.room[key] <= 0:
+                self.refused[position + 1] = reason
                 return False
-        for (_, used, _), key in zip(self.rules, keys, strict=True):
-            used[key] += 1
+        for key in keys:
+            self.room[key] -= 1
         return True
 
 
-def _choose_by_rank(connection: duckdb.DuckDBPyConnection, caps: _Caps, wanted: int, base: int) -> list[int]:
-    """The best pair that the limits allow, again and again: ranks."""
-    chosen: list[int] = []
-    together = max(READ_AHEAD, wanted + wanted // 4)
-    with closing(_candidates(connection, caps, together, base)) as candidates:
-        for rank, *keys in candidates:
-            if caps.accept(rank, *keys):
-                chosen.append(rank)
-            if len(chosen) == wanted:
-                break
-    return chosen
+def _rules(limits: Limits) -> list[tuple[str, list[str], int]]:
+    """What is limited: a reason to say no, the columns whose values are counted together, the most pairs of one."""
+    rules = [
+        ("max_per_prompt", ["prompt_id"], limits.per_prompt),
+        ("max_per_image", ["preferred_uid", "rejected_uid"], limits.per_image),
+        ("max_per_annotator", ["annotator_id"], limits.per_annotator),
+    ]
+    return [(reason, columns, most) for reason, columns, most in rules if most is not None]
 
 
-def _candidates(
-    connection: duckdb.DuckDBPyConnection, caps: _Caps, together: int, base: int
-) -> Generator[tuple[Any, ...]]:
-    """(rank, prompt_id, what else is limited) in rank order, `together` at a time, read as far as is asked."""
-    query = query_text("candidates", image=caps.image_columns, annotator=caps.annotator_columns)
-    for first in range(1, base + 1, together):
-        connection.execute(query, {"first": first, "last": first + together - 1})
-        try:
-            while rows := connection.fetchmany(READ_AHEAD):
-                yield from rows
-        finally:
-            connection.abort()  # what was not asked for; the connection is busy until then
+def _choose_by_rank(
+    connection: duckdb.DuckDBPyConnection, limits: Limits, groups: dict[str, int], wanted: int, base: int
+) -> Selection:
+    """The best pair that the limits allow, again and again."""
+    read = min(base, max(READ_AHEAD, wanted + wanted // 4))
+    while True:
+        caps = _Caps(limits, groups, _candidates(connection, limits, read))
+        for position in caps.contested().tolist():
+            caps.accept(position)
+        if read - len(caps.refused) >= wanted or read == base:
+            break
+        read = min(base, 2 * read)
+    allowed = np.ones(read, bool)
+    allowed[np.array(list(caps.refused), np.int64) - 1] = False
+    chosen = np.flatnonzero(allowed)[:wanted] + 1
+    last = int(chosen.max(initial=0))
+    return Selection(len(chosen), last, {rank: reason for rank, reason in caps.refused.items() if rank < last})
+
+
+def _candidates(connection: duckdb.DuckDBPyConnection, limits: Limits, read: int) -> dict[str, list[Any]]:
+    """prompt_id and what else is limited of the first `read` pairs in rank order, by column."""
+    images = ["preferred_uid", "rejected_uid"] if limits.per_image is not None else []
+    annotators = ["annotator_id"] if limits.per_annotator is not None else []
+    rows = fetch(connection, query_text("candidates", image=images, annotator=annotators), {"last": read})
+    return {name: [row[place] for row in rows] for place, name in enumerate(["prompt_id", *images, *annotators])}
 
 
 def _choose_diverse(
-    connection: duckdb.DuckDBPyConnection, caps: _Caps, prompts: Prompts, weight: float, wanted: int, base: int
-) -> list[int]:
-    """By quality and distance to the prompts chosen so far: ranks."""
+    connection: duckdb.DuckDBPyConnection, limits: Limits, prompts: Prompts, wanted: int, base: int
+) -> Selection:
+    """By quality and distance to the prompts chosen so far."""
+    candidates = _candidates(connection, limits, base)
+    caps = _Caps(limits, prompts.group, candidates)
     row = {prompt_id: number for number, prompt_id in enumerate(prompts.ids)}
-    found = list(_candidates(connection, caps, base, base))
-    which = np.fromiter((row[prompt_id] for _, prompt_id, *_ in found), np.int64, len(found))
-    positions = choose_diverse(
-        which, prompts.embeddings, weight, wanted, lambda position: caps.accept(*found[position])
-    )
-    return [found[position][0] for position in positions]
+    which = np.array([row[prompt_id] for prompt_id in candidates["prompt_id"]])
+    chosen = choose_diverse(which, prompts.embeddings, limits.diversity or 0.0, wanted, caps.accept)
+    last = max(chosen, default=-1) + 1
+    above = set(range(last)).difference(chosen)
+    reasons = {position + 1: caps.refused.get(position + 1, "diversity") for position in sorted(above)}
+    return Selection(len(chosen), last, reasons)

@@ -1,17 +1,16 @@
--- Purpose: what the limits of a selection count, for a stretch of the ranking.
+-- Purpose: what the limits of a selection count, for the first pairs of the ranking.
 -- Grain:   one ranked pair, in rank order.
 -- Inputs:  ranked, eligible, pairs.
--- Parameters: $first and $last, the ranks of the stretch, both included.
+-- Parameters: $last, the rank of the last one.
 -- The lines between `each image` and `end` stand only where images are limited, and are repeated for both sides; those
 -- between `each annotator` and `end` only where annotators are.
-with stretch as (
+with first as (
     select rank, pair_number
     from ranked
-    where rank between $first and $last
+    where rank <= $last
 )
 
 select
-    stretch.rank,
     eligible.prompt_id,
     -- each image
     eligible.{image},
@@ -19,9 +18,9 @@ select
     -- each annotator
     pairs.{annotator},
     -- end
-from stretch
-inner join eligible on stretch.pair_number = eligible.rowid
+from first
+inner join eligible on first.pair_number = eligible.rowid
 -- each annotator
 inner join pairs on eligible.pair_id = pairs.pair_id
 -- end
-order by stretch.rank
+order by first.rank

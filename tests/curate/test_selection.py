@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -48,6 +49,7 @@ def annotator_of(run: Run) -> dict[str, str | None]:
     image=st.none() | st.integers(1, 3),
     annotator=st.none() | st.integers(1, 9),
     top=st.integers(1, 60),
+    ahead=st.sampled_from([1, 7, 1000]),
 )
 def test_caps_are_the_obvious_greedy_walk(
     tmp_path_factory: pytest.TempPathFactory,
@@ -56,9 +58,11 @@ def test_caps_are_the_obvious_greedy_walk(
     image: int | None,
     annotator: int | None,
     top: int,
+    ahead: int,
 ) -> None:
     run = world(tmp_path_factory.mktemp("caps"), seed)
-    report = ranked(run, top=str(top), limits=Limits(prompt, image, annotator))
+    with patch("curate.selection.READ_AHEAD", ahead):
+        report = ranked(run, top=str(top), limits=Limits(prompt, image, annotator))
     annotators, used, reasons = annotator_of(run), Counter[tuple[str, str]](), {}
     expected: list[str] = []
     rows = ranking_rows(run)

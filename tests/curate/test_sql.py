@@ -250,8 +250,8 @@ CASES: dict[str, Case] = {
     "candidates": (
         ["ranked", "eligible", "pairs"],
         {"image": ["preferred_uid", "rejected_uid"], "annotator": ["annotator_id"]},
-        {"first": 1, "last": 2},
-        [(1, "q", "a", "b", "bob"), (2, "p", "a", "c", "ann")],
+        {"last": 2},
+        [("p", "a", "c", "ann"), ("q", "a", "b", "bob")],
     ),
     "ranking": (
         ["ranked", "eligible", "passed_over"],
@@ -385,7 +385,7 @@ def test_a_query_that_promises_an_order_keeps_it(name: str) -> None:
     tables, blocks, parameters, _ = CASES[name]
     found = connect(tables).execute(query_text(name, **blocks), parameters).fetchall()
     order: dict[str, list[Any]] = {
-        "ranked": [2, 0], "ranking": ["5", "1"], "candidates": [1, 2], "dropped_by_rank": ["2", "6"],
+        "ranked": [2, 0], "ranking": ["5", "1"], "candidates": ["q", "p"], "dropped_by_rank": ["2", "6"],
         "ranking_moved": ["1", "5"], "compared_pictures": [0, 1, 2, 3], "compared_pairs": [0, 2],
     }  # fmt: skip
     column = 1 if name == "dropped_by_rank" else 0
