@@ -20,6 +20,11 @@ SQL = Path(str(files("curate"))) / "sql"
 EMBEDDED = ("pairs", "images", "prompts", "scores", "dropped")
 PSI_NORMS = ("percentile", "minmax", "raw")
 
+SHARE_OF_JOINS = 0.25
+"""Of the memory, what the joins of both sides may take together."""
+ROW_BYTES = 80
+"""About what DuckDB holds of a row of a join's table beside its values: numbers, hashes, its place, its neighbour."""
+
 # No view of ours needs an extension or a variable of the calling Python.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": False,
@@ -85,34 +90,59 @@ def seal(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
     connection.execute("set lock_configuration = true")
 
 
-def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi, kind: str = "view") -> None:
-    """What is known of pairs, from `scored` to `pair_scores` and `pair_facts`, each by the query of its name.
+def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi) -> None:
+    """What is known of pairs, from `scored` to `pair_scores` and `pair_facts`, computed when it is asked for."""
+    numbered = query_text("scored", scorer=scorers, number=["row_number() over ()"], id=["prompt_id", "image_uid"])
+    for name, query in ({"scored": numbered} | _psi_queries(scorers, psi)).items():
+        create_view(connection, name, query)
 
-    kind: "view" computes them when they are asked for; "temp table" those that are read often now and once.
+
+def create_psi_tables(
+    connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi, kind: str = "temp table"
+) -> None:
+    """The same where it is read often: what takes long is computed now and once.
+
+    kind: "temp table", or "table", which the connection's cursors see, too.
     """
-    weighed, ids = sorted(psi.weights), ["prompt_id", "image_uid"]
-    columns = ", ".join(f"{psi.weights[name]!r}::double as {name}_weight" for name in weighed)
-    if kind == "view":
-        scored = {"scored": (kind, query_text("scored", scorer=scorers, number=["row_number() over ()"], id=ids))}
-    else:  # a table has row numbers, which several threads can write, and is kept small: the ids are left in `scores`
-        rows = query_text("scored", scorer=scorers, number=[], id=[])
-        scored = {"scored_rows": (kind, rows), "scored": ("view", "select rowid as score_id, * from scored_rows")}
-    queries = scored | {
-        "usable": ("view", query_text("usable", scorer=scorers, weighed=weighed)),
-        "sided": (kind, query_text("sided", scorer=scorers)),
-        "eligible": (kind, query_text("eligible", scorer=scorers)),
-        "used_scores": ("view", query_text("used_scores", scorer=weighed)),
-        "psi_weights": ("view", f"select {columns}"),
-        "normalised": ("view", query_text(f"normalised_{psi.norm}", scorer=weighed)),
-        "psi": (kind, query_text("psi", scorer=weighed)),
-        # A view also then: finding psi by number twice costs less than writing every pair's values down once.
-        "pair_scores": ("view", query_text("pair_scores", scorer=scorers)),
-        "pair_facts": ("view", query_text("pair_facts")),
-    }
-    for name, (made_as, query) in queries.items():
-        connection.execute(f"create or replace {made_as} {name} as\n{query}")
-        if name == "eligible" and kind != "view":
+    # A table has row numbers, which several threads can write, and is kept small: the ids are left in `scores`.
+    rows = query_text("scored", scorer=scorers, number=[], id=[])
+    connection.execute(f"create or replace {kind} scored_rows as\n{rows}")
+    create_view(connection, "scored", "select rowid as score_id, * from scored_rows")
+    one_by_one = not _both_sides_fit(connection, len(scorers))
+    # No table of pair_scores: finding psi by number twice costs less than writing every pair's values down once.
+    tables = {"eligible", "psi"} | ({"sided"} if one_by_one else set())
+    for name, query in _psi_queries(scorers, psi).items():
+        connection.execute(f"create or replace {kind if name in tables else 'view'} {name} as\n{query}")
+        if name == "eligible" and one_by_one:
             connection.execute("drop table sided")  # its rows are in `eligible` now
+
+
+def _psi_queries(scorers: list[str], psi: Psi) -> dict[str, str]:
+    """What follows from `scored`, in this order."""
+    weighed = sorted(psi.weights)
+    columns = ", ".join(f"{psi.weights[name]!r}::double as {name}_weight" for name in weighed)
+    return {
+        "usable": query_text("usable", scorer=scorers, weighed=weighed),
+        "sided": query_text("sided", scorer=scorers),
+        "eligible": query_text("eligible", scorer=scorers),
+        "used_scores": query_text("used_scores", scorer=weighed),
+        "psi_weights": f"select {columns}",
+        "normalised": query_text(f"normalised_{psi.norm}", scorer=weighed),
+        "psi": query_text("psi", scorer=weighed),
+        "pair_scores": query_text("pair_scores", scorer=scorers),
+        "pair_facts": query_text("pair_facts"),
+    }
+
+
+def _both_sides_fit(connection: duckdb.DuckDBPyConnection, scorers: int) -> bool:
+    """Whether two joins' tables of scores take a small part of the memory: then one pass finds both sides of a pair.
+
+    Otherwise one side is found after the other, and the pairs' texts are written twice.
+    """
+    row_bytes = ROW_BYTES + 4 * scorers
+    query = "select count(*), parse_formatted_bytes(current_setting('memory_limit')) from scored_rows"
+    rows, limit = fetch(connection, query)[0]
+    return bool(2 * rows * row_bytes <= limit * SHARE_OF_JOINS)
 
 
 def create_calibration_views(connection: duckdb.DuckDBPyConnection, weights: dict[str, float]) -> None:

@@ -2,7 +2,7 @@
 -- Grain:   one pair of `pairs` that is no tie and whose preferred image has every score that psi weighs.
 -- Inputs:  pairs, usable.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
--- One side after the other, for one join's table of scores fits a memory that two do not. Ties are not filtered: they
+-- One side after the other, for one join's table of scores may fit a memory that two do not. Ties are not filtered: they
 -- prefer no image, which finds no score; of a filter's rows DuckDB expects a fifth, and would keep the pairs' texts in
 -- memory for the scores to go past, instead of the scores.
 with judged as (

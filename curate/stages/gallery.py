@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from curate.calibration import Calibration, calibrate
-from curate.database import Psi, connect_views, create_psi_views, query_text, seal
+from curate.database import Psi, connect_views, create_psi_tables, query_text, seal
 from curate.lines import sum_line
 from curate.metrics import judging
 from curate.rankings import ranking_settings
@@ -45,7 +45,7 @@ def open_ranking(run: Run, name: str) -> Ranking:
     connection = connect_views(run)
     connection.execute("set enable_progress_bar = false")
     seal(connection, run)
-    create_psi_views(connection, scorers, Psi(settings["psi"], settings["psi_norm"]), "table")
+    create_psi_tables(connection, scorers, Psi(settings["psi"], settings["psi_norm"]), "table")
     columns = connection.sql(f"from ranking_{name} limit 0").columns
     absent = "" if "passed_over" in columns else ", null::varchar as passed_over"
     connection.execute(f"create view report_ranking as select *{absent} from ranking_{name}")

@@ -1,6 +1,7 @@
 """`curate rank`: a metric in SQL over the pairs' scores, a total order, the best selected."""
 
 import math
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from curate.database import (
     connect_views,
     copy_query,
     create_calibration_views,
-    create_psi_views,
+    create_psi_tables,
     create_view,
     fetch,
     fetch_count,
@@ -140,8 +141,10 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
         "coverage": _coverage(connection, ranking, prompts),
     } | ({"calibration": calibration.report()} if calibration else {})
     write_text(tomli_w.dumps(report, multiline_strings=True), run.rankings / f"{options.name}.toml")
-    connection.close()
+    freeing = threading.Thread(target=connection.close)  # to give the tables' memory back takes as long as the views
+    freeing.start()
     write_database(run)
+    freeing.join()
     return report
 
 
@@ -213,7 +216,7 @@ def selected_count(share: int | float, base: int) -> int:
 
 def prepare_pairs(connection: duckdb.DuckDBPyConnection, run: Run, scorers: list[str], psi: Psi) -> None:
     """`pair_scores` and what it is made of, computed once. Raises RunError, UsageError where nothing can be ranked."""
-    create_psi_views(connection, scorers, psi, "temp table")
+    create_psi_tables(connection, scorers, psi)
     _check_eligible(connection, run, psi)
     _check_raw(connection, psi)
 
