@@ -2,6 +2,8 @@
 
 import glob
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -64,12 +66,21 @@ def connect_views(run: Run, database: str = ":memory:", *, rankings: bool = True
     """A connection with one view per table of the run and, with `rankings`, one per ranking. Raises RunError."""
     connection = stops_at_ctrl_c(duckdb.connect(database, config=CONFIG))
     connection.execute(f"set temp_directory = {literal(str((run.root / '.spill').resolve()))}")
-    for name in EMBEDDED:
-        pattern = run.pairs if name == "pairs" else run.table(name) / "*.parquet"
-        create_parquet_view(connection, name, pattern.resolve(), _array_columns(pattern))
-    for path in sorted(run.rankings.glob("*.parquet")) if rankings else ():
-        create_parquet_view(connection, f"ranking_{path.stem}", path.resolve())
+    with at_once(connection):
+        for name in EMBEDDED:
+            pattern = run.pairs if name == "pairs" else run.table(name) / "*.parquet"
+            create_parquet_view(connection, name, pattern.resolve(), _array_columns(pattern))
+        for path in sorted(run.rankings.glob("*.parquet")) if rankings else ():
+            create_parquet_view(connection, f"ranking_{path.stem}", path.resolve())
     return connection
+
+
+@contextmanager
+def at_once(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One transaction: in a file, each change that is committed by itself is waited for by itself."""
+    connection.execute("begin")
+    yield
+    connection.execute("commit")
 
 
 def seal(connection: duckdb.DuckDBPyConnection, run: Run) -> None:

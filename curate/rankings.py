@@ -6,7 +6,14 @@ from typing import Any
 import duckdb
 
 from curate.comments import describe
-from curate.database import Psi, connect_views, create_calibration_views, create_parquet_view, create_psi_views
+from curate.database import (
+    Psi,
+    at_once,
+    connect_views,
+    create_calibration_views,
+    create_parquet_view,
+    create_psi_views,
+)
 from curate.errors import RunError
 from curate.run import Run
 from curate.tables import atomic_path
@@ -39,12 +46,13 @@ def open_views(run: Run, database: str = ":memory:", ranking: str | None = None)
     summary = run.summary()
     connection = connect_views(run, database)
     stated = latest_ranking(run) if ranking is None else ranking_settings(run, ranking)
-    if stated is not None:
-        create_psi_views(connection, summary["scorers"], Psi(stated["psi"], stated["psi_norm"]))
-        create_parquet_view(connection, "ranking", (run.rankings / f"{stated['name']}.parquet").resolve())
-        if "calibration" in stated:
-            create_calibration_views(connection, stated["calibration"]["weights"])
-    describe(connection)
+    with at_once(connection):
+        if stated is not None:
+            create_psi_views(connection, summary["scorers"], Psi(stated["psi"], stated["psi_norm"]))
+            create_parquet_view(connection, "ranking", (run.rankings / f"{stated['name']}.parquet").resolve())
+            if "calibration" in stated:
+                create_calibration_views(connection, stated["calibration"]["weights"])
+        describe(connection)
     return connection
 
 
