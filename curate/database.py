@@ -26,6 +26,8 @@ SHARE_OF_JOINS = 0.25
 """Of the memory, what the joins of both sides may take together."""
 ROW_BYTES = 80
 """About what DuckDB holds of a row of a join's table beside its values: numbers, hashes, its place, its neighbour."""
+MOST_MARKED = 10**9
+"""Scores of which used_scores_marked.sql can mark those that are used."""
 
 # No view of ours needs an extension or a variable of the calling Python.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -119,10 +121,14 @@ def create_psi_tables(
     rows = query_text("scored", scorer=scorers, number=[], id=[])
     connection.execute(f"create or replace {kind} scored_rows as\n{rows}")
     create_view(connection, "scored", "select rowid as score_id, * from scored_rows")
-    one_by_one = not _both_sides_fit(connection, len(scorers))
+    count = fetch_count(connection, "scored")
+    queries = _psi_queries(scorers, psi)
+    if 0 < count <= MOST_MARKED:
+        queries["used_scores"] = query_text("used_scores_marked", scorer=sorted(psi.weights), last=[str(count - 1)])
+    one_by_one = not _both_sides_fit(connection, count, len(scorers))
     # No table of pair_scores: finding psi by number twice costs less than writing every pair's values down once.
     tables = {"eligible", "psi"} | ({"sided"} if one_by_one else set())
-    for name, query in _psi_queries(scorers, psi).items():
+    for name, query in queries.items():
         connection.execute(f"create or replace {kind if name in tables else 'view'} {name} as\n{query}")
         if name == "eligible" and one_by_one:
             connection.execute("drop table sided")  # its rows are in `eligible` now
@@ -145,15 +151,13 @@ def _psi_queries(scorers: list[str], psi: Psi) -> dict[str, str]:
     }
 
 
-def _both_sides_fit(connection: duckdb.DuckDBPyConnection, scorers: int) -> bool:
+def _both_sides_fit(connection: duckdb.DuckDBPyConnection, count: int, scorers: int) -> bool:
     """Whether two joins' tables of scores take a small part of the memory: then one pass finds both sides of a pair.
 
     Otherwise one side is found after the other, and the pairs' texts are written twice.
     """
-    row_bytes = ROW_BYTES + 4 * scorers
-    query = "select count(*), parse_formatted_bytes(current_setting('memory_limit')) from scored_rows"
-    rows, limit = fetch(connection, query)[0]
-    return bool(2 * rows * row_bytes <= limit * SHARE_OF_JOINS)
+    limit = fetch(connection, "select parse_formatted_bytes(current_setting('memory_limit'))")[0][0]
+    return bool(2 * count * (ROW_BYTES + 4 * scorers) <= SHARE_OF_JOINS * limit)
 
 
 def create_calibration_views(connection: duckdb.DuckDBPyConnection, weights: dict[str, float]) -> None:

@@ -175,6 +175,12 @@ CASES: dict[str, Case] = {
         {},
         [(1, 10, 1), (3, None, 3), (4, 40, 4), (4, 5, 5)],
     ),
+    "used_scores_marked": (
+        ["eligible", "scored"],
+        {"scorer": BOTH, "last": ["5"]},
+        {},
+        [(1, 10, 1), (3, None, 3), (4, 40, 4), (4, 5, 5)],
+    ),
     "normalised_percentile": (
         ["used_scores"],
         {"scorer": BOTH},
