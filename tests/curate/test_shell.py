@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.completion import CompleteEvent, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -193,14 +193,22 @@ def test_completion(completer: SqlCompleter, text: str, proposed: list[str]) -> 
     assert [item.text for item in completer.get_completions(document, CompleteEvent())] == proposed
 
 
-def test_tab_completes_what_is_typed(root: Path, keys: PipeInput) -> None:
+def test_tab_completes_what_is_typed(root: Path, keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
     """The menu opens by itself while typing, in a thread of its own; Tab takes its first entry once it is there."""
-    out = io.StringIO()
+    out, proposed, propose = io.StringIO(), threading.Event(), SqlCompleter.get_completions
+
+    def proposing(self: SqlCompleter, document: Document, event: CompleteEvent) -> Iterator[Completion]:
+        yield from propose(self, document, event)
+        if document.text == "select quali":
+            proposed.set()
 
     def type_slowly() -> None:
         for text in ("select quali", TAB, " from ranking where rank = 1;\r", CTRL_D):
             keys.send_text(text)
+            assert proposed.wait(60)
             time.sleep(0.5)
+
+    monkeypatch.setattr(SqlCompleter, "get_completions", proposing)
 
     typist = threading.Thread(target=type_slowly)
     typist.start()
