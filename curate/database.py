@@ -79,10 +79,14 @@ def connect_views(run: Run, database: str = ":memory:", *, rankings: bool = True
 
 @contextmanager
 def at_once(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """One transaction: in a file, each change that is committed by itself is waited for by itself."""
-    connection.execute("begin")
-    yield
-    connection.execute("commit")
+    """One transaction, whole or not at all: in a file, each that is committed by itself is waited for by itself."""
+    connection.begin()
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
 
 
 def seal(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
@@ -156,6 +160,8 @@ def _both_sides_fit(connection: duckdb.DuckDBPyConnection, count: int, scorers: 
 
     Otherwise one side is found after the other, and the pairs' texts are written twice.
     """
+    if fetch(connection, "select current_setting('memory_limit')")[0][0].endswith("PiB"):
+        return True  # no limit: DuckDB writes it so, and cannot read it
     limit = fetch(connection, "select parse_formatted_bytes(current_setting('memory_limit'))")[0][0]
     return bool(2 * count * (ROW_BYTES + 4 * scorers) <= SHARE_OF_JOINS * limit)
 

@@ -24,11 +24,12 @@ def stops_at_ctrl_c(connection: "duckdb.DuckDBPyConnection") -> "duckdb.DuckDBPy
 def stoppable() -> Iterator[None]:
     """Ctrl-C stops the queries of this block and raises KeyboardInterrupt. For the main thread, as signals are."""
     told, teller = socket.socketpair()
-    teller.setblocking(False)
     watcher = threading.Thread(target=_watch, args=(told,), daemon=True)
-    watcher.start()
-    before = signal.set_wakeup_fd(teller.fileno())  # written to at once, whatever the main thread is at
+    before = signal.set_wakeup_fd(-1)
     try:
+        teller.setblocking(False)
+        watcher.start()
+        signal.set_wakeup_fd(teller.fileno())  # written to at once, whatever the main thread is at
         yield
     except RuntimeError as error:
         if str(error) != "Query interrupted":  # DuckDB met the signal itself, and took it
@@ -37,7 +38,9 @@ def stoppable() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         teller.close()
-        watcher.join()
+        if watcher.ident is not None:
+            watcher.join()
+        told.close()  # by the watcher already, where Ctrl-C did not come before it began
 
 
 def _watch(told: socket.socket) -> None:

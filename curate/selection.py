@@ -11,7 +11,7 @@ from curate.diversity import choose_diverse, near_duplicate_groups
 from curate.errors import RunError, UsageError
 
 READ_AHEAD = 20_000
-"""Fewest pairs that are looked at when limits pass some over."""
+"""Fewest pairs that are looked at when limits pass some over; and rows fetched at once."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,12 @@ def _candidates(connection: duckdb.DuckDBPyConnection, limits: Limits, read: int
     """prompt_id and what else is limited of the first `read` pairs in rank order, by column."""
     images = ["preferred_uid", "rejected_uid"] if limits.per_image is not None else []
     annotators = ["annotator_id"] if limits.per_annotator is not None else []
-    rows = fetch(connection, query_text("candidates", image=images, annotator=annotators), {"last": read})
-    return {name: [row[place] for row in rows] for place, name in enumerate(["prompt_id", *images, *annotators])}
+    found: dict[str, list[Any]] = {name: [] for name in ["prompt_id", *images, *annotators]}
+    connection.execute(query_text("candidates", image=images, annotator=annotators), {"last": read})
+    while rows := connection.fetchmany(READ_AHEAD):
+        for values, column in zip(found.values(), zip(*rows, strict=True), strict=True):
+            values.extend(column)
+    return found
 
 
 def _choose_diverse(

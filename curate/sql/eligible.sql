@@ -3,7 +3,14 @@
 -- Inputs:  sided, usable.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
 select
-    sided.*,
+    sided.pair_id,
+    sided.prompt_id,
+    sided.preferred_uid,
+    sided.rejected_uid,
+    -- each scorer
+    sided.{scorer}_preferred,
+    -- end
+    sided.preferred_id,
     -- each scorer
     usable.{scorer}_score as {scorer}_rejected,
     -- end

@@ -231,12 +231,17 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self.open_requests: set[Any] = set()
-        self.serving = threading.Thread(target=self.serve_forever, args=(POLL_SEC,), daemon=True)
+        self.serving = threading.Thread(target=self.serve_forever, daemon=True)
         super().__init__((HOST, port), handler)
 
     def start(self) -> None:
         """Serve from now on, until the server is closed."""
         self.serving.start()
+
+    def serve_forever(self, poll_interval: float = POLL_SEC) -> None:
+        """Not where Ctrl-C closed the server before its thread began."""
+        if self.socket.fileno() >= 0:
+            super().serve_forever(poll_interval)
 
     def wait(self) -> None:
         """Until Ctrl-C. Raises: KeyboardInterrupt."""

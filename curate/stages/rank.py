@@ -143,8 +143,10 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     write_text(tomli_w.dumps(report, multiline_strings=True), run.rankings / f"{options.name}.toml")
     freeing = threading.Thread(target=connection.close)  # to give the tables' memory back takes as long as the views
     freeing.start()
-    write_database(run)
-    freeing.join()
+    try:
+        write_database(run)
+    finally:
+        freeing.join()
     return report
 
 

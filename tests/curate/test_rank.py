@@ -22,7 +22,7 @@ from curate.stages import rank as rank_module
 from curate.stages.rank import parse_psi, parse_top, selected_count
 from curate.tables import temporary_path, write_table
 from schemas import tables
-from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked
+from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked, ranking_rows
 
 
 @pytest.fixture
@@ -211,6 +211,19 @@ def test_little_memory_spills_into_the_run_and_ends_the_same(tmp_path: Path) -> 
     ]
     assert order == sorted(order)
     assert not (run.root / ".spill").exists() or not list((run.root / ".spill").iterdir())
+
+
+def test_every_way_to_find_the_scores_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides in one pass or one after the other; the scores that are used by a bit each or by a join."""
+    run = synthetic(tmp_path / "run", 4000)
+    found = []
+    for share, marked in ((0.0, 0), (0.25, 10**9)):
+        monkeypatch.setattr("curate.database.SHARE_OF_JOINS", share)
+        monkeypatch.setattr("curate.database.MOST_MARKED", marked)
+        ranked(run)
+        found.append(ranking_rows(run))
+    ranked(run, memory="none")
+    assert found[0] == found[1] == ranking_rows(run)
 
 
 @pytest.mark.parametrize(

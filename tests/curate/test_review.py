@@ -274,11 +274,38 @@ def wait_for_pair(page: Any, done: int) -> None:
     until(page, f"document.querySelector('[aria-busy=false] #progress')?.textContent === '{done} of 8'")
 
 
+def check_nothing_counts_before_the_pictures_are_there(page: Any, sitting: Sitting) -> None:
+    """From the first pair to the second, whose pictures are held back, and back to the first by an undo."""
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/picture/1/left", hold)
+    page.reload()
+    wait_for_pair(page, 0)
+    page.keyboard.press("1")
+    until(page, "document.querySelector('#progress').textContent === '1 of 8'")
+    for key in ("1", "2", "z"):
+        page.keyboard.press(key)
+    page.locator("[data-choice=left]").click()
+    page.wait_for_timeout(200)  # in which a request would have come
+    assert page.locator("body").get_attribute("aria-busy") == "true"
+    assert len(sitting.log.judged) == 1
+    for route in held:
+        route.continue_()
+    page.unroute("**/picture/1/left")
+    wait_for_pair(page, 1)
+    page.keyboard.press("z")
+    wait_for_pair(page, 0)
+
+
 @needs_browser
 def test_in_a_browser_by_keys(run: Path) -> None:
     with serving(run) as (port, sitting), browser_page(viewport={"width": 1280, "height": 800}) as page:
         page.goto(f"http://127.0.0.1:{port}/")
         wait_for_pair(page, 0)
+        check_nothing_counts_before_the_pictures_are_there(page, sitting)
         for key, done in (("1", 1), ("2", 2), ("t", 3), ("z", 2), ("T", 3)):
             page.keyboard.press(key)
             wait_for_pair(page, done)
