@@ -141,12 +141,7 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
         "coverage": _coverage(connection, ranking, prompts),
     } | ({"calibration": calibration.report()} if calibration else {})
     write_text(tomli_w.dumps(report, multiline_strings=True), run.rankings / f"{options.name}.toml")
-    freeing = threading.Thread(target=connection.close)  # to give the tables' memory back takes as long as the views
-    freeing.start()
-    try:
-        write_database(run)
-    finally:
-        freeing.join()
+    _close_and_write_database(connection, run)
     return report
 
 
@@ -348,6 +343,16 @@ def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str, p
     path = run.table("dropped") / f"rank-{name}.parquet"
     copy_query(connection, query_text("dropped_by_rank"), {"stage": f"rank {name}"}, path, tables.DROPPED)
     return dict(fetch(connection, "select reason, count(*) from not_ranked group by reason order by reason"))
+
+
+def _close_and_write_database(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
+    """Both at once: to give the tables' memory back takes as long as to write the views."""
+    closing = threading.Thread(target=connection.close)
+    closing.start()
+    try:
+        write_database(run)
+    finally:
+        closing.join()
 
 
 def _quality_at(connection: duckdb.DuckDBPyConnection, rank: int) -> float:
