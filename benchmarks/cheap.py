@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from curate.heads import CosineHead
-from curate.manifest import Manifest
-from curate.plan import Part
-from curate.run import Run
-from curate.scoring import EmbeddedPrompts, Scoring
-from curate.source import Location
+from curate.embed.planning.plan import Part
+from curate.models.heads import CosineHead
+from curate.models.scoring import EmbeddedPrompts, Scoring
+from curate.sources.manifest import Manifest
+from curate.sources.parquet import Location
+from curate.storage.run import Run
 
 DIMENSION = 4
 

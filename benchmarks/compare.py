@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from curate.manifest import load_manifest
-from curate.run import Run
-from curate.stages.compare import CompareOptions, compare
-from curate.tables import write_table
+from curate.compare.stage import CompareOptions, compare
+from curate.sources.manifest import load_manifest
+from curate.storage.run import Run
+from curate.storage.tables import write_table
 from schemas import tables
 
 SCORERS = ("clip", "pickscore", "aesthetic", "hpsv2", "image_reward")

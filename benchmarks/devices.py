@@ -27,15 +27,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.photos import photo
 from benchmarks.random_towers import load, random_towers
-from curate.batches import compile_towers, find_batch, free_memory, made_up, out_of_memory
-from curate.decoders import DECODES, choose_decoder
-from curate.images import Rejected
-from curate.manifest import load_manifest
-from curate.scoring import Scoring
-from curate.source import open_source
-from curate.stages.calibrate import rate_of, sample_locations
-from curate.towers.precision import choose_device, describe_device
-from curate.towers.preprocessing import OnDevice, needed_side_px
+from curate.embed.decode.decoders import DECODES, choose_decoder
+from curate.embed.device.batch_size import compile_towers, find_batch, free_memory, made_up, out_of_memory
+from curate.embed.dry_run import rate_of, sample_locations
+from curate.models.scoring import Scoring
+from curate.models.towers.precision import choose_device, describe_device
+from curate.models.towers.preprocessing import OnDevice, needed_side_px
+from curate.sources.images import Rejected
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import open_source
 
 TOP = 0.0533
 PROMPTS = [f"a photograph of a fox number {index}" for index in range(8)]
@@ -185,7 +185,7 @@ def difference(scores: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> d
 
 def pictures_of(source: str, images: int) -> list[bytes | None]:
     """Encoded images of a data set in Pick-a-Pic's columns."""
-    from curate.plan import make_plan
+    from curate.embed.planning.plan import make_plan
 
     opened = open_source(load_manifest("pickapic_v2"), None, [source])
     located = dict.fromkeys(sample_locations(make_plan(opened, 1024, 10**9).pairs, 4 * images))

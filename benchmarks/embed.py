@@ -30,13 +30,13 @@ from PIL import Image
 from benchmarks.cheap import cheap_scoring
 from benchmarks.photos import photo, unique_pairs, write_source
 from benchmarks.random_towers import load, random_towers
-from curate.engines.local import batched
-from curate.manifest import load_manifest
-from curate.pipeline import CORES, EmbedOptions, default_decode_processes
-from curate.run import Run
-from curate.scoring import Scoring
-from curate.source import open_source
-from curate.stages.embed import embed
+from curate.embed.device.pipeline import CORES, EmbedOptions, default_decode_processes
+from curate.embed.stage import embed
+from curate.models.scoring import Scoring
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import open_source
+from curate.storage.run import Run
+from curate.storage.threads import batched
 
 BATCH = 64
 BAD_IMAGES = 400  # decoding alone: no tower hides what they cost

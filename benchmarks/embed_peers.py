@@ -31,8 +31,8 @@ from PIL import Image
 from benchmarks.embed import BATCH, clock, ours
 from benchmarks.photos import PAIRS_PER_PROMPT, photo, tournament_pairs, write_source
 from benchmarks.random_towers import load, random_towers
-from curate.pipeline import CORES, EmbedOptions
-from curate.scoring import Scoring
+from curate.embed.device.pipeline import CORES, EmbedOptions
+from curate.models.scoring import Scoring
 
 # Runs in the peer's environment. Its model is loaded before the clock, as its cache allows; its logger, which starts
 # an interpreter of its own, is left out.

@@ -30,10 +30,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from webdataset import ShardWriter
 
-from curate.run import Run
-from curate.shard_plan import ShardSize
-from curate.stages.export_shards import ExportOptions, export_shards
-from curate.tables import write_table, write_text
+from curate.export.stage import ExportOptions, export_shards
+from curate.export.tars.plan import ShardSize
+from curate.storage.run import Run
+from curate.storage.tables import write_table, write_text
 from schemas import tables
 
 ROW_GROUP_PAIRS, FILE_PAIRS = 100, 1000

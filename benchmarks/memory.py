@@ -17,11 +17,11 @@ from pathlib import Path
 
 from benchmarks.cheap import cheap_scoring
 from benchmarks.photos import photo, unique_pairs, write_source
-from curate.manifest import load_manifest
-from curate.pipeline import EmbedOptions
-from curate.run import Run
-from curate.source import open_source
-from curate.stages.embed import embed
+from curate.embed.device.pipeline import EmbedOptions
+from curate.embed.stage import embed
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import open_source
+from curate.storage.run import Run
 
 SIDE_PX = 64
 DISTINCT = 64

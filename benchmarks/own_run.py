@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from train import cli
-from train.record import RunLog
+from train.training.log import RunLog
 
 
 def main() -> None:

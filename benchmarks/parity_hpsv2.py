@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from curate.towers.hpsv2 import hpsv2_transform
+from curate.models.towers.hpsv2 import hpsv2_transform
 
 SIDE_PX = 224
 

@@ -94,9 +94,9 @@ def write_pictures(folder: Path) -> list[Path]:
 
 def our_scores(folder: Path, pictures: list[Path]) -> list[list[float]]:
     """A row for each picture, a column for each of PROMPTS."""
-    from curate.model_set import ScorerSpec
-    from curate.scorers import Matched
-    from curate.towers.blip import load_image_reward
+    from curate.models.image_reward import load_image_reward
+    from curate.models.model_set import ScorerSpec
+    from curate.models.scorers import Matched
 
     options = {"checkpoint": "ImageReward.pt", "med_config": "med_config.json", "tokenizer": "./bert-base-uncased"}
     scorer = load_image_reward(ScorerSpec("image_reward", None, "image_reward", options), folder, "cpu", "fp32")

@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.manifest import load_manifest
-from curate.plan import make_plan
-from curate.source import open_source
+from curate.embed.planning.plan import make_plan
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import open_source
 
 MANIFEST = """
 [splits.train]

@@ -11,9 +11,9 @@ from open_clip.transform import PreprocessCfg
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
-from curate.model_set import load_model_set
-from curate.scoring import Scoring, load_scoring
-from curate.towers.open_clip import quiet
+from curate.models.model_set import load_model_set
+from curate.models.scoring import Scoring, load_scoring
+from curate.models.towers.open_clip import quiet
 
 DEMO_TOKENIZER = Path(__file__).parents[1] / "data_manifests" / "demo" / "models" / "pickscore"
 PROCESSOR = {

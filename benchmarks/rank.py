@@ -31,10 +31,10 @@ SIDES = ("preferred", "rejected")
 
 
 def ours(root: Path, metric: str = "qsd", memory: str | None = None, cap: int | None = MOST) -> None:
-    from curate.database import Psi
-    from curate.run import Run
-    from curate.selection import Limits
-    from curate.stages.rank import RankOptions, rank
+    from curate.database.connection import Psi
+    from curate.rank.selection.selection import Limits
+    from curate.rank.stage import RankOptions, rank
+    from curate.storage.run import Run
 
     psi = Psi(dict.fromkeys(PSI_SCORERS, 1.0), "percentile")
     rank(Run(root), RankOptions(psi, metric=metric, limits=Limits(per_prompt=cap), memory=memory))
@@ -122,7 +122,7 @@ def pandas(root: Path) -> None:
 
 
 def diversity(root: Path) -> None:
-    from curate.diversity import choose_diverse
+    from curate.rank.selection.diversity import choose_diverse
 
     random = np.random.default_rng(0)
     centres = random.normal(size=(500, DIMENSION)).astype(np.float32)
@@ -132,7 +132,7 @@ def diversity(root: Path) -> None:
 
 
 def duplicates(root: Path) -> None:
-    from curate.diversity import near_duplicate_groups
+    from curate.rank.selection.diversity import near_duplicate_groups
 
     rows = np.random.default_rng(0).normal(size=(PROMPTS, DIMENSION)).astype(np.float32)
     near_duplicate_groups(rows / np.linalg.norm(rows, axis=1, keepdims=True), 0.95)
@@ -185,7 +185,7 @@ def with_spill(name: str, root: Path, memory: str) -> tuple[float, float, float,
 
 
 def one(name: str, root: Path, memory: str | None) -> None:
-    import curate.stages.rank  # noqa: F401  - loaded before the clock starts, with what it needs
+    import curate.rank.stage  # noqa: F401  - loaded before the clock starts, with what it needs
 
     start, start_cpu = time.perf_counter(), cpu_seconds()
     if memory is not None:

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curate import cli
-from curate.run import Run
-from curate.stages.report import report
+from curate.report.stage import report
+from curate.storage.run import Run
 
 SIDE_PX = 512
 GRAIN = np.random.default_rng(0).normal(0, 14, (SIDE_PX, SIDE_PX, 3)).astype(np.int16)

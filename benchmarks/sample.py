@@ -21,12 +21,12 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 from benchmarks.small_sd import write_model
-from train import sample as sample_module
-from train.drawing import Manner, open_painter
-from train.drawn import Model
-from train.prompts import Prompt
-from train.quiet import hush
-from train.sample import Sampling, sample
+from train.sample import stage as sample_module
+from train.sample.generate import Manner, open_painter
+from train.sample.picture_files import Model
+from train.sample.prompts import Prompt
+from train.sample.stage import Sampling, sample
+from train.terminal import hush
 
 GUIDANCE = 7.5
 LEAST_RATIO = 0.95

@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from curate.run import Run
-from curate.tables import write_table
+from curate.storage.run import Run
+from curate.storage.tables import write_table
 from schemas import tables
 
 SCORERS = ["clip", "pickscore", "aesthetic", "hpsv2"]

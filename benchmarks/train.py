@@ -29,14 +29,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.small_sd import LEARNING_RATE, RANK, RESOLUTION_PX, write_model, write_pairs
-from train.cache import cache_key, fill, prepare
 from train.config import load_recipe
-from train.draws import PairOrder, draw
-from train.latents import OnTheFly
-from train.lora import add_lora, trainable
-from train.models import DiffusionModel, load
-from train.pairs import read_pairs
-from train.record import Reporter
+from train.data.latent_cache import cache_key, fill, prepare
+from train.data.latents import OnTheFly
+from train.data.pairs import read_pairs
+from train.data.random_draws import PairOrder, draw
+from train.model.families import DiffusionModel, load
+from train.model.lora import add_lora, trainable
+from train.training.log import Reporter
 
 WARM_STEPS = 2  # not timed
 CURVE_STEPS = 6

@@ -6,9 +6,9 @@ import sys
 import typer
 
 from curate.commands import compare, embed, export, fetch, look, rank, review, status, verify
+from curate.database.interrupts import stoppable
 from curate.errors import CurateError
-from curate.interrupts import stoppable
-from curate.progress import say
+from curate.terminal.progress import say
 
 app = typer.Typer(
     no_args_is_help=True,

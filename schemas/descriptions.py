@@ -1,6 +1,6 @@
 """What each view of a run's database holds and what each of its columns means, in one sentence.
 
-The words become SQL comments (curate/comments.py). A column means the same wherever it occurs, unless
+The words become SQL comments (curate/database/comments.py). A column means the same wherever it occurs, unless
 OF_ONE_VIEW says otherwise; columns that bear the name of a scorer or a tower are described by pattern.
 """
 

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from curate.stages.query import table_text
+from curate.ask.query import table_text
 from tests.demo import ROOT, command
 
 PAGE = ROOT / "docs" / "sql.md"

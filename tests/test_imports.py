@@ -80,7 +80,7 @@ def test_imports_of_curate_go_down() -> None:
 
 def test_heads_open_no_tables_and_towers_no_images() -> None:
     for path in [ROOT / "curate" / "heads.py", *files("curate/towers")]:
-        assert not {"pyarrow", "duckdb", "curate.tables", "curate.source"} & imported(path), path
+        assert not {"pyarrow", "duckdb", "curate.storage.tables", "curate.sources.parquet"} & imported(path), path
 
 
 def loaded_by(code: str) -> set[str]:

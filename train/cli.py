@@ -14,8 +14,8 @@ from train.config import Recipe, Table, load_recipe
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from train.prompts import Prompt
-    from train.sample import Model, Sampling
+    from train.sample.prompts import Prompt
+    from train.sample.stage import Model, Sampling
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,15 +88,15 @@ def run(
     )
     recipe = load_recipe(_preset(preset, model), config, flags)
     shards = shards or _run_folder() / "shards"
-    from train import pairs as pair_reader
+    from train.data import pairs as pair_reader
 
     pairs = pair_reader.read_pairs(shards, verify=recipe.data.verify_shards)
     output = output or Path(os.path.normpath(shards / ".." / "trained"))
     if dry_run:
         _print(_plan(recipe, pairs.counts(), output), as_json=as_json)
         return
-    from train.loop import train
-    from train.quiet import hush
+    from train.terminal import hush
+    from train.training.loop import train
 
     hush()
     summary = train(recipe, pairs, output, resume=resume, cache=cache, use_cache=not no_cache)
@@ -140,8 +140,8 @@ def sample(
 
     Example: train sample --model tuned=run/trained/model --model demo --prompts prompts.txt --images-per-prompt 2
     """
-    from train.drawing import Manner
-    from train.sample import Sampling, save_tiles
+    from train.sample.generate import Manner
+    from train.sample.stage import Sampling, save_tiles
 
     output = output or _run_folder() / "sampled"
     named, drawn = _models_to_draw(model, against), _prompts_to_draw(prompts, prompts_file)
@@ -155,8 +155,8 @@ def sample(
 
 def _models_to_draw(models: list[str] | None, against: str | None) -> "tuple[Model, ...]":
     """As given, or the run's trained model and what it was trained from."""
-    from train.export import base_of
-    from train.sample import parse_model
+    from train.model.saving import base_of
+    from train.sample.stage import parse_model
 
     named = [parse_model(text) for text in models or [str(_run_folder() / "trained" / "model")]]
     if against is None and len(named) == 1:
@@ -166,7 +166,7 @@ def _models_to_draw(models: list[str] | None, against: str | None) -> "tuple[Mod
 
 
 def _prompts_to_draw(prompts: str | None, file: Path | None) -> "list[Prompt]":
-    from train.prompts import bundled_prompts, load_prompts
+    from train.sample.prompts import bundled_prompts, load_prompts
 
     if prompts is None:
         prompts = str(bundled_prompts())
@@ -179,10 +179,10 @@ def _prompts_to_draw(prompts: str | None, file: Path | None) -> "list[Prompt]":
 
 def _sampled(sampling: "Sampling", output: Path) -> dict[str, Any]:
     """Draw; what came of it, with each model's faulty pictures named on stderr."""
-    from train.quiet import hush
-    from train.record import Reporter
-    from train.sample import MANIFEST_FILE
-    from train.sample import sample as run_sample
+    from train.sample.stage import MANIFEST_FILE
+    from train.sample.stage import sample as run_sample
+    from train.terminal import hush
+    from train.training.log import Reporter
 
     hush()
     with Reporter(main=True) as reporter:
@@ -220,7 +220,7 @@ def _preset(preset: str | None, model: str | None) -> str:
     if model is None:
         _note("No --model and no --preset: training the bundled demo model by preset demo.")
         return "demo"
-    from train.models import BUNDLED, FAMILIES, family_of
+    from train.model.families import BUNDLED, FAMILIES, family_of
 
     chosen = "demo" if model in BUNDLED else FAMILIES[family_of(model)].preset
     _note(f"No --preset: taking {chosen}, which fits {model}.")

@@ -18,7 +18,7 @@ from benchmarks.demo_world.progress import Progress
 from benchmarks.demo_world.scenes import random_scene
 from benchmarks.reproduction.denoiser import TinyDenoiser, make_denoiser
 from benchmarks.reproduction.pictures import LATENT_SCALE, Pictures, draw_scenes, embed_captions
-from curate.tables import atomic_path
+from curate.storage.tables import atomic_path
 
 STEPS, BATCH_PICTURES, SCENES = 1000, 64, 12_000
 LEARNING_RATE = 2e-3

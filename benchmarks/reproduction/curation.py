@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from benchmarks.reproduction.judges import ANNOTATORS, SCORERS, judgements, scores
 from benchmarks.reproduction.pictures import embed_captions
 from benchmarks.reproduction.world import World
-from curate.run import Run
-from curate.selection import Limits
-from curate.stages.rank import RankOptions, parse_psi, rank
-from curate.tables import write_table
+from curate.rank.selection.selection import Limits
+from curate.rank.stage import RankOptions, parse_psi, rank
+from curate.storage.run import Run
+from curate.storage.tables import write_table
 from schemas import tables
 
 TOP = "0.0533"

@@ -1,7 +1,7 @@
 """The denoiser: an MLP-Mixer of 0.29 M parameters over 16 x 16 px, cheap enough for hundreds of runs on a CPU.
 
-It is called as diffusers calls its own, so `train.models.denoise`, `train.policy` and `train.lora` take it as they
-take Stable Diffusion's U-Net.
+It is called as diffusers calls its own, so `denoise`, the policy and the LoRA of `train.model` take it as they take
+Stable Diffusion's U-Net.
 """
 
 from typing import Any

@@ -16,7 +16,7 @@ from benchmarks.reproduction.curation import Chosen, Selection, chosen_pairs
 from benchmarks.reproduction.outcome import Examiner, make_examiner
 from benchmarks.reproduction.trainer import PicturesInMemory, in_memory, pair_set, train_policy
 from benchmarks.reproduction.world import Size, open_world
-from curate.tables import atomic_path, write_text
+from curate.storage.tables import atomic_path, write_text
 
 SHOWN = 12  # test prompts of which pictures are kept
 

@@ -16,7 +16,7 @@ from benchmarks.reproduction.results import Results, load_results
 from benchmarks.reproduction.tuning import best_recipes
 from benchmarks.reproduction.world import FULL, Size, open_world
 from benchmarks.reproduction.world_facts import world_facts
-from curate.tables import write_text
+from curate.storage.tables import write_text
 
 TEXT = Path(__file__).with_name("text")
 TABLES = ("main", "shares", "objectives", "lora", "choices")

@@ -26,7 +26,7 @@ from benchmarks.reproduction.job import Bench, results_folder
 from benchmarks.reproduction.planner import plan_lines
 from benchmarks.reproduction.tuning import final_arms
 from benchmarks.reproduction.world import FULL, Size, open_world
-from train.quiet import hush
+from train.terminal import hush
 
 WORK, DOCS = Path("run/reproduction"), Path("docs")
 EXPERIMENTS = {arm.experiment for arm in all_arms()} | {"final"}

@@ -1,7 +1,7 @@
-"""One arm trained: the steps of `train.loop`, without its accelerator, logs and checkpoints.
+"""One arm trained: the steps of `train.training.loop`, without its accelerator, logs and checkpoints.
 
 The recipe, the draws, the batches, policy and reference, the errors, the objective and the optimizer are `train`'s
-own; a test holds the weights to those of `train.loop.train` on the same pairs.
+own; a test holds the weights to those of `train.training.loop.train` on the same pairs.
 """
 
 import copy
@@ -19,15 +19,15 @@ from benchmarks.reproduction.curation import Chosen
 from benchmarks.reproduction.denoiser import LORA_TARGETS
 from benchmarks.reproduction.pictures import SIDE_PX, embed_captions
 from benchmarks.reproduction.world import World
-from train.batches import BatchPlan
 from train.config import Recipe, load_recipe
-from train.latents import Encoded
-from train.lora import trainable
-from train.loss import implicit_accuracy, pair_loss
-from train.models import Conditioning, DiffusionModel, Scheduler
-from train.optimizers import make_optimizer
-from train.pairs import Pair, PairSet
-from train.policy import make_policy, pair_errors
+from train.data.batches import BatchPlan
+from train.data.latents import Encoded
+from train.data.pairs import Pair, PairSet
+from train.model.families import Conditioning, DiffusionModel, Scheduler
+from train.model.lora import trainable
+from train.model.policy import make_policy, pair_errors
+from train.objectives import implicit_accuracy, pair_loss
+from train.training.optimizers import make_optimizer
 
 CPU = torch.device("cpu")
 Observe = Callable[[int, torch.nn.Module, dict[str, float]], None]
@@ -63,7 +63,7 @@ class Training:
 
 @dataclass(frozen=True)
 class PicturesInMemory:
-    """Latents and prompts as `train.latents.Encoded` gives them; a picture of pixels has no posterior to draw from."""
+    """Latents and prompts as `train.data.latents.Encoded` gives them; a picture of pixels has no posterior."""
 
     latents: Float[Tensor, "picture 3 16 16"]
     embeds: Float[Tensor, "prompt token width"]  # the empty prompt's last
@@ -71,7 +71,7 @@ class PicturesInMemory:
     def encoded(
         self, images: list[int], noise: Tensor, flipped: list[bool], prompts: list[int]
     ) -> tuple[Tensor, Conditioning]:
-        """See `train.latents.Encoded`; nothing is ever flipped, because captions name sides."""
+        """See `train.data.latents.Encoded`; nothing is ever flipped, because captions name sides."""
         if any(flipped):
             raise ValueError("pictures of this world are not flipped: set data.flips = false")
         return self.latents[images], Conditioning(self.embeds[prompts])
@@ -107,7 +107,7 @@ def run_steps(
     latent_shape: tuple[int, int, int],
     observe: Observe,
 ) -> torch.nn.Module:
-    """The steps of `train.loop.train` for one process and one micro-batch a step; the policy, trained.
+    """The steps of `train.training.loop.train` for one process and one micro-batch a step; the policy, trained.
 
     observe: called with the number of steps done, the policy, and the step's means.
     """

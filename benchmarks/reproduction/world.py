@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from benchmarks.reproduction.base import STEPS as BASE_STEPS
 from benchmarks.reproduction.base import Base, draw, open_base
 from benchmarks.reproduction.pictures import colourfulness, embed_captions, truths, unique_captions
-from curate.tables import atomic_path
+from curate.storage.tables import atomic_path
 
 SEED = 2024
 PROMPTS, PAIRS_PER_PROMPT = 1024, 12

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from curate.errors import UsageError
-from curate.lines import json_text
-from curate.storage import is_local, local_path
+from curate.storage.files import is_local, local_path
+from curate.terminal.text import json_text
 
 
 def local_folder(run: str | None) -> str | None:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
-from curate.compare_lines import compare_lines
-from curate.run import Run
+from curate.compare.stdout import compare_lines
+from curate.storage.run import Run
 
 
 def compare(
@@ -27,10 +27,10 @@ def compare(
 
     Example: curate compare --run run/evaluation --latex table.tex
     """
-    from curate.stages.compare import CompareOptions
-    from curate.stages.compare import compare as run_compare
-    from curate.stages.compare_forms import csv_text, latex_text
-    from curate.tables import write_text
+    from curate.compare.csv_and_latex import csv_text, latex_text
+    from curate.compare.stage import CompareOptions
+    from curate.compare.stage import compare as run_compare
+    from curate.storage.tables import write_text
 
     report = run_compare(Run(Path(run)), CompareOptions(tuple(model or ()), against, page, gallery))
     for path, form in ((csv, csv_text), (latex, latex_text)):

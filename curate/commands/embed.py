@@ -7,17 +7,17 @@ import typer
 
 from curate.commands.common import JsonOption, RunOrUrlOption, print_report
 from curate.errors import UsageError
-from curate.lines import embed_lines, parity_lines
-from curate.manifest import DEMO, Manifest, load_manifest
-from curate.model_set import DEFAULT_SCORERS, load_model_set
-from curate.progress import say
-from curate.run import run_at
+from curate.models.model_set import DEFAULT_SCORERS, load_model_set
+from curate.sources.manifest import DEMO, Manifest, load_manifest
+from curate.storage.run import run_at
+from curate.terminal.progress import say
+from curate.terminal.text import embed_lines, parity_lines
 
 if TYPE_CHECKING:
-    from curate.engines.place import Place
-    from curate.pipeline import EmbedOptions
-    from curate.scoring import UnloadedScoring
-    from curate.source import Source
+    from curate.embed.device.pipeline import EmbedOptions
+    from curate.embed.engines.workers import Place
+    from curate.models.scoring import UnloadedScoring
+    from curate.sources.parquet import Source
 
 
 def embed(
@@ -78,13 +78,13 @@ def embed(
 
     Example: curate embed --manifest pickapic_v2 --source 'train-*.parquet'
     """
-    from curate.engines.place import workplace
-    from curate.scoring import UnloadedScoring
-    from curate.source import open_source
-    from curate.stages.embed import embed as run_embed
-    from curate.stages.embed import source_settings
-    from curate.stages.parity import measure_parity
-    from curate.towers.precision import device_is_here
+    from curate.embed.engines.workers import workplace
+    from curate.embed.parity import measure_parity
+    from curate.embed.stage import embed as run_embed
+    from curate.embed.stage import source_settings
+    from curate.models.scoring import UnloadedScoring
+    from curate.models.towers.precision import device_is_here
+    from curate.sources.parquet import open_source
 
     if calibrate is not None and not dry_run:
         raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
@@ -115,8 +115,8 @@ def _dry_run(
     source: "Source", scorers: "UnloadedScoring", options: "EmbedOptions", calibrate_sec: int | None
 ) -> dict[str, Any]:
     """Settings, counts and costs; with `calibrate_sec` the weights are loaded, and the time to expect is measured."""
-    from curate.plan import make_plan
-    from curate.stages.calibrate import expected_time, total_tflop, tower_gflop
+    from curate.embed.dry_run import expected_time, total_tflop, tower_gflop
+    from curate.embed.planning.plan import make_plan
 
     settings = {
         "manifest": source.manifest.settings(),
@@ -143,9 +143,9 @@ def _options(
     compiled: bool,
 ) -> "EmbedOptions":
     """Raises: UsageError for a batch or a way to decode that is none, or that the device does not have."""
-    from curate.batches import parse_batch
-    from curate.decoders import check_decode
-    from curate.pipeline import EmbedOptions, default_decode_processes
+    from curate.embed.decode.decoders import check_decode
+    from curate.embed.device.batch_size import parse_batch
+    from curate.embed.device.pipeline import EmbedOptions, default_decode_processes
 
     check_decode(decode, place.device)
     if decode == "nvjpeg" and decode_processes:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
-from curate.lines import export_lines
-from curate.run import Run
+from curate.storage.run import Run
+from curate.terminal.text import export_lines
 
 WORKERS = min(4, os.cpu_count() or 1)
 
@@ -35,11 +35,11 @@ def export_shards(
 
     Example: curate export-shards --name default --output run/shards
     """
-    from curate.encoding import parse_encoding
-    from curate.shard_order import check_order, parse_split
-    from curate.shard_plan import ShardSize, parse_bytes
-    from curate.stages.export_shards import ExportOptions
-    from curate.stages.export_shards import export_shards as run_export
+    from curate.export.encoding import parse_encoding
+    from curate.export.order import check_order, parse_split
+    from curate.export.stage import ExportOptions
+    from curate.export.stage import export_shards as run_export
+    from curate.export.tars.plan import ShardSize, parse_bytes
 
     options = ExportOptions(
         output or str(Path(run) / "shards"),

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
-from curate.lines import fetch_lines
-from curate.run import Run
+from curate.storage.run import Run
+from curate.terminal.text import fetch_lines
 
 
 def fetch(
@@ -19,7 +19,7 @@ def fetch(
 
     Example: curate fetch s3://bucket/pickapic --run pickapic
     """
-    from curate.stages.fetch import fetch as run_fetch
+    from curate.embed.fetch import fetch as run_fetch
 
     report = run_fetch(url, Run(Path(run)))
     print_report(report, as_json, fetch_lines(report))

@@ -8,8 +8,8 @@ import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
 from curate.errors import UsageError
-from curate.lines import json_text, report_lines, search_lines
-from curate.run import Run
+from curate.storage.run import Run
+from curate.terminal.text import json_text, report_lines, search_lines
 
 
 def sql(
@@ -25,13 +25,13 @@ def sql(
 
     Example: curate sql "select stage, count(*) from dropped group by stage"
     """
-    from curate.stages.query import query as run_query
+    from curate.ask.query import query as run_query
 
     forms = csv + as_json + (parquet is not None)
     if forms > 1:
         raise UsageError("give one of --csv, --json and --parquet")
     if query is None and sys.stdin.isatty():
-        from curate.stages.shell import interact
+        from curate.ask.shell import interact
 
         if forms:
             raise UsageError("--csv, --json and --parquet need a query")
@@ -56,7 +56,7 @@ def search(
 
     Example: curate search "a red fox" --limit 5
     """
-    from curate.stages.search import search as run_search
+    from curate.ask.search import search as run_search
 
     found = run_search(Run(Path(run)), text, tower, ranking_name(name), models, limit, pairs)
     typer.echo(json_text(found) if as_json else "\n".join(search_lines(found)))
@@ -76,7 +76,7 @@ def report(
 
     Example: curate report --name default --png
     """
-    from curate.stages.report import report as run_report
+    from curate.report.stage import report as run_report
 
     written = run_report(Run(Path(run)), ranking_name(name), page, png, gallery)
     print_report(written, as_json, report_lines(written))
@@ -91,6 +91,6 @@ def browse(
 
     Example: curate browse --name default
     """
-    from curate.stages.browse import browse as run_browse
+    from curate.report.browse import browse as run_browse
 
     run_browse(Run(Path(run)), ranking_name(name), port)

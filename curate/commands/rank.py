@@ -7,9 +7,9 @@ import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
 from curate.errors import UsageError
-from curate.lines import check_lines, diff_lines, metrics_lines, rank_lines
-from curate.model_set import DEFAULT_SCORERS
-from curate.run import Run
+from curate.models.model_set import DEFAULT_SCORERS
+from curate.storage.run import Run
+from curate.terminal.text import check_lines, diff_lines, metrics_lines, rank_lines
 
 
 def rank(
@@ -59,10 +59,10 @@ def rank(
 
     Example: curate rank --top 0.0533 --metric qsd --psi hpsv2
     """
-    from curate.filters import Filters
-    from curate.selection import Limits
-    from curate.stages.rank import RankOptions, parse_psi
-    from curate.stages.rank import rank as run_rank
+    from curate.rank.filters import Filters
+    from curate.rank.selection.selection import Limits
+    from curate.rank.stage import RankOptions, parse_psi
+    from curate.rank.stage import rank as run_rank
 
     options = RankOptions(
         parse_psi(psi, psi_norm),
@@ -106,7 +106,7 @@ def metrics(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from curate.stages.metrics import list_metrics
+    from curate.rank.check import list_metrics
 
     found = list_metrics()
     print_report({"metrics": found}, as_json, metrics_lines(found))
@@ -125,8 +125,8 @@ def check(
 
     Example: curate metrics check my_metric.sql
     """
-    from curate.stages.metrics import check_metric
-    from curate.stages.rank import parse_psi
+    from curate.rank.check import check_metric
+    from curate.rank.stage import parse_psi
 
     report = check_metric(Run(Path(run)), file, tuple(param or ()), parse_psi(psi, psi_norm))
     print_report(report, as_json, check_lines(report))
@@ -143,7 +143,7 @@ def diff(
 
     Example: curate diff default paper
     """
-    from curate.stages.diff import diff as run_diff
+    from curate.rank.diff import diff as run_diff
 
     report = run_diff(Run(Path(run)), ranking_name(one), ranking_name(two), moved)
     print_report(report, as_json, diff_lines(report))

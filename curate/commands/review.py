@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
-from curate.compare_lines import review_lines, reviewed_lines
+from curate.compare.stdout import review_lines, reviewed_lines
 from curate.errors import UsageError
-from curate.run import Run
+from curate.storage.run import Run
 
 
 def review(
@@ -31,9 +31,9 @@ def review(
 
     Example: curate review --run run/evaluation --reviewer anna --limit 100
     """
-    from curate.stages.review import ReviewOptions
-    from curate.stages.review import review as run_review
-    from curate.stages.review_report import review_report
+    from curate.review.report import review_report
+    from curate.review.stage import ReviewOptions
+    from curate.review.stage import review as run_review
 
     if report:
         found = review_report(Run(Path(run)))

@@ -1,8 +1,8 @@
 """`curate status`."""
 
 from curate.commands.common import JsonOption, RunOrUrlOption, print_report
-from curate.lines import status_lines
-from curate.run import run_at
+from curate.storage.run import run_at
+from curate.terminal.text import status_lines
 
 
 def status(run: RunOrUrlOption = "run", as_json: JsonOption = False) -> None:
@@ -10,7 +10,7 @@ def status(run: RunOrUrlOption = "run", as_json: JsonOption = False) -> None:
 
     Example: curate status --run run
     """
-    from curate.stages.status import status as run_status
+    from curate.embed.status import status as run_status
 
     report = run_status(run_at(run))
     print_report(report, as_json, status_lines(report))

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, local_folder, print_report
-from curate.lines import verify_lines
-from curate.run import Run
+from curate.storage.run import Run
+from curate.terminal.text import verify_lines
 
 
 def verify(
@@ -26,7 +26,7 @@ def verify(
 
     Example: curate verify run/shards
     """
-    from curate.stages.verify import verify as run_verify
+    from curate.export.verify.stage import verify as run_verify
 
     report = run_verify(path, None if run is None else Run(Path(run)))
     print_report(report, as_json, verify_lines(report))

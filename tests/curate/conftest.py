@@ -8,7 +8,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from curate import cli, storage
+from curate import cli
+from curate.storage import files as storage
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 from tests.curate.object_store import Gate, object_store
 

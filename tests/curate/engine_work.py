@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.engines import Report
+from curate.embed.engines import Report
 from curate.errors import SourceError
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.database import Psi
-from curate.run import Run
-from curate.stages.rank import RankOptions, rank
-from curate.tables import write_table
+from curate.database.connection import Psi
+from curate.rank.stage import RankOptions, rank
+from curate.storage.run import Run
+from curate.storage.tables import write_table
 from schemas import tables
 
 BLEND = Psi({"clip": 1.0, "pickscore": 1.0}, "percentile")

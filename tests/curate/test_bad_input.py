@@ -217,14 +217,14 @@ def test_full_disk_while_embedding_then_again(
             no_space()
         whole(table, path, **options)
 
-    monkeypatch.setattr("curate.tables.pq.write_table", full_at_scores)
+    monkeypatch.setattr("curate.storage.tables.pq.write_table", full_at_scores)
     outcome = curate(*embed(source_file, run))
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.splitlines()[-1] == (
         f"curate: cannot write {run}/scores/part-00000.parquet: No space left on device; {ADVICE}"
     )
     assert not [name for name in files_below(run) if name.endswith(".tmp") or name.startswith("scores/")]
-    monkeypatch.setattr("curate.tables.pq.write_table", whole)
+    monkeypatch.setattr("curate.storage.tables.pq.write_table", whole)
     assert curate("rank", "--run", run).err == (
         f"curate: `curate embed` has not finished in {run}; run it again, it goes on where it stopped\n"
     )
@@ -238,7 +238,7 @@ def test_full_disk_while_ranking_keeps_the_earlier_ranking(
     curate(*embed(source_file, run))
     assert curate("rank", "--run", run, "--top", "5").code == 0
     before = files_below(run)
-    monkeypatch.setattr("curate.tables.os.fsync", no_space)
+    monkeypatch.setattr("curate.storage.tables.os.fsync", no_space)
     outcome = curate("rank", "--run", run, "--top", "9")
     assert outcome == Outcome(
         1, "", f"curate: cannot write {run}/dropped/rank-default.parquet: No space left on device; {ADVICE}\n"

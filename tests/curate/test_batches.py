@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from curate.batches import (
+from curate.embed.device.batch_size import (
     BatchLimit,
     compile_towers,
     find_batch,
@@ -21,15 +21,15 @@ from curate.batches import (
     probe,
     rows_of,
 )
+from curate.embed.device.pipeline import EmbedOptions
+from curate.embed.stage import embed
 from curate.errors import ModelError, UsageError
-from curate.manifest import load_manifest
-from curate.model_set import load_model_set
-from curate.pipeline import EmbedOptions
-from curate.run import Run
-from curate.scoring import Scoring, load_scoring
-from curate.source import open_source
-from curate.stages.embed import embed
-from curate.towers.compiled import StaticBatch
+from curate.models.model_set import load_model_set
+from curate.models.scoring import Scoring, load_scoring
+from curate.models.towers.compiled import StaticBatch
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import open_source
+from curate.storage.run import Run
 from tests.curate.builders import MODELS
 
 GIVEN = torch.OutOfMemoryError(
@@ -184,8 +184,8 @@ def test_the_probe_runs_every_tower_and_the_cpu_has_a_fixed_batch(
     assert find_batch(scoring, "cpu") == make_ready(scoring, "cpu", None, False) == scoring.limit.size == 64
     assert make_ready(scoring, "cpu", 7, False) == scoring.limit.size == 7
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("curate.batches.PROBE_SEC", 0.0)
-    monkeypatch.setattr("curate.batches.MOST_IMAGES", 64)
+    monkeypatch.setattr("curate.embed.device.batch_size.PROBE_SEC", 0.0)
+    monkeypatch.setattr("curate.embed.device.batch_size.MOST_IMAGES", 64)
     tower: Any = scoring.towers["clip"]
     monkeypatch.setattr(tower, "image_features", too_many(tower.image_features, 32, []))
     assert largest_useful(lambda images: probe(scoring, "cpu", images)) in (16, 32)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from curate import bootstrap
-from curate.bootstrap import Resamples, by_prompt, clustered_interval, ratio_intervals
+from curate.compare.statistics import bootstrap
+from curate.compare.statistics.bootstrap import Resamples, by_prompt, clustered_interval, ratio_intervals
 
 
 def test_the_interval_equals_a_naive_cluster_bootstrap() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from curate.bradley_terry import PRIOR_PRECISION, comparable, strengths
+from curate.compare.statistics.bradley_terry import PRIOR_PRECISION, comparable, strengths
 
 WINS = np.array([[0, 30, 45, 20], [10, 0, 25.5, 8], [5, 14.5, 0, 7], [20, 22, 33, 0]], float)
 

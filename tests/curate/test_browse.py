@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from curate.run import Run
-from curate.stages.browse import Server, make_server
+from curate.report.browse import Server, make_server
+from curate.storage.run import Run
 from tests.curate.builders import Outcome
 from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px, until
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from curate.batches import made_up
+from curate.embed import dry_run as calibrate
+from curate.embed.device.batch_size import made_up
+from curate.embed.device.pipeline import EmbedOptions
+from curate.embed.dry_run import Rates, expected_time, total_tflop, tower_gflop
+from curate.embed.planning.plan import make_plan
 from curate.errors import SourceError
-from curate.manifest import load_manifest
-from curate.model_set import TowerSpec, load_model_set
-from curate.pipeline import EmbedOptions
-from curate.plan import make_plan
-from curate.scoring import load_scoring
-from curate.source import open_source
-from curate.stages import calibrate
-from curate.stages.calibrate import Rates, expected_time, total_tflop, tower_gflop
-from curate.towers.flops import tower_flop
+from curate.models.model_set import TowerSpec, load_model_set
+from curate.models.scoring import load_scoring
+from curate.models.towers.flops import tower_flop
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import open_source
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 Curate = Callable[..., Outcome]

@@ -8,9 +8,9 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from curate import cli
-from curate.card import MARK, card_text, data_set_facts, size_category
-from curate.rankings import ranking_settings
-from curate.run import Run
+from curate.export.card import MARK, card_text, data_set_facts, size_category
+from curate.rank.rankings import ranking_settings
+from curate.storage.run import Run
 
 INDEX: dict[str, Any] = {
     "pairs": 12,

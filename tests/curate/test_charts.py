@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from curate.charts import PALETTES, Figure, chart_of, counts_chart, histogram_chart, themed
+from curate.report.charts import PALETTES, Figure, chart_of, counts_chart, histogram_chart, themed
 
 
 def test_both_palettes_name_the_same_roles() -> None:

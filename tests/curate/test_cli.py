@@ -15,8 +15,8 @@ import pytest
 import typer.main
 
 from curate import cli
-from curate.manifest import load_manifest
-from curate.run import Run
+from curate.sources.manifest import load_manifest
+from curate.storage.run import Run
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 Curate = Callable[..., Outcome]
@@ -410,7 +410,7 @@ def test_unexpected_failure_keeps_its_traceback(curate: Curate, run: Path, monke
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr("curate.stages.rank.rank", broken)
+    monkeypatch.setattr("curate.rank.stage.rank", broken)
     with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
         curate("rank", "--run", run)
 

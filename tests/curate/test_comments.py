@@ -8,9 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from curate.rankings import open_views
-from curate.run import Run
-from curate.stages.rank import RankOptions, rank
+from curate.rank.rankings import open_views
+from curate.rank.stage import RankOptions, rank
+from curate.storage.run import Run
 from schemas import tables
 from schemas.descriptions import COLUMNS, describe_column, describe_view
 from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run

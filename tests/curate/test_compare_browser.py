@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate import cli
-from curate.charts import PALETTES
-from curate.run import Run
-from curate.stages import compare_page
-from curate.stages.compare import CompareOptions, compare
+from curate.compare import page as compare_page
+from curate.compare.stage import CompareOptions, compare
+from curate.report.charts import PALETTES
+from curate.storage.run import Run
 from tests.curate.builders import MODELS, pair_row, write_pairs
 from tests.curate.chromium import browser_page, needs_browser, overflow_px, until
 from tests.curate.conftest import NASTY_PROMPT

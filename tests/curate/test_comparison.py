@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from curate.bootstrap import Resamples
-from curate.comparison import Pictures, sign_test, standings, verdicts
-from curate.spread import spreads
-from curate.stages.compare_gallery import by_importance, drawing_rows
-from curate.stages.compare_notes import notes
+from curate.compare.gallery import by_importance, drawing_rows
+from curate.compare.notes import notes
+from curate.compare.statistics.bootstrap import Resamples
+from curate.compare.statistics.diversity import spreads
+from curate.compare.statistics.win_rates import Pictures, sign_test, standings, verdicts
 
 DRAWS = 100
 

@@ -8,12 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from curate.decoders import DecodedOnDevice, PillowDecoder, TorchvisionDecoder, check_decode, choose_decoder
+from curate.embed.decode.decoders import (
+    DecodedOnDevice,
+    PillowDecoder,
+    TorchvisionDecoder,
+    check_decode,
+    choose_decoder,
+)
 from curate.errors import UsageError
-from curate.images import Decoded, Rejected, decode
-from curate.model_set import load_model_set
-from curate.scoring import load_scoring
-from curate.towers.preprocessing import OnDevice, needed_side_px
+from curate.models.model_set import load_model_set
+from curate.models.scoring import load_scoring
+from curate.models.towers.preprocessing import OnDevice, needed_side_px
+from curate.sources.images import Decoded, Rejected, decode
 from tests.curate.builders import MODELS, picture_bytes
 
 EXIF_ORIENTATION = 0x0112

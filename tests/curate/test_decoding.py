@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 
 from benchmarks.cheap import PROMPTS, MadeSource, cheap_pixels, cheap_scoring, column, made_parts
-from curate.decode_processes import DecodeProcesses, modules_in
-from curate.decoders import PillowDecoder
-from curate.decoding import Prepared, batches_ahead, compact, decoder
+from curate.embed.decode.decoders import PillowDecoder
+from curate.embed.decode.pool import Prepared, batches_ahead, compact, decoder
+from curate.embed.decode.preprocess import Preprocessors, layouts, prepare
+from curate.embed.decode.processes import DecodeProcesses, modules_in
+from curate.embed.decode.reading import Batch, Encoded
+from curate.embed.device.pipeline import EmbedOptions, compute_parts
 from curate.errors import CurateError
-from curate.images import Rejected
-from curate.model_set import load_model_set
-from curate.pipeline import EmbedOptions, compute_parts
-from curate.preparing import Preprocessors, layouts, prepare
-from curate.reading import Batch, Encoded
-from curate.run import Run
-from curate.scoring import load_scoring
+from curate.models.model_set import load_model_set
+from curate.models.scoring import load_scoring
+from curate.sources.images import Rejected
+from curate.storage.run import Run
 from tests.curate.builders import MODELS, picture_bytes
 from tests.curate.deadly import DEADLY_SIZE, OnceDeadly, deadly_pixels
 
@@ -63,7 +63,7 @@ def test_preprocessors_pickle_without_weights() -> None:
     scoring = load_scoring(models, models.choose(["clip", "pickscore", "hpsv2"]), "cpu", "fp32")
     pickled = pickle.dumps(scoring.preprocessors)
     assert len(pickled) < 10_000
-    assert {"torchvision.transforms.transforms", "curate.towers.hpsv2"} <= set(modules_in(pickled))
+    assert {"torchvision.transforms.transforms", "curate.models.towers.hpsv2"} <= set(modules_in(pickled))
 
 
 def test_rejected_rows_are_closed_up_in_order() -> None:
@@ -167,9 +167,9 @@ def test_workers_ignore_ctrl_c_and_end_with_their_context() -> None:
 
 ORPHANS = """
 import sys, time, torch
-from curate.decode_processes import DecodeProcesses
-from curate.decoders import PillowDecoder
-from curate.preparing import layouts
+from curate.embed.decode.processes import DecodeProcesses
+from curate.embed.decode.decoders import PillowDecoder
+from curate.embed.decode.preprocess import layouts
 from tests.curate.builders import picture_bytes
 from benchmarks.cheap import cheap_pixels
 

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from curate.errors import RunError
-from curate.filters import Filters
-from curate.stages.diff import diff
-from curate.tables import write_table
+from curate.rank.diff import diff
+from curate.rank.filters import Filters
+from curate.storage.tables import write_table
 from schemas import tables
 from tests.curate.builders import Outcome
 from tests.curate.runs import HAND_PAIRS, HAND_SCORES, make_run, ranked, ranking_rows

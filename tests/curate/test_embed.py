@@ -14,19 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curate import decoders, pipeline, worker
-from curate.engines.serial import Serial
+from curate.embed import stage
+from curate.embed.decode import decoders
+from curate.embed.device import pipeline, worker
+from curate.embed.device.pipeline import EmbedOptions
+from curate.embed.engines.serial import Serial
+from curate.embed.planning.plan import Plan, make_plan
+from curate.embed.stage import embed
 from curate.errors import RunError, UsageError
-from curate.images import decode
-from curate.manifest import load_manifest
-from curate.model_set import load_model_set
-from curate.pipeline import EmbedOptions
-from curate.plan import Plan, make_plan
-from curate.run import Run, RunFiles
-from curate.scoring import Scoring, load_scoring
-from curate.source import open_source
-from curate.stages import embed as stage
-from curate.stages.embed import embed
+from curate.models.model_set import load_model_set
+from curate.models.scoring import Scoring, load_scoring
+from curate.sources.images import decode
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import open_source
+from curate.storage.run import Run, RunFiles
 from schemas import tables
 from tests.curate.builders import CONTROL_UID, MODELS, pair_row, picture_bytes, write_pairs
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from curate import cli
-from curate.live import write_progress
-from curate.run import RunFiles
-from curate.stages import status as status_module
-from curate.stages.status import status
-from curate.tally import Tally
-from curate.url_folder import UrlFolder
+from curate.embed import status as status_module
+from curate.embed.device.reports import Tally
+from curate.embed.progress import write_progress
+from curate.embed.status import status
+from curate.storage.run import RunFiles
+from curate.storage.url_folder import UrlFolder
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 from tests.curate.object_store import BUCKET, Gate
 
@@ -254,7 +254,7 @@ def test_a_run_without_progress_or_settings(remote: RunFiles, curate: Curate) ->
 def test_progress_is_written_while_models_load_and_seldom_to_a_url(
     remote: RunFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate import live
+    from curate.embed import progress as live
 
     written: list[Any] = []
     monkeypatch.setattr(live, "write_progress", lambda *arguments: written.append(arguments))

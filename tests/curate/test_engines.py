@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from curate.engines.desk import DEATHS, Desk
-from curate.engines.processes import Processes, local_engine
-from curate.engines.serial import Serial
+from curate.embed.engines.dispatcher import DEATHS, Desk
+from curate.embed.engines.processes import Processes, local_engine
+from curate.embed.engines.serial import Serial
 from curate.errors import RunError, SourceError
 from tests.curate.engine_work import Item, Touch, items
 
@@ -155,7 +155,7 @@ def is_running(process: int) -> bool:
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """kill -9 leaves nobody who would write beside the next run."""
     code = (
-        "import sys; from pathlib import Path; from curate.engines.processes import Processes\n"
+        "import sys; from pathlib import Path; from curate.embed.engines.processes import Processes\n"
         "from tests.curate.engine_work import Touch, items\n"
         "if __name__ == '__main__':\n"
         "    Processes(('cpu', 'cpu')).run(Touch(Path(sys.argv[1]), seconds=0.3), items(500), lambda _: None)\n"

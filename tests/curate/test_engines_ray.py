@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from curate.engines.desk import DEATHS
-from curate.engines.ray import RayEngine, connected
+from curate.embed.engines.dispatcher import DEATHS
+from curate.embed.engines.ray import RayEngine, connected
 from curate.errors import RunError, SourceError, UsageError
 from tests.curate.engine_work import Touch, items, own_process
 

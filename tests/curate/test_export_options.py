@@ -20,13 +20,13 @@ from PIL import Image
 from webdataset import TarWriter
 
 from curate import cli
-from curate.encoding import Encoding, encoded_anew, parse_encoding
 from curate.errors import UsageError
-from curate.shard_order import SplitShare, parse_split, split_of
-from curate.shard_plan import parse_bytes
-from curate.tar_layout import TarLayout
+from curate.export.encoding import Encoding, encoded_anew, parse_encoding
+from curate.export.order import SplitShare, parse_split, split_of
+from curate.export.tars.layout import TarLayout
+from curate.export.tars.plan import parse_bytes
 from tests.curate.builders import Outcome, picture_bytes
-from train.pairs import read_pairs
+from train.data.pairs import read_pairs
 
 Curate = Callable[..., Outcome]
 SHUFFLED_BY_1 = ("--order", "shuffle", "--seed", 1)
@@ -114,7 +114,7 @@ def test_how_many_pairs_are_joined_together_changes_no_byte(
     export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, order: tuple[Any, ...]
 ) -> None:
     at_once = hashes(export(*order))
-    monkeypatch.setattr("curate.shard_samples.PAIRS_JOINED_TOGETHER", 3)
+    monkeypatch.setattr("curate.export.samples.PAIRS_JOINED_TOGETHER", 3)
     assert hashes(export(*order)) == at_once
 
 
@@ -232,7 +232,7 @@ def test_run_without_sizes_of_images_exports_the_same(
 ) -> None:
     """Of a run made before images were measured; they are read into a spool first."""
     wanted = hashes(export("--pairs-per-shard", 20))
-    monkeypatch.setattr("curate.shard_samples.MEASURED", "no_such_column")
+    monkeypatch.setattr("curate.export.samples.MEASURED", "no_such_column")
     assert hashes(export("--pairs-per-shard", 20)) == wanted
 
 
@@ -262,9 +262,10 @@ def test_from_splits_to_none_and_back_leaves_nothing_over(export: Callable[..., 
 
 KILLED = """
 import os, signal, sys
-from curate import cli, shard_fill
+from curate import cli
+from curate.export.tars import fill as shard_fill
 shard_fill.NOTE_EVERY_SEC, shard_fill.ROW_GROUPS_TOGETHER = 0.0, 1
-from curate.destination import Destination
+from curate.export.destination import Destination
 whole, units = shard_fill._fill, []
 def fill(*arguments):
     if len(units) == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)

@@ -9,10 +9,10 @@ import fsspec
 import pytest
 
 from curate import cli
+from curate.embed import fetch as stage
 from curate.errors import RunError
-from curate.run import Run, RunFiles
-from curate.stages import fetch as stage
-from curate.url_folder import UrlFolder
+from curate.storage.run import Run, RunFiles
+from curate.storage.url_folder import UrlFolder
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 Curate = Callable[..., Outcome]

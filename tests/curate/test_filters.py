@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from curate.database import Psi
+from curate.database.connection import Psi
 from curate.errors import QueryError, RunError, UsageError
-from curate.filters import Filters
-from curate.lines import rank_lines
-from curate.run import Run
+from curate.rank.filters import Filters
+from curate.storage.run import Run
+from curate.terminal.text import rank_lines
 from tests.curate.builders import Outcome
 from tests.curate.runs import HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked
 
@@ -135,8 +135,8 @@ def test_annotators_at_chance_are_left_out_and_few_judgements_say_little(tmp_pat
     report = ranked(run, filters=Filters(min_annotator_agreement=0.6))
     # Of 81 judgements 60 agree: Bob (20 + 10 * 60/81) / 50 = 0.548; Cy (0 + 10 * 60/81) / 11 = 0.673.
     assert report["dropped_pairs"] == {"annotator_at_chance": 40}
-    from curate.database import fetch
-    from curate.rankings import open_views
+    from curate.database.connection import fetch
+    from curate.rank.rankings import open_views
 
     found = dict(fetch(open_views(run), "select annotator_id, agreement from annotators"))
     mean = 60 / 81

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from curate.errors import ModelError
-from curate.heads import CosineHead, fold_linear_layers, load_aesthetic_head, load_words_head
-from curate.manifest import BUNDLED
-from curate.model_set import ScorerSpec, load_model_set
-from curate.nsfw import load_nsfw_head, nsfw_head
-from curate.scorers import Matched
-from curate.scoring import load_scoring
+from curate.models.heads import CosineHead, fold_linear_layers, load_aesthetic_head, load_words_head
+from curate.models.model_set import ScorerSpec, load_model_set
+from curate.models.nsfw import load_nsfw_head, nsfw_head
+from curate.models.scorers import Matched
+from curate.models.scoring import load_scoring
+from curate.sources.manifest import BUNDLED
 
 AESTHETIC = Path(__file__).parents[3] / "shared" / "data" / "aesthetic"
 LAION_LAYERS = {0: (768, 1024), 2: (1024, 128), 4: (128, 64), 6: (64, 16), 7: (16, 1)}

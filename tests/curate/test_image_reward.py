@@ -13,11 +13,11 @@ from PIL import Image
 
 from benchmarks.parity_image_reward import PROMPTS, Sizes, our_scores, random_state, write_models, write_pictures
 from curate.errors import ModelError
-from curate.model_set import ScorerSpec, load_model_set
-from curate.scorers import Matched
-from curate.scoring import load_scoring
-from curate.towers import blip
-from curate.towers.blip import ImageReward, image_reward_transform, load_image_reward, vision_name
+from curate.models import image_reward as blip
+from curate.models.image_reward import ImageReward, image_reward_transform, load_image_reward, vision_name
+from curate.models.model_set import ScorerSpec, load_model_set
+from curate.models.scorers import Matched
+from curate.models.scoring import load_scoring
 from tests.curate.builders import Outcome, picture_bytes
 
 OPTIONS = {"checkpoint": "ImageReward.pt", "med_config": "med_config.json", "tokenizer": "./bert-base-uncased"}

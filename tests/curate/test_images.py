@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curate.images import MAX_PIXELS, Decoded, Rejected, decode
+from curate.sources.images import MAX_PIXELS, Decoded, Rejected, decode
 from schemas.reasons import IMAGE_REASONS
 from tests.curate.builders import picture_bytes
 

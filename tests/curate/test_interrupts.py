@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from curate.interrupts import stoppable, stops_at_ctrl_c
+from curate.database.interrupts import stoppable, stops_at_ctrl_c
 from tests.curate.builders import Outcome
 from tests.curate.runs import HAND_PAIRS, HAND_SCORES, make_run
 

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from curate.errors import RunError, UsageError, WriteError
-from curate.judgements import FORMAT, Judgement, Log, agreement, check_reviewer, left_side, read_log, shown_order
+from curate.review.judgements import (
+    FORMAT,
+    Judgement,
+    Log,
+    agreement,
+    check_reviewer,
+    left_side,
+    read_log,
+    shown_order,
+)
 
 IDS = [f"pair-{i}" for i in range(40)]
 

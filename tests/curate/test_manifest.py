@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 
 from curate.errors import ManifestError, UsageError
-from curate.manifest import BUNDLED, load_manifest
+from curate.sources.manifest import BUNDLED, load_manifest
 from schemas.manifests import COLUMN_KEYS, MANIFEST_KEYS, RULE_KEYS, SPLIT_KEYS
 from tests.curate.builders import CONTROL_UID, PICKAPIC
 

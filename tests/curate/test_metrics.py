@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.calibration import fit_weights
-from curate.database import Psi
+from curate.database.connection import Psi
 from curate.errors import QueryError, RunError, UsageError
-from curate.metrics import load_metric, parameter_values, scorers_of, shipped_metrics
-from curate.run import Run
-from curate.stages.metrics import check_metric
+from curate.rank.check import check_metric
+from curate.rank.metrics.calibration import fit_weights
+from curate.rank.metrics.metric import load_metric, parameter_values, scorers_of, shipped_metrics
+from curate.storage.run import Run
 from tests.curate.builders import Outcome
 from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked, ranking_rows, selected
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import tomli_w
 
-from curate import model_set
 from curate.errors import ManifestError, UsageError
-from curate.model_set import DEFAULT_SCORERS, load_model_set, weights_file
+from curate.models import model_set
+from curate.models.model_set import DEFAULT_SCORERS, load_model_set, weights_file
 
 GOOD: dict[str, Any] = {
     "towers": {"clip": {"family": "open_clip", "folder": "clip"}},

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curate.embed.device.pipeline import EmbedOptions
+from curate.embed.parity import difference, measure_parity, overlap, sample
+from curate.embed.stage import embed
 from curate.errors import RunError
-from curate.manifest import load_manifest
-from curate.model_set import ModelSet, load_model_set
-from curate.pipeline import EmbedOptions
-from curate.run import Run
-from curate.scoring import load_scoring
-from curate.source import Source, open_source
-from curate.stages.embed import embed
-from curate.stages.parity import difference, measure_parity, overlap, sample
-from curate.tables import write_table
+from curate.models.model_set import ModelSet, load_model_set
+from curate.models.scoring import load_scoring
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import Source, open_source
+from curate.storage.run import Run
+from curate.storage.tables import write_table
 from tests.curate.builders import MODELS, pair_row, picture_bytes, write_pairs
 
 SCORERS = ["clip", "pickscore", "aesthetic"]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curate.database import connect_views
-from curate.images import Rejected
-from curate.pictures import data_uri, originals, thumbnail, thumbnails
-from curate.run import Run
+from curate.database.connection import connect_views
+from curate.pages.pictures import data_uri, originals, thumbnail, thumbnails
+from curate.sources.images import Rejected
+from curate.storage.run import Run
 from tests.curate.builders import picture_bytes
 
 UIDS = ["image-1", "image-2"]

@@ -11,15 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.cheap import PROMPTS, CheapTower, MadeSource, cheap_scoring, column, made_parts
-from curate import decoders, pipeline, preparing
-from curate.ahead import ahead, behind
-from curate.decoding import batches_ahead
+from curate.embed.decode import decoders
+from curate.embed.decode import preprocess as preparing
+from curate.embed.decode.pool import batches_ahead
+from curate.embed.device import pipeline
+from curate.embed.device.pipeline import EmbedOptions, compute_parts
+from curate.embed.device.reports import ALL_BAD_IMAGES, Done, Tally
+from curate.embed.planning.plan import Part
+from curate.embed.prefetch import ahead, behind
 from curate.errors import ModelError, SourceError, WriteError
-from curate.pipeline import EmbedOptions, compute_parts
-from curate.plan import Part
-from curate.run import Run, part_rows
-from curate.scoring import Scoring
-from curate.tally import ALL_BAD_IMAGES, Done, Tally
+from curate.models.scoring import Scoring
+from curate.storage.run import Run, part_rows
 from tests.curate.builders import picture_bytes
 
 BATCH = 4

@@ -15,10 +15,10 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate.embed.planning.plan import Part, Plan, make_plan, stable_id
 from curate.errors import SourceError
-from curate.manifest import load_manifest
-from curate.plan import Part, Plan, make_plan, stable_id
-from curate.source import open_source
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import open_source
 from schemas import tables
 from schemas.reasons import PAIR_REASONS
 from tests.curate.builders import CONTROL_UID, PICKAPIC, pair_row

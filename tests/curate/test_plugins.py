@@ -15,10 +15,10 @@ import pytest
 import tomli_w
 
 from curate.errors import ManifestError, ModelError
-from curate.model_set import load_model_set
-from curate.plugins import GROUP
-from curate.run import Run
-from curate.scoring import Scoring, load_scoring
+from curate.models.model_set import load_model_set
+from curate.models.plugins import GROUP
+from curate.models.scoring import Scoring, load_scoring
+from curate.storage.run import Run
 from tests.curate.builders import Outcome, picture_bytes
 
 DOCS = Path(__file__).parents[2] / "docs" / "scorers.md"
@@ -181,7 +181,7 @@ def test_the_shortest_example_reads_the_prompt(tmp_path: Path, install: Install)
 
 
 def prompts_of(scoring: Scoring, texts: dict[str, str]) -> Any:
-    from curate.scoring import EmbeddedPrompts
+    from curate.models.scoring import EmbeddedPrompts
 
     rows = {key: row for row, key in enumerate(texts)}
     return EmbeddedPrompts(rows, list(texts.values()), scoring.embed_prompts(list(texts.values())))

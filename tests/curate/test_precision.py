@@ -12,9 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPConfig, CLIPModel
 
-from curate.model_set import load_model_set
-from curate.scoring import load_scoring
-from curate.towers.precision import DTYPES, autocast, choose_precision, hold, memory_format
+from curate.models.model_set import load_model_set
+from curate.models.scoring import load_scoring
+from curate.models.towers.precision import DTYPES, autocast, choose_precision, hold, memory_format
 from tests.curate.builders import MODELS
 
 SIDE = 32

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curate.prompt_map import project
+from curate.report.prompt_map import project
 
 
 def clusters(count: int) -> np.ndarray:

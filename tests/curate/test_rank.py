@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.synthetic import make_run as synthetic
-from curate.database import Psi, query_text
+from curate.database.connection import Psi, query_text
 from curate.errors import QueryError, RunError, UsageError
-from curate.run import Run
-from curate.stages import rank as rank_module
-from curate.stages.rank import parse_psi, parse_top, selected_count
-from curate.tables import temporary_path, write_table
+from curate.rank import stage as rank_module
+from curate.rank.stage import parse_psi, parse_top, selected_count
+from curate.storage.run import Run
+from curate.storage.tables import temporary_path, write_table
 from schemas import tables
 from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked, ranking_rows
 
@@ -218,8 +218,8 @@ def test_every_way_to_find_the_scores_ends_the_same(tmp_path: Path, monkeypatch:
     run = synthetic(tmp_path / "run", 4000)
     found = []
     for share, marked in ((0.0, 0), (0.25, 10**9)):
-        monkeypatch.setattr("curate.database.SHARE_OF_JOINS", share)
-        monkeypatch.setattr("curate.database.MOST_MARKED", marked)
+        monkeypatch.setattr("curate.database.connection.SHARE_OF_JOINS", share)
+        monkeypatch.setattr("curate.database.connection.MOST_MARKED", marked)
         ranked(run)
         found.append(ranking_rows(run))
     ranked(run, memory="none")
@@ -428,12 +428,12 @@ def test_impossible_psi_is_refused(text: str) -> None:
 
 
 def test_each_blocks_repeat_per_item() -> None:
-    text = query_text("pair_scores", scorer=["one", "two"])
+    text = query_text("rank/pair_scores", scorer=["one", "two"])
     assert text.count("_margin") == 2
     assert "{scorer}" not in text
 
 
-SQL_FILES = sorted((Path(__file__).parents[2] / "curate" / "sql").rglob("*.sql"))
+SQL_FILES = sorted((Path(__file__).parents[2] / "curate").rglob("*.sql"))
 
 
 @pytest.mark.parametrize("path", SQL_FILES, ids=lambda path: path.stem)

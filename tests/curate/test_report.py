@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.database import SQL, Psi
-from curate.run import Run
-from curate.stages import report as report_stage
-from curate.stages.gallery import count_steps, metric_purpose, open_ranking, section_ranks, standing, workings
-from curate.stages.report_figures import figures, wilson_interval
+from curate.database.connection import Psi
+from curate.rank.metrics.metric import load_metric
+from curate.report import stage as report_stage
+from curate.report.figures import figures, wilson_interval
+from curate.report.gallery import count_steps, metric_purpose, open_ranking, section_ranks, standing, workings
+from curate.storage.run import Run
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 from tests.curate.runs import make_run, ranked
 
@@ -83,7 +84,7 @@ def test_counts_add_up() -> None:
     ],
 )
 def test_workings_of_the_shipped_metrics(name: str, expected: str | None) -> None:
-    sql = (SQL / "metrics" / f"{name}.sql").read_text()
+    sql = load_metric(name).text
     assert workings(sql, {"seed": 0}, PSI | {"pair_id": "abc"}) == expected
     assert metric_purpose(sql)[-1] not in "."
 

@@ -5,8 +5,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from curate.database import query_text
-from curate.stages.report_figures import query_rows
+from curate.database.connection import query_text
+from curate.report.figures import query_rows
 
 SCORERS = ["clip", "pick"]
 # rank, prompt, quality, selected, clip preferred and rejected, pick preferred and rejected
@@ -39,14 +39,14 @@ def connection() -> duckdb.DuckDBPyConnection:
 
 
 def test_scorers(connection: duckdb.DuckDBPyConnection) -> None:
-    clip, pick = query_rows(connection, query_text("report_scorers", scorer=SCORERS))
+    clip, pick = query_rows(connection, query_text("report/scorers", scorer=SCORERS))
     assert (clip["scorer"], clip["mean_preferred"], clip["mean_rejected"]) == ("clip", 2.5, 2.25)
     assert (clip["agreement"], clip["selected_agreement"]) == (2.5 / 4, 1.0)
     assert (pick["agreement"], pick["selected_agreement"]) == (0.5, 0.25)  # the pair without a margin has no say
 
 
 def test_histograms_hold_every_value_once(connection: duckdb.DuckDBPyConnection) -> None:
-    rows = query_rows(connection, query_text("report_histograms", scorer=SCORERS), bins=4)
+    rows = query_rows(connection, query_text("report/histograms", scorer=SCORERS), bins=4)
 
     def bins(*key: str) -> list[tuple[float, float, int, int]]:
         return [(row["low"], row["high"], row["pairs"], row["selected_pairs"]) for row in rows
@@ -63,12 +63,12 @@ def test_histograms_hold_every_value_once(connection: duckdb.DuckDBPyConnection)
 
 def test_a_constant_quantity_has_its_values_in_the_first_bin(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("update report_ranking set quality = 0.5")
-    rows = query_rows(connection, query_text("report_histograms", scorer=SCORERS), bins=3)
+    rows = query_rows(connection, query_text("report/histograms", scorer=SCORERS), bins=3)
     assert [row["pairs"] for row in rows if row["quantity"] == "quality"] == [4, 0, 0]
 
 
 def test_agreement_along_the_ranking(connection: duckdb.DuckDBPyConnection) -> None:
-    rows = query_rows(connection, query_text("report_agreement", scorer=SCORERS), bins=2)
+    rows = query_rows(connection, query_text("report/agreement", scorer=SCORERS), bins=2)
     found = [(row["scorer"], row["low"], row["high"], row["pairs"], row["selected_pairs"], row["agreement"])
              for row in rows]  # fmt: skip
     assert found == [
@@ -80,7 +80,7 @@ def test_agreement_along_the_ranking(connection: duckdb.DuckDBPyConnection) -> N
 
 
 def test_more_slices_than_pairs_leave_some_out(connection: duckdb.DuckDBPyConnection) -> None:
-    rows = query_rows(connection, query_text("report_agreement", scorer=["clip"]), bins=20)
+    rows = query_rows(connection, query_text("report/agreement", scorer=["clip"]), bins=20)
     assert [row["pairs"] for row in rows] == [1, 1, 1, 1]
     assert [row["agreement"] for row in rows] == [0.0, 0.5, 1.0, 1.0]
 
@@ -88,7 +88,7 @@ def test_more_slices_than_pairs_leave_some_out(connection: duckdb.DuckDBPyConnec
 def test_correlations(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("update report_ranking set pick_preferred = 2 * clip_preferred, pick_rejected = "
                        "2 * clip_rejected, pick_margin = -clip_margin")  # fmt: skip
-    rows = query_rows(connection, query_text("report_correlations", scorer=SCORERS))
+    rows = query_rows(connection, query_text("report/correlations", scorer=SCORERS))
     found = {(row["quantity"], row["scorer"], row["other"]): row["correlation"] for row in rows}
     assert len(found) == len(rows) == 8
     assert found["margin", "clip", "clip"] == pytest.approx(1)
@@ -98,14 +98,14 @@ def test_correlations(connection: duckdb.DuckDBPyConnection) -> None:
 
 def test_the_correlation_with_a_constant_is_unknown(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("update report_ranking set pick_margin = 1")
-    rows = query_rows(connection, query_text("report_correlations", scorer=SCORERS))
+    rows = query_rows(connection, query_text("report/correlations", scorer=SCORERS))
     found = {(row["quantity"], row["scorer"], row["other"]): row["correlation"] for row in rows}
     assert found["margin", "clip", "pick"] is None
     assert found["margin", "clip", "clip"] == pytest.approx(1)
 
 
 def test_prompts_of_the_map(connection: duckdb.DuckDBPyConnection) -> None:
-    rows = query_rows(connection, query_text("report_prompts", tower=["clip"]), most=1)
+    rows = query_rows(connection, query_text("report/prompts", tower=["clip"]), most=1)
     assert rows == [
         {"prompt_id": "p", "prompt": "A red Circle", "pairs": 2, "selected_pairs": 2, "of_kind": 1,
          "embedding": [1.0, 0.0]},
@@ -113,13 +113,13 @@ def test_prompts_of_the_map(connection: duckdb.DuckDBPyConnection) -> None:
     ]  # fmt: skip
     connection.execute("update report_ranking set prompt_id = rank::varchar, selected = true")
     connection.execute("insert into prompts select rank::varchar, '', [1.0, 0.0] from report_ranking")
-    rows = query_rows(connection, query_text("report_prompts", tower=["clip"]), most=3)
+    rows = query_rows(connection, query_text("report/prompts", tower=["clip"]), most=3)
     assert [row["of_kind"] for row in rows] == [4, 4, 4]
 
 
 def gallery(connection: duckdb.DuckDBPyConnection, **changes: Any) -> list[int]:
     params = {"filter": "", "order": "best", "cut": 2, "limit": 10, "offset": 0} | changes
-    return [row["rank"] for row in query_rows(connection, query_text("gallery", scorer=SCORERS), **params)]
+    return [row["rank"] for row in query_rows(connection, query_text("report/gallery", scorer=SCORERS), **params)]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def gallery(connection: duckdb.DuckDBPyConnection, **changes: Any) -> list[int]:
 )
 def test_gallery(connection: duckdb.DuckDBPyConnection, changes: dict[str, Any], ranks: list[int]) -> None:
     assert gallery(connection, **changes) == ranks
-    counted = query_rows(connection, query_text("gallery_count"), filter=changes.get("filter", ""))
+    counted = query_rows(connection, query_text("report/gallery_count"), filter=changes.get("filter", ""))
     if "offset" not in changes:
         assert counted == [{"pairs": len(ranks)}]
 
@@ -148,7 +148,7 @@ def test_gallery(connection: duckdb.DuckDBPyConnection, changes: dict[str, Any],
 def test_a_gallery_row_says_everything(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("delete from prompts where prompt_id = 'q'")
     rows = query_rows(
-        connection, query_text("gallery", scorer=SCORERS), filter="", order="best", cut=2, limit=4, offset=0
+        connection, query_text("report/gallery", scorer=SCORERS), filter="", order="best", cut=2, limit=4, offset=0
     )
     assert rows[0] == {
         "pair_id": "pair-1", "prompt": "A red Circle", "preferred_uid": "w1", "rejected_uid": "l1", "quality": 0.9,
@@ -164,5 +164,5 @@ def test_psi_by_rank() -> None:
     connection.execute("create table report_ranking as select * from (values (2, 'a'), (1, 'b')) as t (rank, pair_id)")
     connection.execute("create table pair_scores as select * from (values ('a', 0.1, 0.2), ('b', 0.3, 0.4), "
                        "('c', 0, 0)) as t (pair_id, psi_preferred, psi_rejected)")  # fmt: skip
-    rows = connection.execute(query_text("ranked_psi")).fetchall()
+    rows = connection.execute(query_text("report/ranked_psi")).fetchall()
     assert [tuple(map(float, row)) for row in rows] == [(1, 0.3, 0.4), (2, 0.1, 0.2)]

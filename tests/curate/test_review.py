@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
-from curate.run import Run
-from curate.stages.review import ReviewOptions, Sitting, make_server, open_sitting
+from curate.review.stage import ReviewOptions, Sitting, make_server, open_sitting
+from curate.storage.run import Run
 from schemas.tables import REVIEWED_PAIRS
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 from tests.curate.chromium import browser_page, needs_browser, overflow_px, until

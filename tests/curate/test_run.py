@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from curate.errors import RunError
-from curate.run import Run, part_rows, sound_parts, write_part
-from curate.tables import ABANDONED_SEC, atomic_path, temporary_path, write_text
+from curate.storage.run import Run, part_rows, sound_parts, write_part
+from curate.storage.tables import ABANDONED_SEC, atomic_path, temporary_path, write_text
 from tests.curate.builders import claims_at_once
 
 SCHEMA = pa.schema([("x", pa.int64())])
@@ -30,7 +30,7 @@ def test_any_number_share_a_run_but_not_with_one_that_wants_it_alone(tmp_path: P
 
 def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from curate.run import Run\n"
+        "import sys, time; from pathlib import Path; from curate.storage.run import Run\n"
         "with Run(Path(sys.argv[1])).locked():\n    print('locked', flush=True)\n    time.sleep(600)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

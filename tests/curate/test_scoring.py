@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from curate.database import Psi
+from curate.database.connection import Psi
 from curate.errors import RunError
-from curate.run import Run
-from curate.scorers import Matched, scores_of
-from curate.scoring import EmbeddedPrompts, Scoring
+from curate.models.scorers import Matched, scores_of
+from curate.models.scoring import EmbeddedPrompts, Scoring
+from curate.storage.run import Run
 from tests.curate.builders import Outcome, pair_row, write_pairs
 from tests.curate.runs import make_run, ranked
 

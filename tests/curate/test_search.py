@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate import cli
-from curate.database import query_text
-from curate.model_set import load_model_set
-from curate.rankings import open_views
-from curate.run import Run
-from curate.stages.search import load_run_tower
+from curate.ask.search import load_run_tower
+from curate.database.connection import query_text
+from curate.models.model_set import load_model_set
+from curate.rank.rankings import open_views
+from curate.storage.run import Run
 from tests.curate.builders import Outcome, pair_row, write_pairs
 from tests.curate.runs import make_run, ranked
 

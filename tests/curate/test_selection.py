@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.diversity import NEIGHBOURS, choose_diverse, near_duplicate_groups
 from curate.errors import RunError, UsageError
-from curate.filters import Filters
-from curate.run import Run
-from curate.selection import Limits
+from curate.rank.filters import Filters
+from curate.rank.selection.diversity import NEIGHBOURS, choose_diverse, near_duplicate_groups
+from curate.rank.selection.selection import Limits
+from curate.storage.run import Run
 from tests.curate.runs import make_run, ranked, ranking_rows, selected
 
 Judgements = list[tuple[str, str, int | None]]
@@ -61,7 +61,7 @@ def test_caps_are_the_obvious_greedy_walk(
     ahead: int,
 ) -> None:
     run = world(tmp_path_factory.mktemp("caps"), seed)
-    with patch("curate.selection.READ_AHEAD", ahead):
+    with patch("curate.rank.selection.selection.READ_AHEAD", ahead):
         report = ranked(run, top=str(top), limits=Limits(prompt, image, annotator))
     annotators, used, reasons = annotator_of(run), Counter[tuple[str, str]](), {}
     expected: list[str] = []
@@ -95,11 +95,11 @@ def test_limits_that_leave_too_few_say_so(tmp_path: Path) -> None:
 
 
 def test_a_selection_reads_far_beyond_its_first_stretch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curate.selection.READ_AHEAD", 2)
+    monkeypatch.setattr("curate.rank.selection.selection.READ_AHEAD", 2)
     run = world(tmp_path / "run", 1)
     ranked(run, top="5", limits=Limits(per_prompt=1))
     few = selected(run)
-    monkeypatch.setattr("curate.selection.READ_AHEAD", 1000)
+    monkeypatch.setattr("curate.rank.selection.selection.READ_AHEAD", 1000)
     ranked(run, top="5", limits=Limits(per_prompt=1))
     assert few == selected(run)
     assert len(few) == 5
@@ -129,7 +129,7 @@ def test_groups_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> N
     points = np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     whole = near_duplicate_groups(points, 0.98)
-    monkeypatch.setattr("curate.diversity.BLOCK", 4)
+    monkeypatch.setattr("curate.rank.selection.diversity.BLOCK", 4)
     assert (near_duplicate_groups(points, 0.98) == whole).all()
     cosines = points @ points.T
     slow = {(i, j) for i in range(90) for j in range(i) if cosines[i, j] >= 0.98}
@@ -183,9 +183,9 @@ def slow_diverse(prompt: np.ndarray, embeddings: np.ndarray, weight: float, coun
 @pytest.mark.parametrize("weight", [0.0, 0.2, 0.7, 1.0])
 @pytest.mark.parametrize("block", [3, 512])
 def test_diversity_is_the_obvious_greedy_choice(monkeypatch: pytest.MonkeyPatch, weight: float, block: int) -> None:
-    monkeypatch.setattr("curate.diversity.BLOCK", block)
-    monkeypatch.setattr("curate.diversity.TOGETHER", 2)
-    monkeypatch.setattr("curate.diversity.FOLD", 3)
+    monkeypatch.setattr("curate.rank.selection.diversity.BLOCK", block)
+    monkeypatch.setattr("curate.rank.selection.diversity.TOGETHER", 2)
+    monkeypatch.setattr("curate.rank.selection.diversity.FOLD", 3)
     random = np.random.default_rng(block)
     embeddings = random.normal(size=(25, 6)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)

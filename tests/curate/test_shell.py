@@ -13,11 +13,11 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from curate.ask.completion import SqlCompleter
+from curate.ask.shell import COMMANDS, answer, history_path, interact, is_complete
 from curate.errors import QueryError
-from curate.rankings import open_views
-from curate.run import Run
-from curate.stages.completion import SqlCompleter
-from curate.stages.shell import COMMANDS, answer, history_path, interact, is_complete
+from curate.rank.rankings import open_views
+from curate.storage.run import Run
 from tests.curate.builders import Outcome
 from tests.curate.test_query import root
 

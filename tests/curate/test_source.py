@@ -12,8 +12,8 @@ import pytest
 import tomli_w
 
 from curate.errors import SourceError
-from curate.manifest import load_manifest
-from curate.source import Location, Source, open_source, reopen_source
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import Location, Source, open_source, reopen_source
 from tests.curate.builders import PICKAPIC, pair_row, picture_bytes, write_pairs
 
 SIZES = ("image_0_size_bytes", "image_1_size_bytes")
@@ -197,8 +197,8 @@ def test_outage_stops_instead_of_dropping_images(tmp_path: Path, monkeypatch: py
     def unreachable(location: str, mode: str) -> None:
         raise ConnectionResetError("reset by peer")
 
-    monkeypatch.setattr("curate.storage.RETRY_WAITS_SEC", (0.0, 0.0))
-    monkeypatch.setattr("curate.storage.fsspec.open", unreachable)
+    monkeypatch.setattr("curate.storage.files.RETRY_WAITS_SEC", (0.0, 0.0))
+    monkeypatch.setattr("curate.storage.files.fsspec.open", unreachable)
     with pytest.raises(SourceError) as caught:
         first_pictures(source)
     assert str(caught.value) == (

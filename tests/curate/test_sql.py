@@ -6,9 +6,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from curate.database import query_text
+from curate.database.connection import query_text
 
-SQL = Path(__file__).parents[2] / "curate" / "sql"
+CURATE = Path(__file__).parents[2] / "curate"
 BOTH = ["clip", "pick"]
 HASH = {text: duckdb.execute("select hash(?)", [text]).fetchall()[0][0] for text in "pqabc"}
 
@@ -123,7 +123,7 @@ TABLES = {
 Case = tuple[list[str], dict[str, list[str]], dict[str, Any], list[tuple[Any, ...]]]
 CASES: dict[str, Case] = {
     # What is not finite is null; the numbers count the rows; a null id names no picture.
-    "scored": (
+    "database/scored": (
         ["scores"],
         {"scorer": BOTH, "number": ["row_number() over ()"], "id": ["prompt_id", "image_uid"]},
         {},
@@ -135,7 +135,7 @@ CASES: dict[str, Case] = {
         ],
     ),
     # With pick too, c's missing value would take 3 away.
-    "usable": (
+    "rank/usable": (
         ["scored"],
         {"scorer": BOTH, "weighed": ["clip"]},
         {},
@@ -147,7 +147,7 @@ CASES: dict[str, Case] = {
         ],
     ),
     # 4: x has no row; 6: a tie.
-    "sided": (
+    "rank/sided": (
         ["pairs", "usable"],
         {"scorer": BOTH},
         {},
@@ -159,7 +159,7 @@ CASES: dict[str, Case] = {
         ],
     ),
     # 3: b has no clip.
-    "eligible": (
+    "rank/eligible": (
         ["sided", "usable"],
         {"scorer": BOTH},
         {},
@@ -169,19 +169,19 @@ CASES: dict[str, Case] = {
             ("5", "q", "a", "b", 4, 40, 4, 4, 5, 5),
         ],
     ),
-    "used_scores": (
+    "rank/used_scores": (
         ["eligible", "scored"],
         {"scorer": BOTH},
         {},
         [(1, 10, 1), (3, None, 3), (4, 40, 4), (4, 5, 5)],
     ),
-    "used_scores_marked": (
+    "rank/used_scores_marked": (
         ["eligible", "scored"],
         {"scorer": BOTH, "last": ["5"]},
         {},
         [(1, 10, 1), (3, None, 3), (4, 40, 4), (4, 5, 5)],
     ),
-    "normalised_percentile": (
+    "rank/normalised_percentile": (
         ["used_scores"],
         {"scorer": BOTH},
         {},
@@ -192,26 +192,26 @@ CASES: dict[str, Case] = {
             (5, 4, 10, pytest.approx(2 / 3), 0),
         ],
     ),
-    "normalised_minmax": (
+    "rank/normalised_minmax": (
         ["used_scores"],
         {"scorer": BOTH},
         {},
         [(1, 1, 10, 0, 0), (3, 3, 10, pytest.approx(2 / 3), 0), (4, 4, 10, 1, 0), (5, 4, 10, 1, 0)],
     ),
-    "normalised_raw": (
+    "rank/normalised_raw": (
         ["used_scores"],
         {"scorer": BOTH},
         {},
         [(1, 1, 10, 1, 10), (3, 3, 10, 3, 10), (4, 4, 10, 4, 10), (5, 4, 10, 4, 10)],
     ),
     # (3 * 0 + 0.5) / 4 and (3 * 1 + 0.25) / 4
-    "psi": (
+    "rank/psi": (
         ["normalised", "psi_weights"],
         {"scorer": BOTH},
         {},
         [(1, 0.125), (3, 0.8125)],
     ),
-    "pair_scores": (
+    "rank/pair_scores": (
         ["eligible", "psi"],
         {"scorer": BOTH},
         {},
@@ -221,7 +221,7 @@ CASES: dict[str, Case] = {
             ("5", "q", "a", "b", 4, 4, 0, 40, 5, 35, 1, 0),
         ],
     ),
-    "pair_facts": (
+    "rank/pair_facts": (
         ["pair_scores", "pairs", "prompts"],
         {},
         {},
@@ -230,36 +230,36 @@ CASES: dict[str, Case] = {
             ("5", "q", "a", "b", 4, 4, 0, 40, 5, 35, 1, 0, "another", "t", "bob", "n", "m", "g"),
         ],
     ),
-    "score_ranges": (["used_scores"], {"scorer": BOTH}, {}, [("clip", 1, 4), ("pick", 10, 10)]),
-    "calibrated": (["pair_scores", "calibration_weights"], {"scorer": BOTH}, {}, [("1", None), ("5", 3.5)]),
+    "rank/score_ranges": (["used_scores"], {"scorer": BOTH}, {}, [("clip", 1, 4), ("pick", 10, 10)]),
+    "rank/calibrated": (["pair_scores", "calibration_weights"], {"scorer": BOTH}, {}, [("1", None), ("5", 3.5)]),
     # All: (1 + 1/2 + 0) / 3 = 1/2. Ann: (1.5 + 5) / 12; Bob, whose pair 5 has no odds: (0 + 5) / 11.
-    "annotators": (
+    "rank/annotators": (
         ["calibrated", "pairs"],
         {},
         {},
         [("ann", 2, pytest.approx(6.5 / 12)), ("bob", 1, pytest.approx(5 / 11))],
     ),
-    "complete_margins": (["pair_scores"], {"scorer": BOTH}, {}, [(0, 35, "5")]),
-    "ranked": (
+    "rank/complete_margins": (["pair_scores"], {"scorer": BOTH}, {}, [(0, 35, "5")]),
+    "rank/ranked": (
         ["metric_result", "eligible", "left_out"],
         {},
         {"sign": 1},
         [(0, 0.5), (2, 0.9)],
     ),
-    "prompt_embeddings": (
+    "rank/prompt_embeddings": (
         ["prompts"],
         {"embedding": ["clip_embedding"]},
         {},
         [("p", (1.0, 0.0)), ("q", (0.0, 1.0)), ("r", (1.0, 1.0))],
     ),
-    "prompts_missing": (["ranked", "eligible", "prompts"], {}, {}, []),
-    "candidates": (
+    "rank/prompts_missing": (["ranked", "eligible", "prompts"], {}, {}, []),
+    "rank/candidates": (
         ["ranked", "eligible", "pairs"],
         {"image": ["preferred_uid", "rejected_uid"], "annotator": ["annotator_id"]},
         {"last": 2},
         [("p", "a", "c", "ann"), ("q", "a", "b", "bob")],
     ),
-    "ranking": (
+    "rank/ranking": (
         ["ranked", "eligible", "passed_over"],
         {"scorer": ["clip"]},
         {"last_rank": 2, "base_pairs": 2},
@@ -268,32 +268,32 @@ CASES: dict[str, Case] = {
             ("5", "q", "a", "b", 0.9, 1, 1.0, False, "diversity", 4, 4, 0),
         ],
     ),
-    "metric_faults": (["metric_result", "eligible"], {}, {}, [("3", "though it is no eligible pair")]),
-    "metric_summary": (["metric_result", "eligible"], {}, {}, [(3, 3, 2, 2, 0.5, 0.9, 0.5)]),
+    "rank/metric_faults": (["metric_result", "eligible"], {}, {}, [("3", "though it is no eligible pair")]),
+    "rank/metric_summary": (["metric_result", "eligible"], {}, {}, [(3, 3, 2, 2, 0.5, 0.9, 0.5)]),
     # Ranks 1.5, 1.5, 3 against 3, 2, 1: -0.866; our top pair, 5, is the other's last.
-    "metric_agreement": (
+    "rank/metric_agreement": (
         ["metric_result", "other_result"],
         {},
         {"share": 0.33},
         [(pytest.approx(-(0.75**0.5)), 0.0)],
     ),
-    "dropped_ties": (["pairs"], {}, {}, [("6", "tie")]),
-    "dropped_unscored": (
+    "rank/dropped_ties": (["pairs"], {}, {}, [("6", "tie")]),
+    "rank/dropped_unscored": (
         ["pairs", "eligible", "scored"],
         {},
         {},
         [("3", "score_missing"), ("4", "image_dropped")],
     ),
-    "dropped_unmeasured": (["eligible", "left_out", "ranked"], {}, {}, []),
-    "dropped_by_rank": (
+    "rank/dropped_unmeasured": (["eligible", "left_out", "ranked"], {}, {}, []),
+    "rank/dropped_by_rank": (
         ["not_ranked", "reasons"],
         {},
         {"stage": "rank x"},
         [("rank x", "2", None, "where", "no"), ("rank x", "6", None, "tie", "neither")],
     ),
-    "compared_models": (["pairs"], {}, {}, [("m", "n", 5), (None, "n", 1)]),
+    "compare/models": (["pairs"], {}, {}, [("m", "n", 5), (None, "n", 1)]),
     # 'b' and 'z' of q: b has a row in `scored`, z has none; the third model, o, is not asked for.
-    "compared_pictures": (
+    "compare/pictures": (
         ["sampled_pairs", "prompts", "scored"],
         {"scorer": BOTH},
         {"models": ["m", "n"]},
@@ -305,27 +305,27 @@ CASES: dict[str, Case] = {
         ],
     ),
     # Judged twice is one pair; two pictures of one model are none; y was not scored.
-    "compared_pairs": (["sampled_pairs", "compared_pictures"], {}, {"models": ["m", "n"]}, [(0, 1), (2, 4)]),
-    "compared_prompts": (
+    "compare/pairs": (["sampled_pairs", "compared_pictures"], {}, {"models": ["m", "n"]}, [(0, 1), (2, 4)]),
+    "compare/prompts": (
         ["sampled_pairs", "prompts", "compared_pictures"],
         {},
         {},
         [(0, "a prompt", "x"), (1, "another", None)],
     ),
-    "compared_embeddings": (
+    "compare/embeddings": (
         ["compared_pictures", "images"],
         {"tower": ["clip"]},
         {},
         [((1.0, 2.0),), ((3.0, 4.0),), ((1.0, 2.0),), ((7.0, 8.0),), ((5.0, 6.0),)],
     ),
-    "compared_faults": (
+    "compare/faults": (
         ["sampled_pairs", "dropped"],
         {},
         {"models": ["m", "n"]},
         [("n", "image_empty", 1), ("n", "image_missing", 1)],
     ),
     # Judged twice is one pair, sides as in its first row; y has no image; a pair of m with itself is not shown.
-    "review_pairs": (
+    "review/pairs": (
         ["sampled_pairs", "prompts", "images"],
         {},
         {"models": ["m", "n"]},
@@ -334,9 +334,9 @@ CASES: dict[str, Case] = {
             ("4", "q", "another", "b", "a", "n", "m", "WEBP", "PNG"),
         ],
     ),
-    "coverage": (["kept"], {"ranking": ["kept"]}, {}, [(2, 1)]),
-    "ranking_overlap": (["first_ranking", "second_ranking"], {}, {}, [(3, 2, 2, 2, 1, 0, pytest.approx(-1))]),
-    "ranking_moved": (
+    "rank/coverage": (["kept"], {"ranking": ["kept"]}, {}, [(2, 1)]),
+    "rank/ranking_overlap": (["first_ranking", "second_ranking"], {}, {}, [(3, 2, 2, 2, 1, 0, pytest.approx(-1))]),
+    "rank/ranking_moved": (
         ["first_ranking", "second_ranking", "prompts"],
         {},
         {"limit": 5},
@@ -346,17 +346,17 @@ CASES: dict[str, Case] = {
 
 # Where the other queries have their hand-written rows.
 OF_THE_REPORT = (
-    *("gallery", "gallery_count", "ranked_psi", "report_agreement", "report_correlations"),
-    *("report_histograms", "report_prompts", "report_scorers"),
+    *("report/gallery", "report/gallery_count", "report/ranked_psi", "report/agreement", "report/correlations"),
+    *("report/histograms", "report/prompts", "report/scorers"),
 )
 ELSEWHERE = {
-    "margins": "test_calibration.py",
-    "shard_order": "test_export_shards.py",
-    "shard_samples": "test_export_shards.py",
-    "shard_formats": "test_export_shards.py",
-    "verified_samples": "test_verify.py",
-    "search": "test_search.py",
-    "search_pairs": "test_search.py",
+    "rank/margins": "test_calibration.py",
+    "export/order": "test_export_shards.py",
+    "export/samples": "test_export_shards.py",
+    "export/formats": "test_export_shards.py",
+    "export/verified_samples": "test_verify.py",
+    "ask/search": "test_search.py",
+    "ask/search_pairs": "test_search.py",
     **dict.fromkeys(OF_THE_REPORT, "test_report_sql.py"),
 }
 
@@ -385,39 +385,48 @@ def test_a_query_gives_the_rows_worked_by_hand(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["ranked", "ranking", "candidates", "dropped_by_rank", "ranking_moved", "compared_pictures", "compared_pairs"],
+    [
+        "rank/ranked",
+        "rank/ranking",
+        "rank/candidates",
+        "rank/dropped_by_rank",
+        "rank/ranking_moved",
+        "compare/pictures",
+        "compare/pairs",
+    ],
 )
 def test_a_query_that_promises_an_order_keeps_it(name: str) -> None:
     tables, blocks, parameters, _ = CASES[name]
     found = connect(tables).execute(query_text(name, **blocks), parameters).fetchall()
     order: dict[str, list[Any]] = {
-        "ranked": [2, 0], "ranking": ["5", "1"], "candidates": ["q", "p"], "dropped_by_rank": ["2", "6"],
-        "ranking_moved": ["1", "5"], "compared_pictures": [0, 1, 2, 3], "compared_pairs": [0, 2],
+        "rank/ranked": [2, 0], "rank/ranking": ["5", "1"], "rank/candidates": ["q", "p"],
+        "rank/dropped_by_rank": ["2", "6"],
+        "rank/ranking_moved": ["1", "5"], "compare/pictures": [0, 1, 2, 3], "compare/pairs": [0, 2],
     }  # fmt: skip
-    column = 1 if name == "dropped_by_rank" else 0
+    column = 1 if name == "rank/dropped_by_rank" else 0
     assert [row[column] for row in found] == order[name]
 
 
 def test_worst_first() -> None:
-    tables, blocks, _, _ = CASES["ranked"]
-    found = connect(tables).execute(query_text("ranked", **blocks), {"sign": -1}).fetchall()
+    tables, blocks, _, _ = CASES["rank/ranked"]
+    found = connect(tables).execute(query_text("rank/ranked", **blocks), {"sign": -1}).fetchall()
     assert found == [(0, 0.5), (2, 0.9)]
 
 
 def test_a_pair_that_no_metric_measured() -> None:
     connection = connect(["eligible", "left_out", "ranked"])
     connection.execute("delete from ranked where pair_number = 2")
-    assert connection.execute(query_text("dropped_unmeasured")).fetchall() == [("5", "not_ranked")]
+    assert connection.execute(query_text("rank/dropped_unmeasured")).fetchall() == [("5", "not_ranked")]
 
 
 def test_a_prompt_without_a_row() -> None:
     connection = connect(["ranked", "eligible", "prompts"])
     connection.execute("delete from prompts")
-    assert connection.execute(query_text("prompts_missing")).fetchall() == [("p",)]
+    assert connection.execute(query_text("rank/prompts_missing")).fetchall() == [("p",)]
 
 
 def test_every_query_has_rows_worked_by_hand() -> None:
-    names = {path.stem for path in SQL.glob("*.sql")}
+    names = {f"{path.parts[-3]}/{path.stem}" for path in CURATE.glob("*/sql/*.sql")}
     assert names == set(CASES) | set(ELSEWHERE)
     for name, file in ELSEWHERE.items():
         assert (Path(__file__).parent / file).exists(), name

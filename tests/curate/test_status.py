@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from curate import live as live_module
+from curate.embed import progress as live_module
+from curate.embed.device.reports import ALL_BAD_IMAGES, Done, Offender, Tally
+from curate.embed.progress import live, read_progress
+from curate.embed.status import is_locked, status
 from curate.errors import SourceError
-from curate.folder import LocalFolder
-from curate.lines import duration, progress_line
-from curate.live import live, read_progress
-from curate.run import Run
-from curate.stages.status import is_locked, status
-from curate.tally import ALL_BAD_IMAGES, Done, Offender, Tally
+from curate.storage.folder import LocalFolder
+from curate.storage.run import Run
+from curate.terminal.text import duration, progress_line
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 Curate = Callable[..., Outcome]

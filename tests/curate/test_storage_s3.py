@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import tomli_w
 
-from curate import storage
 from curate.errors import SourceError
-from curate.manifest import load_manifest
-from curate.model_set import weights_file
-from curate.source import Location, Source, open_source
-from curate.storage import fingerprint, is_transient, retrying
+from curate.models.model_set import weights_file
+from curate.sources.manifest import load_manifest
+from curate.sources.parquet import Location, Source, open_source
+from curate.storage import files as storage
+from curate.storage.files import fingerprint, is_transient, retrying
 from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs
 from tests.curate.object_store import BUCKET, Gate
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import folder
 from curate.errors import RunError, WriteError
-from curate.run import Run, first_difference, part_rows, write_part
-from curate.tables import rows_table, write_table, write_text
+from curate.storage import folder
+from curate.storage.run import Run, first_difference, part_rows, write_part
+from curate.storage.tables import rows_table, write_table, write_text
 from schemas import tables
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False)])
@@ -44,8 +44,8 @@ def half_written(table: pa.Table, path: Path, **_: Any) -> None:
 def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk fills while the bytes are written, or when they are flushed."""
     if request.param == "write":
-        monkeypatch.setattr("curate.tables.pq.write_table", half_written)
-    monkeypatch.setattr("curate.tables.os.fsync", no_space)
+        monkeypatch.setattr("curate.storage.tables.pq.write_table", half_written)
+    monkeypatch.setattr("curate.storage.tables.os.fsync", no_space)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_full_disk_keeps_the_earlier_table(tmp_path: Path, request: pytest.Fixtu
     path = tmp_path / "t.parquet"
     write_table(numbers(1, 2, 3), path, SCHEMA)
     before = path.read_bytes()
-    request.getfixturevalue("monkeypatch").setattr("curate.tables.pq.write_table", half_written)
+    request.getfixturevalue("monkeypatch").setattr("curate.storage.tables.pq.write_table", half_written)
     with pytest.raises(WriteError):
         write_table(numbers(4), path, SCHEMA)
     assert path.read_bytes() == before
@@ -136,7 +136,7 @@ def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def interrupted(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("curate.tables.os.fsync", interrupted)
+    monkeypatch.setattr("curate.storage.tables.os.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_text("half", tmp_path / "x")
     assert files_below(tmp_path) == []

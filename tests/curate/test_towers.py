@@ -14,12 +14,12 @@ from transformers import CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from curate.errors import ModelError
-from curate.images import Decoded, decode
-from curate.model_set import ModelSet, TowerSpec, load_model_set
-from curate.scoring import Scoring, load_scoring
-from curate.towers import load_tower
-from curate.towers.hpsv2 import FitLongSide, hpsv2_transform
-from curate.towers.precision import choose_precision
+from curate.models.model_set import ModelSet, TowerSpec, load_model_set
+from curate.models.scoring import Scoring, load_scoring
+from curate.models.towers import load_tower
+from curate.models.towers.hpsv2 import FitLongSide, hpsv2_transform
+from curate.models.towers.precision import choose_precision
+from curate.sources.images import Decoded, decode
 from tests.curate.builders import MODELS, picture_bytes
 
 PROMPTS = ["a red circle above a blue square", "", "x" * 10_000, "赤い円 🔴"]

@@ -9,7 +9,7 @@ from benchmarks.reproduction.arms import TUNED_SNAPSHOTS, Job, tuning_arms
 from benchmarks.reproduction.job import results_folder
 from benchmarks.reproduction.results import ArmResult, Results, load_results
 from benchmarks.reproduction.tuning import best_recipes, final_arms
-from curate.tables import write_text
+from curate.storage.tables import write_text
 from tests.reproduction.small import arm
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.reproduction.arms import ACCURACY, SEEDS, SHARED, TUNING_SEEDS, Arm, Job, all_arms, jobs_of, main_arms
 from benchmarks.reproduction.curation import Selection
-from curate.metrics import shipped_metrics
+from curate.rank.metrics.metric import shipped_metrics
 from tests.reproduction.small import arm
 
 

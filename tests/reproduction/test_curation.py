@@ -9,7 +9,7 @@ import pytest
 from benchmarks.reproduction.curation import Chosen, Selection, chosen_pairs, write_run
 from benchmarks.reproduction.judges import judgements
 from benchmarks.reproduction.world import World
-from curate.run import Run
+from curate.storage.run import Run
 from schemas import tables
 
 PROMPTS = [f"a small {colour} circle on a white background" for colour in ("red", "green", "blue", "yellow", "purple")]

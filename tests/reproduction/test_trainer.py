@@ -1,4 +1,4 @@
-"""The trainer against `train.loop`, on the same shards; and what it does to a policy."""
+"""The trainer against `train.training.loop`, on the same shards; and what it does to a policy."""
 
 import dataclasses
 import math
@@ -16,11 +16,11 @@ from benchmarks.reproduction.denoiser import make_denoiser
 from benchmarks.reproduction.trainer import CPU, PicturesInMemory, Training, run_steps, train_policy
 from tests.train import tiny
 from tests.train.caches import build
-from train import loop
 from train.config import Recipe, load_recipe
-from train.lora import trainable
-from train.models import load
-from train.pairs import Pair, PairSet, read_pairs
+from train.data.pairs import Pair, PairSet, read_pairs
+from train.model.families import load
+from train.model.lora import trainable
+from train.training import loop
 
 
 @pytest.fixture(autouse=True)

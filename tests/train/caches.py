@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from tests.train import tiny
-from train.cache import LatentCache, cache_key, fill, prepare
-from train.models import DiffusionModel
-from train.pairs import PairSet
-from train.record import Reporter
+from train.data.latent_cache import LatentCache, cache_key, fill, prepare
+from train.data.pairs import PairSet
+from train.model.families import DiffusionModel
+from train.training.log import Reporter
 
 
 def build(

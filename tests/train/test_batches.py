@@ -9,13 +9,13 @@ import torch
 
 from tests.train import tiny
 from tests.train.caches import build
-from train.ahead import ahead
-from train.batches import VALIDATION_DRAWS, BatchPlan, BatchStream, Place, split
 from train.config import Recipe, load_recipe
+from train.data.batches import VALIDATION_DRAWS, BatchPlan, BatchStream, Place, split
+from train.data.latents import Batch
+from train.data.pairs import PairSet, read_pairs
+from train.data.prefetch import ahead
 from train.errors import ShardError
-from train.latents import Batch
-from train.models import load
-from train.pairs import PairSet, read_pairs
+from train.model.families import load
 
 CPU = torch.device("cpu")
 FIRST = [Place(0, 0), Place(1, 1), Place(2, 2)]  # the three best pairs

@@ -7,13 +7,13 @@ from tests.train import tiny
 from tests.train.caches import build
 from tests.train.conftest import Outcome, Train
 from tests.train.test_run import equal, log, weights
-from train.batches import BatchPlan
-from train.buckets import bucketed, nearest, shapes
 from train.config import load_recipe
+from train.data.batches import BatchPlan
+from train.data.buckets import bucketed, nearest, shapes
+from train.data.latents import OnTheFly
+from train.data.pairs import PairSet, read_pairs
 from train.errors import ShardError
-from train.latents import OnTheFly
-from train.models import load
-from train.pairs import PairSet, read_pairs
+from train.model.families import load
 
 WIDE, TALL, SQUARE = (64, 32), (32, 64), (32, 32)
 

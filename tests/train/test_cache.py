@@ -13,12 +13,12 @@ from transformers import CLIPTokenizer
 from tests.train import tiny
 from tests.train.caches import build
 from tests.train.conftest import Train
-from train import cache as cache_module
-from train.cache import cache_key, default_folder, fill
+from train.data import latent_cache as cache_module
+from train.data.latent_cache import cache_key, default_folder, fill
+from train.data.pairs import PairSet, read_pairs
 from train.errors import CacheError, ModelError, ShardError, StorageError
-from train.models import DiffusionModel, load
-from train.pairs import PairSet, read_pairs
-from train.record import Reporter
+from train.model.families import DiffusionModel, load
+from train.training.log import Reporter
 
 
 @pytest.fixture(scope="module")

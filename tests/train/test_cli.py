@@ -107,7 +107,7 @@ def test_an_unexpected_error_keeps_its_traceback(train: Train, shards: Path, mon
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("train.pairs.read_pairs", broken)
+    monkeypatch.setattr("train.data.pairs.read_pairs", broken)
     with pytest.raises(ZeroDivisionError):
         train("run", "--preset", "demo", "--shards", shards)
 

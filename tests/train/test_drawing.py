@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-from train.drawing import SCHEDULERS, Drawing, Manner, SlicedDecode, drawings, drawn, open_painter, paint
 from train.errors import SettingsError
-from train.prompts import Prompt
+from train.sample.generate import SCHEDULERS, Drawing, Manner, SlicedDecode, drawings, drawn, open_painter, paint
+from train.sample.prompts import Prompt
 
 PROMPTS = [Prompt(text) for text in ("red box", "green box", "blue sky")]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.config import load_recipe
-from train.draws import Draw, PairOrder, draw, positions
+from train.data.random_draws import Draw, PairOrder, draw, positions
 
 DATA = replace(load_recipe("demo").data, flips=True, empty_prompt_probability=0.2)
 

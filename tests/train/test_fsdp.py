@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from tests.train import tiny
 from tests.train.test_run import RunTiny, assert_close, equal, log, weights
-from train import fsdp
 from train.config import load_recipe
 from train.errors import SettingsError
+from train.model import fsdp
 
 SPREAD = f"""
 [data]
@@ -42,8 +42,8 @@ import sys
 import torch
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
-from train.fsdp import spread
-from train.models import load
+from train.model.fsdp import spread
+from train.model.families import load
 accelerator = Accelerator()
 denoiser = load(sys.argv[1]).denoiser
 count = sum(weight.numel() for weight in denoiser.parameters())

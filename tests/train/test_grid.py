@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.grid import SIDE_PX, Tile, draw_grid, save_grid
+from train.sample.grid import SIDE_PX, Tile, draw_grid, save_grid
 
 
 def tiles(count: int, size: int = 64) -> list[Tile]:

@@ -8,10 +8,10 @@ import torch
 from accelerate import DistributedType
 
 from tests.train.conftest import Outcome
-from train import loop
 from train.config import load_recipe
 from train.errors import DivergenceError, MemoryFullError, SettingsError
-from train.guard import Guard, enough_memory, enough_memory_to_draw
+from train.training import loop
+from train.training.guard import Guard, enough_memory, enough_memory_to_draw
 
 RunTiny = Callable[..., Outcome]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train.images import decode, middle
+from train.data.images import decode, middle
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:

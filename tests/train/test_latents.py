@@ -7,13 +7,13 @@ import torch
 
 from tests.train import tiny
 from tests.train.caches import build
-from train.cache import LatentCache
 from train.config import load_recipe
-from train.draws import Draw, draw
+from train.data.latent_cache import LatentCache
+from train.data.latents import OnTheFly, assemble
+from train.data.pairs import PairSet, read_pairs
+from train.data.random_draws import Draw, draw
 from train.errors import ModelError
-from train.latents import OnTheFly, assemble
-from train.models import DiffusionModel, encode_prompts, load
-from train.pairs import PairSet, read_pairs
+from train.model.families import DiffusionModel, encode_prompts, load
 
 DATA = replace(load_recipe("demo").data, flips=True)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from train.config import Objective
-from train.loss import (
+from train.objectives import (
     OBJECTIVES,
     PairErrors,
     cdpo_loss,

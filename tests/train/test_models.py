@@ -8,8 +8,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from tests.train import tiny
 from train.config import Lora
 from train.errors import ModelError
-from train.lora import add_lora, trainable
-from train.models import Conditioning, add_noise, denoise, encode_prompts, load
+from train.model.families import Conditioning, add_noise, denoise, encode_prompts, load
+from train.model.lora import add_lora, trainable
 
 PROMPTS = ["red box", "a prompt that is longer than the tokenizer can take"]
 

@@ -13,7 +13,7 @@ from tests.train.conftest import Outcome
 from tests.train.test_run import LORA, equal, weights
 from train.config import load_recipe
 from train.errors import SettingsError
-from train.optimizers import MovingAverage, make_optimizer
+from train.training.optimizers import MovingAverage, make_optimizer
 
 RunTiny = Callable[..., Outcome]
 NEEDS_BITSANDBYTES = pytest.mark.skipif(

@@ -8,8 +8,8 @@ import pytest
 
 from schemas.shards import META, PREFERRED, PROMPT, REJECTED, SHARD_INDEX
 from tests.train import tiny
+from train.data.pairs import read_pairs
 from train.errors import ShardError
-from train.pairs import read_pairs
 
 AGAIN = "copy the shards again, or export them anew with `curate export-shards`."
 

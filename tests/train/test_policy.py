@@ -8,13 +8,13 @@ import torch
 from tests.train import tiny
 from tests.train.caches import build
 from train.config import Recipe, load_recipe
-from train.draws import draw
-from train.latents import Batch, assemble
-from train.lora import trainable
-from train.loss import PairErrors, pair_loss
-from train.models import Conditioning, add_noise, denoise, load
-from train.pairs import read_pairs
-from train.policy import make_policy, pair_errors
+from train.data.latents import Batch, assemble
+from train.data.pairs import read_pairs
+from train.data.random_draws import draw
+from train.model.families import Conditioning, add_noise, denoise, load
+from train.model.lora import trainable
+from train.model.policy import make_policy, pair_errors
+from train.objectives import PairErrors, pair_loss
 
 CPU = torch.device("cpu")
 FULL = load_recipe("demo", None, {"data": {"resolution_px": tiny.RESOLUTION_PX}, "objective": {"beta": 100.0}})

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from train.errors import PromptError
-from train.prompts import Prompt, load_prompts, read_prompts
+from train.sample.prompts import Prompt, load_prompts, read_prompts
 
 COPIES = Path(__file__).parents[3] / "shared" / "data" / "prompts"
 PLAIN = [Prompt("red box"), Prompt('blue "sky"')]

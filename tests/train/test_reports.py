@@ -21,8 +21,8 @@ from tests.train.conftest import Outcome, Train
 from tests.train.test_run import LORA, equal, log, weights
 from train.config import as_toml, load_recipe, preset_names
 from train.errors import StorageError
-from train.quiet import hush
-from train.record import RunLog, mean_of_last, read_log
+from train.terminal import hush
+from train.training.log import RunLog, mean_of_last, read_log
 
 RunTiny = Callable[..., Outcome]
 

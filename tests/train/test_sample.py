@@ -21,11 +21,11 @@ from PIL import Image
 from schemas.manifests import COLUMN_KEYS, MANIFEST_KEYS, SAMPLED_KEYS, SAMPLED_MODEL_KEYS, SPLIT_KEYS
 from schemas.tables import SAMPLED_PAIRS
 from tests.train.conftest import Outcome, Train
-from train.drawing import Manner
-from train.drawn import Model
-from train.export import read_trained
-from train.prompts import Prompt
-from train.sample import Sampling, manifest, parse_model
+from train.model.saving import read_trained
+from train.sample.generate import Manner
+from train.sample.picture_files import Model
+from train.sample.prompts import Prompt
+from train.sample.stage import Sampling, manifest, parse_model
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["red box", "green box", "blue sky"]

@@ -13,8 +13,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from tests.train import tiny
 from tests.train.conftest import Outcome, Train
 from tests.train.test_run import LORA, equal, log, picture, weights
-from train.export import open_pipeline
-from train.models import add_noise, denoise, encode_prompts, load
+from train.model.families import add_noise, denoise, encode_prompts, load
+from train.model.saving import open_pipeline
 
 RunTiny = Callable[..., Outcome]
 PROMPTS = ["red box", "a prompt that is longer than the tokenizer can take"]

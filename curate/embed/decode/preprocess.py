@@ -1,0 +1,67 @@
+"""One image's bytes to pixels and facts, in whatever thread or process: nothing here knows tables or sources."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from curate.embed.decode.decoders import DecodedOnDevice, Decoder
+from curate.sources.images import Decoded, Rejected
+
+CHUNK_IMAGES = 8
+"""Images that a thread or a process takes at once."""
+
+Pixels = dict[str, torch.Tensor]
+"""Name of a preprocessing -> (n, 3, height, width)."""
+Preprocessors = dict[str, Callable[..., torch.Tensor]]
+"""Each takes what the decoder gives: a picture of Pillow's, or pixels on a device."""
+
+
+class Facts(NamedTuple):
+    """What an image's bytes are."""
+
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+    format: str
+
+
+class Layout(NamedTuple):
+    """Shape and number format of one preprocessed picture."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Of one picture."""
+        return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
+
+
+def layouts(preprocessors: Preprocessors) -> dict[str, Layout]:
+    """What each preprocessing makes of any picture: they all have one size."""
+    made = {key: preprocess(Image.new("RGB", (64, 64))) for key, preprocess in preprocessors.items()}
+    return {key: Layout(tuple(values.shape), values.dtype) for key, values in made.items()}
+
+
+def prepare(
+    decode: Decoder, preprocessors: Preprocessors, encoded: list[bytes | None], pixels: Pixels
+) -> list[Facts | Rejected]:
+    """Decode each image once, and write every preprocessing of it into its row of `pixels`."""
+    return [
+        _prepare(preprocessors, data, decoded, {key: values[index] for key, values in pixels.items()})
+        for index, (data, decoded) in enumerate(zip(encoded, decode(encoded), strict=True))
+    ]
+
+
+def _prepare(
+    preprocessors: Preprocessors, data: bytes | None, decoded: Decoded | DecodedOnDevice | Rejected, slot: Pixels
+) -> Facts | Rejected:
+    if isinstance(decoded, Rejected):
+        return decoded
+    for key, preprocess in preprocessors.items():
+        slot[key].copy_(preprocess(decoded.image))
+    return Facts(sha256(data or b"").hexdigest(), len(data or b""), decoded.width, decoded.height, decoded.format)

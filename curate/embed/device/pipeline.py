@@ -1,0 +1,205 @@
+"""One device's work: parts of the plan in, tables of the run out, with the towers as the limit.
+
+    reader thread        row groups of the source, ahead, across parts
+    decode pool          bytes -> pixels: threads, or processes that may die
+    transfer thread      waits for the pool in order; on CUDA, pinned memory -> device on a stream of its own
+    the caller's thread  towers and heads, and nothing else
+    writer thread        a finished part's tables, while the next part is computed
+
+A batch is cut from one part and never depends on timing, so equal input gives equal tables on the CPU.
+
+Memory beside the models is bounded, whatever the size of the source and its parts:
+
+    encoded   (groups_ahead + 2) row groups, as far as the part needs them, the image columns of the one being read, and
+              (batches_ahead + 4) batches
+    pixels    (batches_ahead + 4) batches × images of a batch × Σ preprocessings 3 × height × width × 4 bytes
+    decoded   one picture for each thread or process that decodes
+    results   2 parts × images of a part × Σ towers dimension × 4 bytes
+
+groups_ahead is an option of EmbedOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row
+groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 1.7 GB + 86 MB
+encoded, 0.6 GB of pixels.
+"""
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from curate.embed.decode.decoders import choose_decoder
+from curate.embed.decode.pool import Prepared, decoder
+from curate.embed.decode.preprocess import Facts
+from curate.embed.decode.reading import cut_batches, read_groups
+from curate.embed.device.batch_size import free_memory, make_ready
+from curate.embed.device.part_tables import PartResults, offender, part_files
+from curate.embed.device.reports import SAMPLE, Done
+from curate.embed.planning.plan import PART_BYTES, Part
+from curate.embed.prefetch import ahead, behind
+from curate.models.scoring import EmbeddedPrompts, Scoring
+from curate.models.towers.preprocessing import OnDevice, needed_side_px
+from curate.sources.images import Rejected
+from curate.sources.parquet import Source
+from curate.storage.run import RunFiles, part_rows, write_part
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How the work is cut: images of a forward pass, images and bytes of a part, what decodes, row groups read ahead.
+
+    batch_images None: found. decode_processes 0: `decode_threads` threads decode.
+    """
+
+    device: str
+    precision: str
+    batch_images: int | None = 64
+    part_images: int = 4096
+    decode_threads: int = CORES
+    decode_processes: int = 0
+    groups_ahead: int = 2
+    part_bytes: int = PART_BYTES
+    decode: str = "pillow"
+    compiled: bool = False
+
+
+def default_decode_processes(device: str, decode: str = "pillow", cores: int | None = None) -> int:
+    """None on the CPU, where threads do as well, nor for nvjpeg; else the cores that each GPU has, at most 16."""
+    if decode == "nvjpeg" or not device.startswith("cuda"):
+        return 0
+    return min(16, cores or max(1, CORES // max(1, torch.cuda.device_count())))
+
+
+def compute_parts(
+    run: RunFiles,
+    source: Source,
+    scoring: Scoring,
+    prompts: EmbeddedPrompts,
+    parts: Iterable[Part],
+    options: EmbedOptions,
+    report: Callable[[Done], None],
+) -> None:
+    """Compute and write each part as `parts` yields it; a part stands whole or not at all.
+
+    `parts` is drawn from another thread, ahead of the towers by as many parts as `groups_ahead` row groups fill.
+    `report` is called from this thread, after each batch and each written part; what it raises ends the work.
+
+    Raises: SourceError, ModelError, WriteError.
+    """
+    on_cuda = options.device.startswith("cuda")
+    batch_images = make_ready(scoring, options.device, options.batch_images, options.compiled)
+    preprocessors = scoring.preprocessors
+    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
+    if options.decode == "nvjpeg":
+        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
+    reporter = _Reporter(options.device, scoring, report)
+
+    def write(results: PartResults) -> None:
+        files = part_files(results, scoring)
+        with run.alone():
+            if part_rows(run, results.part.name, hashed=False) is None:  # or a process beside this one was faster
+                write_part(run, results.part.name, files)
+        reporter.written.append(results.part.name)
+
+    with (
+        decoder(
+            decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, on_cuda
+        ) as decoding,
+        ahead(read_groups(source, parts), options.groups_ahead) as groups,
+        ahead(_on_device(decoding.batches(cut_batches(groups, batch_images)), options.device), 1) as batches,
+        behind(write) as put,
+    ):
+        results: PartResults | None = None
+        for batch in batches:
+            results = results or PartResults(batch.part)
+            _add_batch(results, batch, scoring, prompts, reporter)
+            if batch.last:
+                put(results)
+                results = None
+            reporter.send(batch)
+    reporter.send()
+
+
+def _add_batch(
+    results: PartResults, batch: Prepared, scoring: Scoring, prompts: EmbeddedPrompts, reporter: "_Reporter"
+) -> None:
+    """The towers' work on one batch."""
+    start = time.perf_counter()
+    kept = []
+    for (uid, location), result in zip(batch.places, batch.results, strict=True):
+        if isinstance(result, Facts):
+            kept.append((uid, location, result))
+        else:
+            results.dropped.append(offender(uid, location, result))
+    if kept:
+        matched = [(row, prompt_id) for row, (uid, *_) in enumerate(kept) for prompt_id in batch.part.prompt_ids[uid]]
+        embeddings, scores = scoring.score_pictures(batch.pixels, matched, prompts)
+        results.images += kept
+        results.matched += [(prompt_id, kept[row][0]) for row, prompt_id in matched]
+        results.embeddings.append(embeddings)
+        results.scores.append(scores)
+    reporter.busy_sec += time.perf_counter() - start
+
+
+def _on_device(batches: Iterable[Prepared], device: str) -> Iterator[Prepared]:
+    """On CUDA each batch's pixels are copied on a stream of their own while the towers compute the one before.
+
+    The copy is over before the batch is handed on, so that the towers' stream need not wait for an event.
+    """
+    if not device.startswith("cuda"):
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+    for batch in batches:
+        try:
+            with torch.cuda.stream(stream):
+                pixels = {key: values.to(device, non_blocking=True) for key, values in batch.pixels.items()}
+            stream.synchronize()
+        except torch.OutOfMemoryError:  # the towers take it from the host, in pieces that fit
+            free_memory()
+            yield batch
+            continue
+        for values in pixels.values():
+            values.record_stream(torch.cuda.default_stream(device))
+        yield replace(batch, pixels=pixels)
+        del batch, pixels
+
+
+class _Reporter:
+    """Puts together what one device did since the last report."""
+
+    def __init__(self, device: str, scoring: Scoring, report: Callable[[Done], None]) -> None:
+        self.device, self.scoring, self.report = device, scoring, report
+        self.written: deque[str] = deque()  # filled by the writer
+        self.busy_sec = 0.0
+        self.since = time.perf_counter()
+
+    def send(self, batch: Prepared | None = None) -> None:
+        now = time.perf_counter()
+        dropped = (
+            [
+                offender(*place, result)
+                for place, result in zip(batch.places, batch.results, strict=True)
+                if isinstance(result, Rejected)
+            ]
+            if batch
+            else []
+        )
+        parts = len(self.written)
+        for _ in range(parts):
+            self.written.popleft()
+        done = Done(
+            self.device,
+            len(batch.places) if batch else 0,
+            dict(Counter(one.reason for one in dropped)),
+            tuple(dropped[:SAMPLE]),
+            parts,
+            self.busy_sec,
+            now - self.since,
+            self.scoring.limit.size,
+        )
+        self.busy_sec, self.since = 0.0, now
+        self.report(done)

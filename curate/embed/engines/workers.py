@@ -1,0 +1,49 @@
+"""Where `curate embed` finds its workers: the engine, and what its devices are like."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from curate.embed.engines import Engine
+from curate.embed.engines.processes import CORES, local_engine
+from curate.embed.engines.ray import connected
+from curate.errors import UsageError
+from curate.models.towers.precision import choose_devices, choose_precision, describe_device
+
+
+@dataclass(frozen=True)
+class Place:
+    """threads: the cores that each worker has for decoding; words: one phrase for stderr."""
+
+    engine: Engine
+    device: str
+    precision: str
+    threads: int
+    words: str
+
+
+@contextmanager
+def workplace(engine: str, address: str | None, device: str, workers: int | None, precision: str) -> Iterator[Place]:
+    """Workers of this machine (`local`), or of a Ray cluster (`ray`), which stays connected for the block.
+
+    Raises: UsageError for an engine, a device or a number format that is not there.
+    """
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine {engine}: choose local or ray")
+    if engine == "local" and address is not None:
+        raise UsageError("--address is for --engine ray")
+    if engine == "local":
+        yield _local(device, workers, precision)
+        return
+    with connected(address, workers, device) as cluster:
+        chosen = cluster.ask(choose_precision, precision, cluster.device)
+        words = f"a Ray cluster: {cluster.workers} × {cluster.ask(describe_device, cluster.device, chosen)}"
+        yield Place(cluster, cluster.device, chosen, max(1, cluster.cpus // cluster.workers), words)
+
+
+def _local(device: str, workers: int | None, precision: str) -> Place:
+    devices = choose_devices(device, workers)
+    chosen = choose_precision(precision, devices[0])
+    many = f"{len(devices)} workers: " if len(devices) > 1 else ""
+    words = many + describe_device(devices[0], chosen)
+    return Place(local_engine(devices), devices[0], chosen, max(1, CORES // len(devices)), words)

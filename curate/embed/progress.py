@@ -1,0 +1,118 @@
+"""A run's progress while it lasts: a bar or lines on stderr, and RUN/progress.json for `curate status`."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from curate.embed.device.reports import Done, Tally
+from curate.errors import WriteError
+from curate.storage.folder import Folder
+from curate.terminal.progress import say, stderr
+from curate.terminal.text import json_text, progress_line
+
+PROGRESS_FILE = "progress.json"
+TICK_SEC = 1.0
+REMOTE_EVERY_SEC = 10.0
+"""At a URL each write is a request that costs money, and this file need be no newer."""
+LINE_EVERY_SEC = 30.0
+
+
+@contextmanager
+def live(folder: Folder, tally: Tally, settings: dict[str, Any]) -> Iterator[Callable[[Done], None]]:
+    """Give the tally's `add`, and until the block ends show what it holds and write it to RUN/progress.json.
+
+    The file says running, and at the end finished, or stopped and why. It is written whole, once a second or at a URL
+    every ten, by a thread of its own, so that a slow disk or a long forward pass holds up neither.
+    """
+    with ExitStack() as stack:
+        show = stack.enter_context(_bar(tally)) if sys.stderr.isatty() else _lines(tally)
+        error: BaseException | None = None
+        try:
+            with ticking(folder, tally, settings, show):
+                yield tally.add
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            show(True)
+            reason = {"error": str(error) or type(error).__name__} if error else {}
+            write_progress(folder, "stopped" if error else "finished", settings, tally, **reason)
+
+
+@contextmanager
+def ticking(
+    folder: Folder, tally: Tally, settings: dict[str, Any], show: Callable[[bool], None] = lambda last: None
+) -> Iterator[None]:
+    """Until the block ends progress.json says that the run is running, also while models load and nothing is done."""
+    ended = threading.Event()
+    ticker = threading.Thread(target=_tick, args=(folder, tally, settings, show, ended), name="progress", daemon=True)
+    write_progress(folder, "running", settings, tally)
+    ticker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        ticker.join()
+
+
+def write_progress(
+    folder: Folder, state: str, settings: dict[str, Any], tally: Tally | None = None, **more: Any
+) -> None:
+    """RUN/progress.json. A disk that takes no more is said, and met again by the parts themselves."""
+    numbers = tally.numbers() if tally else {}
+    written = {"state": state, **more, **numbers, "settings": settings, "pid": os.getpid(), "written_at": time.time()}
+    try:
+        folder.write(PROGRESS_FILE, (json_text(written) + "\n").encode("utf-8"))
+    except WriteError as error:
+        say(f"note: {error}")
+
+
+def read_progress(folder: Folder) -> dict[str, Any] | None:
+    """What was written last; None where there is nothing, or nothing readable."""
+    try:
+        return dict(json.loads(folder.read(PROGRESS_FILE)))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _tick(
+    folder: Folder, tally: Tally, settings: dict[str, Any], show: Callable[[bool], None], ended: threading.Event
+) -> None:
+    written = time.monotonic()
+    while not ended.wait(TICK_SEC):
+        show(False)
+        if not folder.remote or time.monotonic() - written >= REMOTE_EVERY_SEC:
+            write_progress(folder, "running", settings, tally)
+            written = time.monotonic()
+
+
+def _lines(tally: Tally) -> Callable[[bool], None]:
+    """A line every half minute, and one at the end."""
+    printed = time.monotonic()
+
+    def show(last: bool) -> None:
+        nonlocal printed
+        if last or time.monotonic() - printed >= LINE_EVERY_SEC:
+            printed = time.monotonic()
+            say(progress_line(tally.numbers()))
+
+    return show
+
+
+@contextmanager
+def _bar(tally: Tally) -> Iterator[Callable[[bool], None]]:
+    with Progress(BarColumn(), TextColumn("{task.fields[line]}"), console=stderr) as bar:
+        task = bar.add_task("images", total=tally.images, line="")
+
+        def show(last: bool) -> None:
+            numbers = tally.numbers()
+            bar.update(task, completed=numbers["images_done"], line=progress_line(numbers))
+
+        yield show

@@ -1,0 +1,143 @@
+"""What lies beside the tars: an index of each split, an index of the splits, and the mark of an unfinished export."""
+
+import hashlib
+import json
+from threading import Lock
+from typing import Any
+
+from curate.errors import RunError
+from curate.export.destination import Destination
+from curate.export.encoding import Encoding
+from curate.export.order import SplitShare
+from curate.export.tars.plan import PlannedShard, ShardPlan
+from schemas import shards
+
+Entry = dict[str, Any]
+RANKING_KEYS = ("name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs")
+
+
+class ShardFolder:
+    """The output of an export, and which tars of it stand. `entries`: name -> its entry in an index."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.earlier = _earlier_entries(destination)
+        self.entries: dict[str, Entry] = {}
+        self._lock = Lock()
+
+    def stands(self, shard: PlannedShard) -> bool:
+        """Whether an earlier export left this very tar, sound; then it is taken over."""
+        entry = self.earlier.get(shard.name)
+        if entry is None or entry.get("layout_sha256") != shard.layout_sha256:
+            return False
+        if not self.destination.holds(shard.name, entry):
+            return False
+        self.entries[shard.name] = entry
+        return True
+
+    def mark_unfinished(self) -> None:
+        """From here on the folder is visibly unfinished, until `write`."""
+        self._note()
+        for split in {"", *(name.rpartition("/")[0] for name in self.earlier)}:
+            self.destination.remove(_inside(split, shards.SHARD_INDEX))
+        self.destination.remove(shards.SPLIT_INDEX)
+
+    def publish(self, shard: PlannedShard, sha256: str) -> None:
+        """Give a tar its final name; its entry is noted before, so that no kill leaves a tar that nothing names."""
+        with self._lock:
+            if self.destination.remote and shard.name in self.earlier:
+                self.destination.remove(shard.name)  # by its size alone it could pass for the new one
+            self.entries[shard.name] = entry_of(shard, sha256)
+            self._note()
+        self.destination.publish(shard.name)
+
+    def _note(self) -> None:
+        listed = [{"name": name, **entry} for name, entry in (self.earlier | self.entries).items()]
+        self.destination.write_text(shards.UNFINISHED_INDEX, json.dumps({"shards": listed}) + "\n")
+
+    def write(self, indices: dict[str, dict[str, Any]], shares: tuple[SplitShare, ...]) -> None:
+        """Remove tars that an earlier export left and this one does not name; then the indices, by split."""
+        for name in self.earlier.keys() - self.entries.keys():
+            self.destination.remove(name)
+        splits = []
+        for split, index in indices.items():
+            text = json.dumps(index, indent=2) + "\n"
+            self.destination.write_text(_inside(split, shards.SHARD_INDEX), text)
+            counts = {key: index[key] for key in ("pairs", "prompts")}
+            splits.append((index["split"] or {}) | counts | {"index_sha256": hashlib.sha256(text.encode()).hexdigest()})
+        if shares:
+            text = json.dumps({"format": shards.SPLIT_INDEX_FORMAT, "splits": splits}, indent=2) + "\n"
+            self.destination.write_text(shards.SPLIT_INDEX, text)
+        self.destination.remove(shards.UNFINISHED_INDEX)
+
+
+def split_indices(
+    plan: ShardPlan,
+    entries: dict[str, Entry],
+    shares: tuple[SplitShare, ...],
+    about: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """The content of each split's shards.json, by the split's name. about: what all of them say alike."""
+    share_of = {share.name: {"name": share.name, "share": share.fraction} for share in shares}
+    indices = {}
+    for split, prompts in plan.prompts.items():
+        own = [entries[shard.name] for shard in plan.of_split(split)]
+        pairs = sum(entry["samples"] for entry in own)
+        found = about | {"split": share_of.get(split), "pairs": pairs, "prompts": prompts, "shards": own}
+        indices[split] = {key: found[key] for key in shards.INDEX_FIELDS}
+    return indices
+
+
+def about_export(
+    dataset: str, ranking: dict[str, Any], extension: str, seed: int | None, encoding: Encoding
+) -> dict[str, Any]:
+    """What every index of an export says alike."""
+    return {
+        "format": shards.INDEX_FORMAT,
+        "dataset": dataset,
+        "ranking": {key: ranking[key] for key in RANKING_KEYS}
+        | {"chosen_by": ranking.get("chosen_by", list(ranking["psi"]))},
+        "extension": extension,
+        "order": {"by": "rank"} if seed is None else {"by": "shuffle", "seed": seed},
+        "encoded": encoding.stated(),
+    }
+
+
+def entry_of(shard: PlannedShard, sha256: str) -> Entry:
+    """A tar's entry in the index of its split."""
+    return {
+        "file": shard.name.rpartition("/")[2],
+        "samples": shard.samples,
+        "bytes": shard.size_bytes,
+        "sha256": sha256,
+        "layout_sha256": shard.layout_sha256,
+    }
+
+
+def _inside(split: str, file: str) -> str:
+    return f"{split}/{file}" if split else file
+
+
+def _earlier_entries(destination: Destination) -> dict[str, Entry]:
+    """Tars that an earlier export into the same folder finished, by name."""
+    found: dict[str, Entry] = {}
+    splits = _read(destination, shards.SPLIT_INDEX, "splits")
+    for split in ["", *(one["name"] for one in splits)]:
+        for entry in _read(destination, _inside(split, shards.SHARD_INDEX), "shards"):
+            found[_inside(split, entry["file"])] = entry
+    for entry in _read(destination, shards.UNFINISHED_INDEX, "shards"):
+        found[entry["name"]] = {key: value for key, value in entry.items() if key != "name"}
+    return found
+
+
+def _read(destination: Destination, name: str, key: str) -> list[Entry]:
+    text = destination.read_text(name)
+    if text is None:
+        return []
+    try:
+        entries = json.loads(text)[key]
+        needed = ("name",) if key == "splits" else ("file", "bytes", "sha256")
+        return [{**entry, **{word: entry[word] for word in needed}} for entry in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        where = f"{destination.output}/{name}"
+        raise RunError(f"{where} is damaged ({error}); delete {destination.output} and export again") from error

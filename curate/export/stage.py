@@ -1,0 +1,166 @@
+"""`curate export-shards`: the selected pairs as WebDataset tars, the source's bytes untouched unless asked for.
+
+Selected pairs lie scattered over the source. So every tar is laid out first, which needs only the images' lengths;
+then each row group is read once and its images are written where they belong. The same selection gives the same
+bytes, whatever the number of workers.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from curate.database.connection import connect_views
+from curate.errors import RunError, SourceError, UploadError
+from curate.export.card import write_card
+from curate.export.destination import Destination
+from curate.export.encoding import Encoding
+from curate.export.index import ShardFolder, about_export, split_indices
+from curate.export.order import SplitShare
+from curate.export.samples import SIDES, SelectedPairs, common_extension, facts_of, location_of
+from curate.export.tars.fill import StagedShards, fill_shards, flush
+from curate.export.tars.layout import TarLayout
+from curate.export.tars.plan import PlannedShard, ShardPlan, ShardSize, plan_shards
+from curate.export.tars.spool import Spool
+from curate.rank.rankings import ranking_settings
+from curate.sources.parquet import Location, Source, reopen_source
+from curate.storage.run import Run
+from curate.storage.threads import in_threads
+from curate.terminal.progress import progress, say
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is written where. output: a folder or URL. seed: of the shuffle; None: in rank order."""
+
+    output: str
+    size: ShardSize = field(default_factory=ShardSize)
+    seed: int | None = None
+    shares: tuple[SplitShare, ...] = ()
+    encoding: Encoding = field(default_factory=Encoding)
+    workers: int = min(4, os.cpu_count() or 1)
+
+
+def export_shards(run: Run, name: str, options: ExportOptions) -> dict[str, Any]:
+    """Write the tars, then the card and the index of each split; return what the indices say.
+
+    Raises: RunError when there is no such ranking or an image is not the one that was scored; SourceError; WriteError.
+    """
+    run.summary()  # that embedding has finished
+    settings, ranking = run.settings(), ranking_settings(run, name)
+    pairs = SelectedPairs(connect_views(run, rankings=False), run, name, options.seed)
+    source = reopen_source(settings["settings"])
+    destination = Destination(options.output, run.root / ".export")
+    with destination.held(), ExitStack() as stack:
+        folder, staged = ShardFolder(destination), StagedShards(destination)
+        folder.mark_unfinished()
+        spool = _spooled(stack, pairs, source, destination, options)
+        formats = pairs.formats() if spool is None else {facts.format for facts in spool.facts.values()}
+        extension = common_extension(formats)
+        with _tidied(staged):
+            plan = _begun(pairs, folder, staged, options, extension, spool)
+            pairs.close()
+            with progress("images", len(plan.places)) as advance:
+                fill_shards(plan, staged, spool or source, options.workers, advance)
+            _finish(plan, folder, staged, options.workers)
+        about = about_export(pairs.dataset, ranking, extension, options.seed, options.encoding)
+        indices = split_indices(plan, folder.entries, options.shares, about)
+        for split, index in indices.items():
+            if not index["pairs"]:
+                say(f"note: no prompt fell into the split '{split}'" if split else "note: the ranking selects no pair")
+        write_card(destination, settings, ranking, indices)
+        folder.write(indices, options.shares)
+        destination.clear()
+    return _report(options, indices, len(folder.entries) - len(staged.layouts))
+
+
+def _begun(
+    pairs: SelectedPairs,
+    folder: ShardFolder,
+    staged: StagedShards,
+    options: ExportOptions,
+    extension: str,
+    spool: Spool | None,
+) -> ShardPlan:
+    """Every shard laid out, and begun where it does not stand yet."""
+
+    def begin(shard: PlannedShard, layout: TarLayout) -> bool:
+        if folder.stands(shard):
+            return False
+        staged.begin(shard, layout)
+        return True
+
+    facts, encoded = (None if spool is None else spool.facts), options.encoding.changes
+    plan = plan_shards(pairs, options.size, options.shares, extension, facts, encoded, begin)
+    if folder.entries:
+        say(f"{len(folder.entries):,} of {len(plan.shards):,} shards stand already and are sound")
+    return plan
+
+
+def _finish(plan: ShardPlan, folder: ShardFolder, staged: StagedShards, workers: int) -> None:
+    """Hash each tar while its bytes are still in memory, flush it, and give it its final name."""
+    todo = [shard for shard in plan.shards if shard.name not in folder.entries]
+
+    def finish(shard: PlannedShard) -> None:
+        path = staged.destination.staged(shard.name)
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        flush(path)
+        folder.publish(shard, sha256)
+
+    for _ in in_threads(finish, todo, workers):
+        pass
+    staged.forget()
+
+
+@contextmanager
+def _tidied(staged: StagedShards) -> Iterator[None]:
+    """On failure remove the unfinished tars, unless a later attempt can go on with them."""
+    try:
+        yield
+    except (SourceError, UploadError, KeyboardInterrupt):
+        staged.note([], now=True)
+        raise
+    except BaseException:
+        staged.discard()
+        raise
+
+
+def _spooled(
+    stack: ExitStack, pairs: SelectedPairs, source: Source, destination: Destination, options: ExportOptions
+) -> Spool | None:
+    """All images read once into a spool, where their lengths are not known before; else None."""
+    if pairs.measured and not options.encoding.changes:
+        return None
+    wanted = {location_of(row, side): facts_of(row, side) for row in pairs.rows() for side in SIDES}
+    spool = stack.enter_context(Spool(destination.staging, options.encoding))
+
+    def read(locations: list[Location]) -> int:
+        for location, data in source.read_images(locations):
+            if data is None or hashlib.sha256(data).hexdigest() != wanted[location].sha256:
+                raise RunError(f"{location.words()} is not the one that was scored; embed again")
+            spool.add(location, data, wanted[location])
+        return len(locations)
+
+    title = "images encoded anew" if options.encoding.changes else "images measured"
+    with progress(title, len(wanted)) as advance:
+        for done in in_threads(read, _runs_of_groups(sorted(wanted)), options.workers):
+            advance(done)
+    return spool
+
+
+def _runs_of_groups(locations: list[Location]) -> Iterator[list[Location]]:
+    """The images of whole row groups."""
+    for _, group in groupby(locations, key=lambda place: (place.file, place.row_group)):
+        yield list(group)
+
+
+def _report(options: ExportOptions, indices: dict[str, dict[str, Any]], kept: int) -> dict[str, Any]:
+    """What the command prints: of an export without splits its index, of one with splits that of each."""
+    if options.shares:
+        pairs = sum(index["pairs"] for index in indices.values())
+        return {"output": options.output, "pairs": pairs, "kept_shards": kept, "splits": indices}
+    return {"output": options.output, "kept_shards": kept} | indices[""]

@@ -1,0 +1,209 @@
+"""Images written into their places, row group by row group, by several threads; what is done is noted down.
+
+The note survives `kill -9`: a run that goes on reads only the row groups that are not in it. It is written after
+the tars' bytes are on the disk, so it holds after a power cut, too.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import RunError
+from curate.export.destination import Destination
+from curate.export.tars.layout import TarLayout
+from curate.export.tars.plan import PlannedShard, ShardPlan
+from curate.export.tars.spool import ImageReader, write_all
+from curate.storage.tables import writing
+from curate.storage.threads import in_threads
+from curate.terminal.progress import Advance
+
+NOTE_FILE = ".export.json"
+NOTE_EVERY_SEC = 30.0
+ROW_GROUPS_TOGETHER = 4  # that a thread reads of a file it has opened
+FILES_OPEN = 64  # of one thread
+Group = tuple[str, int]
+
+
+class StagedShards:
+    """The tars being made, under temporary names, and the note of which row groups they hold already."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.layouts: dict[str, str] = {}
+        self._kept: set[str] = set()
+        self._note = destination.staging / NOTE_FILE
+        self._known: dict[str, str] = self._read_note().get("layouts", {})
+        self._done: set[Group] = set()
+        self._noted = time.monotonic()
+
+    def begin(self, shard: PlannedShard, layout: TarLayout) -> None:
+        """Write everything but the images. What an earlier attempt wrote of the same tar is left in place."""
+        path = self.destination.staged(shard.name)
+        self.layouts[shard.name] = shard.layout_sha256
+        with writing(path):
+            if self._known.get(shard.name) != shard.layout_sha256:
+                self._note.unlink(missing_ok=True)  # it speaks of other bytes under this name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and path.stat().st_size == shard.size_bytes:
+                self._kept.add(shard.name)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                os.ftruncate(descriptor, shard.size_bytes)
+                for offset, piece in layout.pieces:
+                    write_all(descriptor, piece, offset)
+            finally:
+                os.close(descriptor)
+
+    def resume(self) -> set[Group]:
+        """The row groups that an earlier attempt at these very tars wrote already; usually none."""
+        try:
+            note = self._read_note()
+            known, done = note["layouts"], {(file, group) for file, group in note["done"]}
+        except (ValueError, KeyError, TypeError):
+            return set()
+        same = all(name in self._kept and known.get(name) == layout for name, layout in self.layouts.items())
+        self._done = done if same else set()
+        return self._done
+
+    def _read_note(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._note.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def note(self, groups: list[Group], *, now: bool = False) -> None:
+        """Row groups that were written just now; the note itself is written every half minute."""
+        self._done.update(groups)
+        if not now and time.monotonic() - self._noted < NOTE_EVERY_SEC:
+            return
+        for path in filter(Path.exists, map(self.destination.staged, self.layouts)):
+            flush(path)
+        text = json.dumps({"layouts": self.layouts, "done": sorted(self._done)})
+        temporary = self._note.with_suffix(".tmp")
+        with writing(self._note):
+            temporary.write_text(text, encoding="utf-8")
+            flush(temporary)
+            temporary.replace(self._note)
+        self._noted = time.monotonic()
+
+    def discard(self) -> None:
+        """Remove what is not finished."""
+        for name in self.layouts:
+            self.destination.staged(name).unlink(missing_ok=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove the note: every tar has its final name, or none will."""
+        self._note.unlink(missing_ok=True)
+
+
+def fill_shards(plan: ShardPlan, staged: StagedShards, images: ImageReader, workers: int, advance: Advance) -> None:
+    """Read each row group once and write its images into all their places.
+
+    Raises: SourceError; RunError when an image is not the one that was scored; WriteError.
+    """
+    done = staged.resume()
+    todo, places_done = [], 0
+    for unit in _units(plan):
+        groups = _groups(plan, unit)
+        if done.issuperset(groups):
+            places_done += len(unit)
+        else:
+            todo.append(unit)
+    advance(places_done)
+
+    def work(unit: NDArray[np.void]) -> NDArray[np.void]:
+        _fill(plan, unit, staged.destination, images)
+        return unit
+
+    for unit in in_threads(work, todo, workers):
+        staged.note(_groups(plan, unit))
+        advance(len(unit))
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with writing(path), path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _units(plan: ShardPlan) -> Iterator[NDArray[np.void]]:
+    """Places of a few row groups of one file: what a thread works through."""
+    places = plan.places
+    if not len(places):
+        return
+    changes = np.flatnonzero(
+        (places["file"][1:] != places["file"][:-1]) | (places["row_group"][1:] != places["row_group"][:-1])
+    )
+    starts = [0, *(int(one) + 1 for one in changes), len(places)]
+    first = 0
+    for index in range(1, len(starts)):
+        at_end = index == len(starts) - 1
+        other_file = not at_end and places["file"][starts[index]] != places["file"][starts[first]]
+        if at_end or other_file or index - first == ROW_GROUPS_TOGETHER:
+            yield places[starts[first] : starts[index]]
+            first = index
+
+
+def _groups(plan: ShardPlan, unit: NDArray[np.void]) -> list[Group]:
+    file = plan.files[unit["file"][0]]
+    return [(file, int(group)) for group in np.unique(unit["row_group"])]
+
+
+def _fill(plan: ShardPlan, unit: NDArray[np.void], destination: Destination, images: ImageReader) -> None:
+    wanted = dict(plan.locations(unit))
+    with _OpenTars(plan, destination) as tars:
+        for location, data in images.read_images(wanted):
+            places = wanted[location]
+            if data is None or hashlib.sha256(data).digest() != places[0]["sha256"].tobytes():
+                raise RunError(f"{location.words()} is not the one that was scored; embed again")
+            for place in places:
+                tars.write(int(place["shard"]), data, int(place["offset"]))
+
+
+class _OpenTars:
+    """Descriptors of the tars that a thread writes to, not too many at once."""
+
+    def __init__(self, plan: ShardPlan, destination: Destination) -> None:
+        self._plan, self._destination = plan, destination
+        self._open: dict[int, int] = {}
+
+    def __enter__(self) -> "_OpenTars":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()
+
+    def write(self, shard: int, data: bytes, offset: int) -> None:
+        if shard not in self._open:
+            self._begin(shard)
+        try:
+            write_all(self._open[shard], data, offset)
+        except OSError:
+            with writing(self._path(shard)):
+                raise
+
+    def _begin(self, shard: int) -> None:
+        if len(self._open) >= FILES_OPEN:
+            self._close()
+        path = self._path(shard)
+        with writing(path):
+            self._open[shard] = os.open(path, os.O_WRONLY)
+
+    def _path(self, shard: int) -> Path:
+        return self._destination.staged(self._plan.shards[shard].name)
+
+    def _close(self) -> None:
+        with ExitStack() as stack:
+            for descriptor in self._open.values():
+                stack.callback(os.close, descriptor)
+            self._open.clear()

@@ -1,0 +1,72 @@
+"""Images that are encoded anew, or of unknown length, kept in one temporary file until the shards are laid out."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Lock
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+from curate.export.encoding import Encoding, encoded_anew
+from curate.sources.parquet import Encoded, Location
+
+
+class ImageFacts(NamedTuple):
+    """What a sample says of an image, and what its place in a tar needs."""
+
+    sha256: str
+    size_bytes: int
+    format: str
+    width: int
+    height: int
+
+
+class ImageReader(Protocol):
+    """Where the bytes of the shards' images come from: the source, or a spool."""
+
+    def read_images(self, locations: Iterable[Location]) -> Iterator[tuple[Location, Encoded | None]]: ...
+
+
+class Spool:
+    """Encoded images by location in one file without a name, which goes with the process however it ends."""
+
+    def __init__(self, folder: Path, encoding: Encoding) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.encoding = encoding
+        self.facts: dict[Location, ImageFacts] = {}
+        self._stream = TemporaryFile(dir=folder)  # noqa: SIM115 -- closed by __exit__
+        self._offsets: dict[Location, int] = {}
+        self._end, self._lock = 0, Lock()
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.close()
+
+    def add(self, location: Location, data: Encoded, was: ImageFacts) -> None:
+        """Keep one image, changed as asked; from several threads at once."""
+        facts = was._replace(size_bytes=len(data))
+        if self.encoding.changes:
+            data, image_format, width, height = encoded_anew(bytes(data), self.encoding, location.words())
+            facts = ImageFacts(hashlib.sha256(data).hexdigest(), len(data), image_format, width, height)
+        with self._lock:
+            offset, self._end = self._end, self._end + len(data)
+            self._offsets[location], self.facts[location] = offset, facts
+        write_all(self._stream.fileno(), data, offset)
+
+    def read_images(self, locations: Iterable[Location]) -> Iterator[tuple[Location, Encoded | None]]:
+        """The kept bytes, in the order in which they lie."""
+        for location in sorted(set(locations), key=self._offsets.__getitem__):
+            size_bytes = self.facts[location].size_bytes
+            yield location, os.pread(self._stream.fileno(), size_bytes, self._offsets[location])
+
+
+def write_all(descriptor: int, data: Encoded, offset: int) -> None:
+    """`os.pwrite` until every byte is written: one call may write less."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

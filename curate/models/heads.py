@@ -1,0 +1,132 @@
+"""What turns embeddings, or a prompt alone, into scores. Heads read tensors and text, never files."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from curate.errors import ModelError
+from curate.models.model_set import ScorerSpec, file_sha256, weights_file
+from curate.models.nsfw import NsfwHead, load_nsfw_head
+from curate.models.scorers import Matched, Scorer
+
+if TYPE_CHECKING:
+    from curate.models.towers import Tower
+
+
+@dataclass(frozen=True)
+class CosineHead:
+    """scale · cosine. CLIP score and HPSv2 use scale 1; PickScore uses exp(logit_scale), about 100."""
+
+    scale: float = 1.0
+
+    def __call__(self, matched: Matched) -> torch.Tensor:
+        """float32 (n,)."""
+        return self.scale * (matched.images.float() * matched.prompts.float()).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class AestheticHead:
+    """LAION's aesthetic predictor on the unit image embedding; the prompt plays no part.
+
+    Linear layers without activations between them (christophschuhmann/improved-aesthetic-predictor,
+    simple_inference.py: 768-1024-128-64-16-1) are one affine map: weight (dimension,), bias ().
+    Nominal range 0 to 10, unbounded.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, matched: Matched) -> torch.Tensor:
+        """float32 (n,)."""
+        return self.of(matched.images)
+
+    def of(self, features: torch.Tensor) -> torch.Tensor:
+        """The map of features (n, dimension): float32 (n,)."""
+        return features.float() @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class WordsHead:
+    """1.0 where the prompt holds a word of a list, else 0.0; the picture plays no part.
+
+    Case and Unicode's compatible forms do not matter; a word is found as a whole word only.
+    """
+
+    pattern: re.Pattern[str]
+    identity: dict[str, Any]
+
+    def __call__(self, matched: Matched) -> torch.Tensor:
+        """float32 (n,), each 0.0 or 1.0."""
+        return torch.tensor([float(self.pattern.search(folded(text)) is not None) for text in matched.texts])
+
+
+def fold_linear_layers(state: dict[str, torch.Tensor]) -> AestheticHead:
+    """The affine map of a stack of linear layers, folded in float64.
+
+    state: a `.pth` in LAION's layouts: `layers.<i>.weight/.bias`, or one linear layer's `weight/bias`.
+    Raises: ValueError when the layers do not chain or do not end in one number.
+    """
+    names = sorted((key.removesuffix("weight") for key in state if key.endswith("weight")), key=_layer_number)
+    if not names:
+        raise ValueError("no '…weight' among its keys")
+    weight = torch.eye(state[f"{names[0]}weight"].shape[1], dtype=torch.float64)
+    bias = torch.zeros(weight.shape[0], dtype=torch.float64)
+    for name in names:
+        layer = state[f"{name}weight"].double()
+        if layer.shape[1] != weight.shape[0]:
+            raise ValueError(f"{name}weight takes {layer.shape[1]} numbers, the layer before gives {weight.shape[0]}")
+        weight, bias = layer @ weight, layer @ bias + state[f"{name}bias"].double()
+    if weight.shape[0] != 1:
+        raise ValueError(f"the last layer gives {weight.shape[0]} numbers, a score is one")
+    return AestheticHead(weight[0].float(), bias[0].float())
+
+
+def folded(text: str) -> str:
+    """Text without the differences of case and of compatible characters, and with single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def load_words_head(path: Path) -> WordsHead:
+    """Read a list of words: UTF-8, one word or phrase a line; `#` begins a comment. Raises ModelError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not UTF-8 text: {error}") from error
+    words = sorted({word for line in lines if (word := folded(line.partition("#")[0]))})
+    if not words:
+        raise ModelError(f"{path} holds no word; write one word or phrase a line")
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
+    return WordsHead(pattern, {"sha256": file_sha256(path)})
+
+
+def load_head(spec: ScorerSpec, tower: Tower, folder: Path) -> tuple[Scorer, str | None]:
+    """The head over the tower's embeddings, and its weights' sha256 where it has weights. Raises ModelError."""
+    if spec.head == "cosine":
+        return CosineHead(), None
+    if spec.head == "scaled_cosine":
+        return CosineHead(tower.scale), None
+    path = weights_file(spec.options["weights"], folder, spec.options.get("sha256"))
+    head: AestheticHead | NsfwHead = load_nsfw_head(path) if spec.head == "nsfw" else load_aesthetic_head(path)
+    wanted = head.dimension if isinstance(head, NsfwHead) else head.weight.shape[0]
+    if wanted != tower.dimension:
+        raise ModelError(f"{path} takes embeddings of {wanted} numbers, tower '{tower.name}' gives {tower.dimension}")
+    return head, file_sha256(path)
+
+
+def load_aesthetic_head(path: Path) -> AestheticHead:
+    """Read a LAION `.pth` without unpickling code. Raises ModelError naming the file."""
+    try:
+        return fold_linear_layers(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
+        raise ModelError(f"{path} is not an aesthetic head in LAION's layout: {error}") from error
+
+
+def _layer_number(name: str) -> int:
+    digits = "".join(filter(str.isdigit, name))
+    return int(digits) if digits else 0

@@ -1,0 +1,386 @@
+"""A manifest's files as canonical pairs, and the bytes of one image by its location.
+
+Column names of the data set come from the manifest; everything below this module speaks our names.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.errors import SourceError
+from curate.sources.manifest import Manifest
+from curate.storage.files import Fingerprint, changed_meanwhile, fingerprint, is_local, read_whole, retrying
+from curate.terminal.progress import say
+
+IMAGE_COLUMNS = ("image_0_bytes", "image_1_bytes")
+KEYS_READ_TOGETHER = 100_000
+URLS_AT_ONCE = 16
+
+# What each column may hold; the second item says it in the error.
+_KINDS: dict[str, tuple[Any, str]] = {
+    "text": (lambda t: pa.types.is_string(t) or pa.types.is_large_string(t), "text"),
+    "label": (lambda t: pa.types.is_floating(t) or pa.types.is_integer(t), "a number"),
+    "flag": (pa.types.is_boolean, "true or false"),
+    "bytes": (lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t), "bytes"),
+    "id": (lambda t: _KINDS["text"][0](t) or pa.types.is_integer(t), "text or a whole number"),
+}
+
+
+class Location(NamedTuple):
+    """Where one image's bytes lie: a row of a row group of a file, and the side of the pair."""
+
+    file: str
+    row_group: int
+    row: int
+    side: int
+
+    def words(self) -> str:
+        """For messages."""
+        return f"{self.file}: row group {self.row_group}, row {self.row}, image {self.side}"
+
+
+Encoded: TypeAlias = Any  # bytes, or a pyarrow.Buffer, which is used like them but has no types of its own
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one split of a manifest, sorted by name.
+
+    known: what each file was like when it was first looked at; reading it later in another state stops.
+    """
+
+    manifest: Manifest
+    split: str
+    files: tuple[str, ...]
+    expected_rows: int | None
+    known: dict[str, Fingerprint] = field(default_factory=dict, compare=False, repr=False)
+
+    def key_rows(self) -> Iterator[pa.Table]:
+        """Tables of some row groups of one file each: everything but images, under our names.
+
+        Adds `source_file`, `source_row_group`, `source_row`, and where the files hold the images' bytes
+        `image_<side>_size_bytes`, their mean in the row group by the file's metadata. Raises: SourceError.
+        """
+        for file in self.files:
+            parquet = self._open(file)
+            columns = self._physical_columns(parquet, file)
+            for row_groups in self._read_together(parquet):
+                yield self._key_table(parquet, file, row_groups, columns)
+
+    def image_bytes(self, locations: list[Location]) -> dict[Location, bytes | None]:
+        """The encoded bytes at each location (None where the row has none); each row group is read once."""
+        return {
+            place: bytes(data) if isinstance(data, pa.Buffer) else data for place, data in self.read_images(locations)
+        }
+
+    def read_images(self, locations: Iterable[Location]) -> Iterator[tuple[Location, Encoded | None]]:
+        """The same, as they come, and without a copy: buffers lie in the row group that was read.
+
+        Raises: SourceError, also when a file is no longer what it was when it was first looked at.
+        """
+        for file, here in groupby(sorted(set(locations)), key=lambda place: place.file):
+            parquet = self._open(file)
+            for row_group, wanted in groupby(here, key=lambda place: place.row_group):
+                yield from self._read_group(parquet, file, row_group, list(wanted))
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Size, and ETag or time of change, of each file, so that a source that changed under a run is noticed."""
+        for file in self.files:
+            if file not in self.known:
+                self.known[file] = _state(file)
+        return {file: self.known[file] for file in self.files}
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        return {file: int(state["size"]) for file, state in self.fingerprints().items()}
+
+    def _open(self, file: str) -> pq.ParquetFile:
+        try:
+            now = fingerprint(file)
+            parquet = retrying(lambda: _parquet(file), file)
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{file} is not a Parquet file ({error}); remove it or correct --source") from error
+        except (OSError, ImportError, ValueError) as error:
+            raise SourceError(f"{file} cannot be opened: {error}") from error
+        except Exception as error:  # every remote file system raises its own errors
+            said = f"{type(error).__name__}: {error}"
+            raise SourceError(f"{file} cannot be opened: {said}; run again to go on") from error
+        words = changed_words(file, self.known.setdefault(file, now), now)
+        if words is not None:
+            raise SourceError(f"{words}; embed it again into another --run")
+        return parquet
+
+    def _physical_columns(self, parquet: pq.ParquetFile, file: str) -> dict[str, str]:
+        """Our names -> the file's, checked to be there and of a fitting type."""
+        schema = parquet.schema_arrow
+        for ours, theirs in self.manifest.columns.items():
+            if theirs not in schema.names:
+                close = difflib.get_close_matches(theirs, schema.names, n=1)
+                hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(schema.names)}"
+                raise SourceError(
+                    f"{file}: no column '{theirs}', which {self.manifest.path.name} maps to columns.{ours}{hint}"
+                )
+            fits, wanted = _KINDS[_kind(ours)]
+            found = _value_type(schema.field(theirs).type)
+            if not (fits(found) or pa.types.is_null(found)):  # a column without one value has no type
+                raise SourceError(
+                    f"{file}: column '{theirs}' holds {found}, but columns.{ours} needs {wanted}; "
+                    f"correct {self.manifest.path.name} or the file"
+                )
+        return dict(self.manifest.columns)
+
+    def _read_together(self, parquet: pq.ParquetFile) -> Iterator[list[int]]:
+        """Row groups that are read in one go; one by one where an image's uid comes from its bytes."""
+        limit = KEYS_READ_TOGETHER if {"image_0_uid", "image_1_uid"} <= set(self.manifest.columns) else 1
+        together: list[int] = []
+        rows = 0
+        for row_group in range(parquet.num_row_groups):
+            together.append(row_group)
+            rows += parquet.metadata.row_group(row_group).num_rows
+            if rows >= limit:
+                yield together
+                together, rows = [], 0
+        if together:
+            yield together
+
+    def _key_table(
+        self, parquet: pq.ParquetFile, file: str, row_groups: list[int], columns: dict[str, str]
+    ) -> pa.Table:
+        known = {f"image_{side}_path" for side in (0, 1) if f"image_{side}_uid" in columns}
+        wanted = {ours: theirs for ours, theirs in columns.items() if ours not in {*IMAGE_COLUMNS, *known}}
+        table = self._read_groups(parquet, file, row_groups, list(wanted.values()))
+        arrays = {ours: _canonical(table[theirs], ours) for ours, theirs in wanted.items()}
+        for side in (0, 1):
+            if f"image_{side}_uid" not in arrays:
+                derived = [self._derived_uids(parquet, file, row_group, side) for row_group in row_groups]
+                arrays[f"image_{side}_uid"] = pa.concat_tables([pa.table({"uid": uids}) for uids in derived])["uid"]
+        counts = [parquet.metadata.row_group(row_group).num_rows for row_group in row_groups]
+        for ours in (name for name in IMAGE_COLUMNS if name in columns):
+            sizes = _mean_bytes(parquet.metadata, row_groups, columns[ours])
+            arrays[ours.replace("_bytes", "_size_bytes")] = pa.array(np.repeat(sizes, counts))
+        arrays["source_file"] = pa.repeat(file, sum(counts))
+        arrays["source_row_group"] = pa.array(np.repeat(np.array(row_groups, np.int32), counts))
+        arrays["source_row"] = pa.array(np.concatenate([np.arange(count) for count in counts]))
+        return pa.table(arrays)
+
+    def _derived_uids(self, parquet: pq.ParquetFile, file: str, row_group: int, side: int) -> pa.Array:
+        """Without a uid column an image is known by its path, or by the sha256 of its bytes."""
+        if path_column := self.manifest.columns.get(f"image_{side}_path"):
+            paths = _canonical(self._read(parquet, file, row_group, [path_column])[path_column], "image_0_uid")
+            self._check_paths_are_unique(paths, file, path_column)
+            return paths
+        column = self.manifest.columns[f"image_{side}_bytes"]
+        values = _bytes_array(self._read(parquet, file, row_group, [column])[column])
+        return pa.array([hashlib.sha256(v.as_py()).hexdigest() if v.is_valid else None for v in values], pa.string())
+
+    def _check_paths_are_unique(self, paths: pa.ChunkedArray, file: str, column: str) -> None:
+        """A relative path starts from its file's folder, so across folders it does not tell images apart."""
+        folders = {name.rpartition("/")[0] for name in self.files}
+        if len(folders) > 1 and pc.all(pc.match_substring_regex(paths, "^/|://")).as_py() is False:
+            raise SourceError(
+                f"{file}: column '{column}' holds relative paths and the files lie in {len(folders)} folders, so equal "
+                "paths may be different images; map columns.image_0_uid and columns.image_1_uid, or read one folder"
+            )
+
+    def _read_group(
+        self, parquet: pq.ParquetFile, file: str, row_group: int, wanted: list[Location]
+    ) -> Iterator[tuple[Location, Encoded | None]]:
+        names = {side: self._image_column(side) for side in sorted({item.side for item in wanted})}
+        table = self._read(parquet, file, row_group, list(dict.fromkeys(names.values())))
+        for side, name in names.items():
+            here = [item for item in wanted if item.side == side]
+            if f"image_{side}_bytes" in self.manifest.columns:
+                column = _bytes_array(table[name])
+                yield from ((item, column[item.row].as_buffer()) for item in here)
+            else:
+                paths = [table[name][item.row].as_py() for item in here]
+                yield from zip(here, _fetch_all(paths, file), strict=True)
+
+    def _image_column(self, side: int) -> str:
+        columns = self.manifest.columns
+        return columns.get(f"image_{side}_bytes") or columns[f"image_{side}_path"]
+
+    def _read_groups(self, parquet: pq.ParquetFile, file: str, row_groups: list[int], columns: list[str]) -> pa.Table:
+        try:
+            return parquet.read_row_groups(row_groups, columns=columns)
+        except Exception:  # one by one: what passes is tried again, and the message names the one
+            return pa.concat_tables([self._read(parquet, file, row_group, columns) for row_group in row_groups])
+
+    def _read(self, parquet: pq.ParquetFile, file: str, row_group: int, columns: list[str]) -> pa.Table:
+        try:
+            return retrying(
+                lambda: parquet.read_row_group(row_group, columns=columns), f"{file}: row group {row_group}"
+            )
+        except Exception as error:  # every remote file system raises its own errors
+            if changed_meanwhile(error):
+                raise SourceError(f"{file} changed while it was read; embed it again into another --run") from error
+            if not isinstance(error, OSError | pa.ArrowException):
+                raise
+            raise SourceError(
+                f"{file}: row group {row_group} cannot be read ({error}); fetch the file again"
+            ) from error
+
+
+def open_source(manifest: Manifest, split_name: str | None, override: list[str] | None = None) -> Source:
+    """Resolve a split's files; `override` (from --source) replaces them, relative to the current folder.
+
+    Raises: SourceError when nothing matches.
+    """
+    name, split = manifest.split(split_name)
+    patterns = override or [_from_manifest(pattern, manifest) for pattern in split.files]
+    files = sorted({file for pattern in patterns for file in _expand(pattern)})
+    if not files:
+        raise SourceError(f"no file matches {', '.join(patterns)}; correct --source or the manifest's files")
+    return Source(manifest, name, tuple(files), None if override else split.rows)
+
+
+def reopen_source(settings: dict[str, Any]) -> Source:
+    """The files that a run was embedded from, by its run.toml. Raises SourceError when one is gone or changed.
+
+    A file of the same size with another time of change is a note only: this is for readers that compare each
+    image's sha256 with the run's.
+    """
+    for file, recorded in settings["files"].items():
+        if (note := check_unchanged(file, recorded)) is not None:
+            say(f"note: {note}; each image is compared with the sha256 of the one that was scored")
+    return recorded_source(settings)
+
+
+def recorded_source(settings: dict[str, Any]) -> Source:
+    """The same without a look at the files: for readers that can do without one of them."""
+    stated = settings["manifest"]
+    manifest = Manifest(stated["name"], Path(stated["name"]), stated["columns"], {}, settings["split"])
+    return Source(manifest, settings["split"], tuple(settings["files"]), None)
+
+
+def check_unchanged(file: str, recorded: int | Fingerprint) -> str | None:
+    """What else changed of a file since it was embedded, in words, or None.
+
+    recorded: of run.toml; a number is the size alone, as earlier runs have it.
+    Raises: SourceError when the file is gone, or of another size.
+    """
+    before: Fingerprint = recorded if isinstance(recorded, dict) else {"size": recorded}
+    now = _state(file)
+    words = changed_words(file, before, now)
+    if words is not None and before.get("size") != now.get("size"):
+        raise SourceError(f"{words}; embed it again")
+    return words
+
+
+def changed_words(file: str, before: Fingerprint, now: Fingerprint) -> str | None:
+    """Which of `before`'s values is another now, as a sentence that names the file; None when none is."""
+    for key, then in before.items():
+        if then != now.get(key):
+            shown = [f"{one:,} bytes" if key == "size" else str(one) for one in (then, now.get(key, "unknown"))]
+            what = "" if key == "size" else f"{key} "
+            return f"{file} changed since it was embedded: {what}{shown[0]} then, {shown[1]} now"
+    return None
+
+
+def _from_manifest(pattern: str, manifest: Manifest) -> str:
+    """A relative path in a manifest starts from the manifest's own folder."""
+    return pattern if "://" in pattern else str(manifest.path.resolve().parent / pattern)
+
+
+def _expand(pattern: str) -> list[str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(pattern)
+        names = filesystem.glob(path) if any(mark in path for mark in "*?[") else [path]
+        names = [name for name in names if not filesystem.isdir(name)]
+    except (OSError, ImportError, ValueError) as error:
+        raise SourceError(f"cannot list {pattern}: {error}") from error
+    except Exception as error:  # every remote file system raises its own errors
+        raise SourceError(f"cannot list {pattern}: {type(error).__name__}: {error}") from error
+    return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
+
+
+def _state(file: str) -> Fingerprint:
+    try:
+        return fingerprint(file)
+    except FileNotFoundError as error:
+        raise SourceError(f"{file} is not there; correct --source, or put it back") from error
+    except Exception as error:  # every remote file system raises its own errors
+        raise SourceError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _parquet(file: str) -> pq.ParquetFile:
+    """Opened so that only the bytes of the columns that are asked for travel, in few requests."""
+    filesystem, path = fsspec.core.url_to_fs(file)
+    if is_local(file):
+        return pq.ParquetFile(path)
+    return pq.ParquetFile(filesystem.open(path, "rb", cache_type="none"), pre_buffer=True)
+
+
+def _kind(ours: str) -> str:
+    if ours in ("label_0", "label_1"):
+        return "label"
+    if ours in ("annotator_id", "judgement_id", "image_0_uid", "image_1_uid"):
+        return "id"
+    if ours == "labelled":
+        return "flag"
+    return "bytes" if ours in IMAGE_COLUMNS else "text"
+
+
+def _value_type(column_type: pa.DataType) -> pa.DataType:
+    """Hugging Face `Image` features hold a struct of bytes and path; its bytes are the value."""
+    if pa.types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0:
+        return column_type.field("bytes").type
+    if pa.types.is_dictionary(column_type):
+        return column_type.value_type
+    return column_type
+
+
+def _canonical(column: pa.ChunkedArray, ours: str) -> pa.ChunkedArray:
+    kind = _kind(ours)
+    if kind == "label":
+        return column.cast(pa.float64())
+    return column if kind == "flag" else column.cast(pa.string())
+
+
+def _mean_bytes(metadata: pq.FileMetaData, row_groups: list[int], column: str) -> np.ndarray:
+    """float64 (row groups,): bytes of one image as the file's metadata tells them, without reading any."""
+    first = metadata.row_group(row_groups[0])
+    paths = [first.column(i).path_in_schema for i in range(first.num_columns)]
+    leaf = next(i for i, path in enumerate(paths) if path in (column, f"{column}.bytes"))
+    found = [metadata.row_group(row_group) for row_group in row_groups]
+    return np.array([group.column(leaf).total_uncompressed_size / max(group.num_rows, 1) for group in found])
+
+
+def _bytes_array(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+def _fetch_all(values: list[str | None], beside: str) -> list[bytes | None]:
+    """Each path's or URL's bytes; URLs several at once, since each waits for its server."""
+    if not any(value and not is_local(_absolute(value, beside)) for value in values):
+        return [_fetch(value, beside) for value in values]
+    with ThreadPoolExecutor(URLS_AT_ONCE) as pool:
+        return list(pool.map(lambda value: _fetch(value, beside), values))
+
+
+def _fetch(value: str | None, beside: str) -> bytes | None:
+    """The bytes at a path or URL, relative to the Parquet file it stands in."""
+    if value is None:
+        return None
+    location = _absolute(value, beside)
+    try:
+        return read_whole(location)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError):
+        return None  # counted as image_missing
+    except Exception as error:  # every remote file system raises its own errors; an outage must not drop images
+        raise SourceError(f"{location} cannot be read: {type(error).__name__}: {error}; run again to go on") from error
+
+
+def _absolute(value: str, beside: str) -> str:
+    return value if "://" in value or value.startswith("/") else f"{beside.rpartition('/')[0]}/{value}"

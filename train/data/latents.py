@@ -1,0 +1,170 @@
+"""Micro-batches of latents and prompt embeddings, and where they come from: a cache, or the encoders at work.
+
+What is kept or computed of an image is the mean and standard deviation of its posterior, so every step draws
+from it anew. A mirrored image has a posterior of its own, because a VAE does not commute with mirroring.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from train.data.images import Cut, decode, middle
+from train.data.pairs import PairSet
+from train.data.random_draws import Draw
+from train.errors import ModelError, ShardError
+from train.model.families import Conditioning, DiffusionModel, encode_prompts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch. Axis 0 of `latents` is the side: 0 preferred, 1 rejected."""
+
+    latents: Float[Tensor, "2 pair channel height width"]
+    noise: Float[Tensor, "pair channel height width"]
+    timesteps: Int[Tensor, " pair"]
+    conditioning: Conditioning  # of 2 * pair images: all preferred, then all rejected
+    weights: Float[Tensor, " pair"] | None = None  # of the pairs' losses
+    offsets: Float[Tensor, " pair"] | None = None  # of the margins that the objective asks for
+    channels_last: bool = False
+
+    def both_sides(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, noise and timesteps of 2 * pair images; both images of a pair share the last two."""
+        latents, noise = self.latents.flatten(0, 1), self.noise.repeat(2, 1, 1, 1)
+        if self.channels_last:
+            latents, noise = (one.contiguous(memory_format=torch.channels_last) for one in (latents, noise))
+        return latents, noise, self.timesteps.repeat(2)
+
+    def to(self, device: torch.device, *, channels_last: bool = False) -> "Batch":
+        """On `device`, by copies that the host need not wait for."""
+        moved = {name: _moved(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        parts = {name: _moved(value, device) for name, value in vars(self.conditioning).items() if value is not None}
+        return replace(self, **moved, conditioning=Conditioning(**parts), channels_last=channels_last)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # a copy from other memory would hold the host up
+    return tensor.to(device, non_blocking=True)
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """Where the latents and embeddings of a batch come from."""
+
+    def encoded(
+        self,
+        images: list[int],
+        noise: Float[Tensor, "image channel height width"],
+        flipped: list[bool],
+        prompts: list[int],
+    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        """Draws from the (scaled) posteriors of images or of their mirror images, and the conditioning.
+
+        One flag and one prompt for each image; the prompt after the last stands for the empty one.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OnTheFly:
+    """The encoders at work at every step, for `--no-cache`; the model must be on its device."""
+
+    model: DiffusionModel
+    pairs: PairSet
+    resolution_px: int
+
+    def encoded(
+        self,
+        images: list[int],
+        noise: Float[Tensor, "image channel height width"],
+        flipped: list[bool],
+        prompts: list[int],
+    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        cuts = [read_cut(self.pairs, image, self.resolution_px) for image in images]
+        views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(cuts, flipped, strict=True)]
+        mean, std = (part.float() for part in encode_posterior(self.model, torch.stack(views)))
+        check_finite(self.model, self.pairs, images, torch.stack([mean, std], dim=1))
+        texts = [*self.pairs.prompts, ""]
+        unique = list(dict.fromkeys(prompts))
+        found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
+        pooled, time_ids = found.pooled_embeds, torch.tensor([one.time_ids for one in cuts]).float()
+        conditioning = Conditioning(
+            found.prompt_embeds[rows].float(),
+            None if pooled is None else pooled[rows].float(),
+            time_ids.to(mean.device) if self.model.spec.has_time_ids else None,
+        )
+        return mean + std * noise.to(mean.device), conditioning
+
+
+@torch.no_grad()
+def encode_posterior(
+    model: DiffusionModel, pixels: Float[Tensor, "image 3 px_h px_w"]
+) -> tuple[Float[Tensor, "image channel height width"], Float[Tensor, "image channel height width"]]:
+    """Mean and standard deviation of the scaled latents, computed in the VAE's own dtype."""
+    posterior = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist
+    scale, shift = model.vae.config["scaling_factor"], model.vae.config.get("shift_factor")
+    mean = posterior.mean if shift is None else posterior.mean - shift
+    return mean * scale, posterior.std * scale
+
+
+def check_finite(model: DiffusionModel, pairs: PairSet, images: list[int], moments: Float[Tensor, "image ..."]) -> None:
+    """Raises: ModelError naming the first of `images` whose posterior is not finite."""
+    sound = moments.isfinite().flatten(1).all(dim=1).tolist()
+    if not all(sound):
+        lost, precision = pairs.images[images[sound.index(False)]], str(model.vae.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"The VAE gives values that are not finite for the image {lost}: its weights are broken, or its numbers"
+            f' grow too large for {precision}; try run.mixed_precision = "bf16", or another VAE.'
+        )
+
+
+def read_cut(pairs: PairSet, image: int, resolution_px: int) -> Cut:
+    """The pixels that a model is trained on. Raises: ShardError naming an image that cannot be decoded."""
+    return middle(read_image(pairs, image), *pairs.shape_px(image, resolution_px))
+
+
+def read_image(pairs: PairSet, image: int) -> Image.Image:
+    """A whole picture. Raises: ShardError naming it when it cannot be decoded."""
+    location = pairs.images[image]
+    try:
+        return decode(location.read())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ShardError(
+            f"The image {location} cannot be decoded ({error}); drop it with `curate embed` and export again."
+        ) from error
+
+
+def assemble(
+    source: Encoded,
+    pairs: PairSet,
+    draws: list[Draw],
+    *,
+    weights: NDArray[np.float64] | None = None,
+    offsets: NDArray[np.float64] | None = None,
+) -> Batch:
+    """The micro-batch that `draws` describe, in float32; `weights` and `offsets` are of all pairs."""
+    chosen = [pairs.pairs[draw.pair] for draw in draws]
+    empty = len(pairs.prompts)
+    prompts = [empty if draw.prompt_dropped else pair.prompt for pair, draw in zip(chosen, draws, strict=True)]
+    images = [pair.preferred for pair in chosen] + [pair.rejected for pair in chosen]
+    noise = torch.from_numpy(np.stack([draw.posterior_noise[side] for side in (0, 1) for draw in draws]))
+    latents, conditioning = source.encoded(images, noise, 2 * [draw.flipped for draw in draws], 2 * prompts)
+    return Batch(
+        latents=latents.unflatten(0, (2, -1)),
+        noise=torch.from_numpy(np.stack([draw.noise for draw in draws])),
+        timesteps=torch.tensor([draw.timestep for draw in draws]),
+        conditioning=conditioning,
+        weights=_picked(weights, draws),
+        offsets=_picked(offsets, draws),
+    )
+
+
+def _picked(values: NDArray[np.float64] | None, draws: list[Draw]) -> Tensor | None:
+    return None if values is None else torch.tensor(values[[draw.pair for draw in draws]], dtype=torch.float32)

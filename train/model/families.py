@@ -1,0 +1,337 @@
+"""Stable Diffusion 1.5-, SDXL- and SD3-class models. All that differs between the families is in this file.
+
+A model is a diffusers pipeline folder, a hub id, the name of a bundled one, or the folder that training
+a LoRA left behind (its `training.json` names the base). The denoiser is what is trained: a U-Net, or SD3's
+transformer. A further family is one more row of FAMILIES, and what `encode_prompts`, `denoise` and
+`add_noise` do for it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from train.data.random_draws import LatentShape
+from train.errors import ModelError
+from train.files import read_json
+
+Family = Literal["sd", "sdxl", "sd3"]
+BUNDLED = {"demo": "demo/models/sd", "demo-sdxl": "demo/models/sdxl"}
+T5_TOKENS = 256  # what SD3's pipeline gives its third encoder
+SAMPLED_VALUES = 256  # of each tensor, and of the prompts, for a digest
+
+
+class Spec(NamedTuple):
+    """What a family is made of; `text` pairs each text encoder's class with its tokenizer's."""
+
+    preset: str
+    pipeline: Any
+    denoiser_name: str
+    denoiser: Any
+    text: list[tuple[Any, Any]]
+    scheduler: Any
+    has_time_ids: bool = False
+    vae_may_overflow: bool = False  # in half precision, where its config says force_upcast
+
+
+FAMILIES: dict[Family, Spec] = {
+    "sd": Spec(
+        "sd15", StableDiffusionPipeline, "unet", UNet2DConditionModel, [(CLIPTextModel, CLIPTokenizer)], DDPMScheduler
+    ),
+    "sdxl": Spec(
+        "sdxl",
+        StableDiffusionXLPipeline,
+        "unet",
+        UNet2DConditionModel,
+        [(CLIPTextModel, CLIPTokenizer), (CLIPTextModelWithProjection, CLIPTokenizer)],
+        DDPMScheduler,
+        has_time_ids=True,
+        vae_may_overflow=True,
+    ),
+    "sd3": Spec(
+        "sd3",
+        StableDiffusion3Pipeline,
+        "transformer",
+        SD3Transformer2DModel,
+        [
+            (CLIPTextModelWithProjection, CLIPTokenizer),
+            (CLIPTextModelWithProjection, CLIPTokenizer),
+            (T5EncoderModel, T5Tokenizer),  # may be absent
+        ],
+        FlowMatchEulerDiscreteScheduler,
+    ),
+}
+FAMILY_OF_PIPELINE = {spec.pipeline.__name__: family for family, spec in FAMILIES.items()}
+Scheduler = DDPMScheduler | FlowMatchEulerDiscreteScheduler
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a denoiser is told besides the noisy latents; SDXL and SD3 have pooled embeddings, SDXL time ids."""
+
+    prompt_embeds: Float[Tensor, "image token width"]
+    pooled_embeds: Float[Tensor, "image pooled"] | None = None
+    time_ids: Float[Tensor, "image 6"] | None = None  # original h, w; crop top, left; target h, w (all px)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Conditioning":
+        moved = [None if part is None else part.to(device, dtype) for part in vars(self).values()]
+        return Conditioning(*moved)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """The parts of a pipeline that training needs."""
+
+    family: Family
+    denoiser: UNet2DConditionModel | SD3Transformer2DModel
+    vae: AutoencoderKL
+    text_encoders: list[PreTrainedModel]
+    tokenizers: list[PreTrainedTokenizerBase]
+    scheduler: Scheduler
+    zero_empty_prompt: bool  # the pipeline replaces an empty prompt's embedding by zeros
+
+    @property
+    def spec(self) -> Spec:
+        return FAMILIES[self.family]
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent value, along a side."""
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def multiple_px(self) -> int:
+        """What each side of a picture must be a multiple of."""
+        config = self.denoiser.config
+        is_unet = "patch_size" not in config
+        return self.factor * (2 ** (len(config["block_out_channels"]) - 1) if is_unet else config["patch_size"])
+
+    def latent_shape(self, height_px: int, width_px: int | None = None) -> LatentShape:
+        """(channel, height, width) of the latents of a picture, a square if one side is given. Raises: ModelError."""
+        width_px = height_px if width_px is None else width_px
+        if height_px % self.multiple_px or width_px % self.multiple_px:
+            raise ModelError(f"data.resolution_px is {height_px}; this model needs a multiple of {self.multiple_px}.")
+        return self.vae.config["latent_channels"], height_px // self.factor, width_px // self.factor
+
+    def encoders_digest(self) -> str:
+        """Tells the encoders from others: a hash of the names, shapes and some values of their weights."""
+        digest = hashlib.sha256()
+        for module in (self.vae, *self.text_encoders):
+            for name, value in module.state_dict().items():
+                flat = value.detach().flatten()
+                some = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].float().cpu()
+                digest.update(f"{name}{tuple(value.shape)}".encode() + some.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def tokens_digest(self, prompts: list[str]) -> str:
+        """Tells the tokenizers from others: a hash of what they make of some of `prompts` and of the empty one."""
+        some, digest = ["", *prompts[:: max(1, len(prompts) // SAMPLED_VALUES)]], hashlib.sha256()
+        for index in range(len(self.tokenizers)):
+            digest.update(_tokens(self, index, some).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def locate(source: str) -> str:
+    """The folder or hub id behind a model's name: a bundled model's name stands for its folder."""
+    if source in BUNDLED and not Path(source).is_dir():
+        folder = Path(str(resources.files("data_manifests") / BUNDLED[source]))
+        if not folder.is_dir():
+            raise ModelError(f"The bundled model `{source}` is not installed: {folder} does not exist.")
+        return str(folder)
+    return source
+
+
+def pipeline_index(source: str) -> dict[str, Any]:
+    """model_index.json of a pipeline folder or hub id, its class checked.
+
+    Raises: ModelError saying what was found instead.
+    """
+    located = locate(source)
+    try:
+        path = Path(located, "model_index.json")
+        if not Path(located).is_dir():
+            path = Path(hf_hub_download(located, "model_index.json"))
+        path.stat()
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ModelError(
+            f"{source} is neither a folder nor a model that the hub gives; check the name and the network."
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"{source} is not a diffusers pipeline folder: it has no model_index.json;"
+            " give a folder saved with `save_pretrained`, or a hub id."
+        ) from error
+    try:
+        index = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged ({error}); save the pipeline, or download it, again.") from error
+    if index.get("_class_name") not in FAMILY_OF_PIPELINE:
+        known = ", ".join(FAMILY_OF_PIPELINE)
+        raise ModelError(f"{source} is a {index.get('_class_name')}; train takes {known} only.")
+    return index
+
+
+def family_of(source: str) -> Family:
+    """Raises: ModelError when the pipeline is of another class."""
+    return FAMILY_OF_PIPELINE[pipeline_index(source)["_class_name"]]
+
+
+def load(source: str) -> DiffusionModel:
+    """All parts in float32, frozen, on the CPU. Raises: ModelError."""
+    index = pipeline_index(source)
+    family, located = FAMILY_OF_PIPELINE[index["_class_name"]], locate(source)
+    spec = FAMILIES[family]
+    absent = not (index.get("text_encoder_3") or [None])[0]  # of SD3's encoders the third may be left out
+    suffixes = ["", "_2", "_3"][: len(spec.text) - (family == "sd3" and absent)]
+    try:
+        model = DiffusionModel(
+            family=family,
+            denoiser=spec.denoiser.from_pretrained(located, subfolder=spec.denoiser_name, dtype=torch.float32),
+            vae=AutoencoderKL.from_pretrained(located, subfolder="vae", dtype=torch.float32),
+            text_encoders=[
+                kind.from_pretrained(located, subfolder=f"text_encoder{suffix}", dtype=torch.float32)
+                for (kind, _), suffix in zip(spec.text, suffixes, strict=False)
+            ],
+            tokenizers=[
+                kind.from_pretrained(located, subfolder=f"tokenizer{suffix}")
+                for (_, kind), suffix in zip(spec.text, suffixes, strict=False)
+            ],
+            scheduler=spec.scheduler.from_pretrained(located, subfolder="scheduler"),
+            zero_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", False)),
+        )
+    except OSError as error:
+        raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error
+    prediction_type = model.scheduler.config.get("prediction_type", "flow")
+    if prediction_type not in ("epsilon", "v_prediction", "flow"):
+        raise ModelError(f"{source} predicts `{prediction_type}`; train takes `epsilon` and `v_prediction`.")
+    for module in (model.denoiser, model.vae, *model.text_encoders):
+        module.requires_grad_(False).eval()
+    return model
+
+
+@torch.no_grad()
+def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Conditioning:
+    """What the pipeline itself computes from `prompts`; longer ones are cut at the tokenizer's length.
+
+    An empty prompt becomes what the pipeline's guidance uses in its place, zeros where
+    `force_zeros_for_empty_prompt` says so, because that is what training on empty prompts is for.
+    """
+    hidden = [_hidden_states(model, index, prompts) for index in range(len(model.text_encoders))]
+    if model.family == "sd":
+        return Conditioning(hidden[0].last_hidden_state)
+    embeds = torch.cat([output.hidden_states[-2] for output in hidden[:2]], dim=-1)
+    if model.family == "sd3":
+        return _sd3_conditioning(model, embeds, hidden)
+    pooled = hidden[-1].text_embeds
+    if model.zero_empty_prompt:
+        keep = torch.tensor([prompt != "" for prompt in prompts], device=embeds.device)
+        embeds, pooled = embeds * keep[:, None, None], pooled * keep[:, None]
+    return Conditioning(embeds, pooled)
+
+
+def _sd3_conditioning(model: DiffusionModel, clip: Tensor, hidden: list[Any]) -> Conditioning:
+    """CLIP's two widths side by side, padded to the third encoder's, whose tokens follow (zeros if absent)."""
+    width = model.denoiser.config["joint_attention_dim"]
+    clip = F.pad(clip, (0, width - clip.shape[-1]))
+    t5 = hidden[2].last_hidden_state if len(hidden) == 3 else clip.new_zeros(len(clip), T5_TOKENS, width)
+    return Conditioning(torch.cat([clip, t5], dim=-2), torch.cat([output.text_embeds for output in hidden[:2]], dim=-1))
+
+
+def _hidden_states(model: DiffusionModel, index: int, prompts: list[str]) -> Any:
+    encoder = model.text_encoders[index]
+    return encoder(_tokens(model, index, prompts).to(encoder.device), output_hidden_states=True)
+
+
+def _tokens(model: DiffusionModel, index: int, prompts: list[str]) -> Int[Tensor, "prompt token"]:
+    tokenizer, limit = model.tokenizers[index], _token_limit(model, index)
+    encoded = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    tokens: Tensor = encoded.input_ids
+    return tokens
+
+
+def _token_limit(model: DiffusionModel, index: int) -> int:
+    return T5_TOKENS if index == 2 else model.tokenizers[index].model_max_length
+
+
+def prompts_cut(model: DiffusionModel, prompts: list[str]) -> int:
+    """How many prompts are longer than the first text encoder takes, and are cut at its length."""
+    limit = _token_limit(model, 0)
+    return sum(len(ids) > limit for ids in model.tokenizers[0](prompts, truncation=False).input_ids) if prompts else 0
+
+
+def denoise(
+    denoiser: torch.nn.Module,
+    noisy: Float[Tensor, "image channel height width"],
+    timesteps: Num[Tensor, " image"],
+    conditioning: Conditioning,
+) -> Float[Tensor, "image channel height width"]:
+    """The denoiser's prediction (epsilon, v, or the flow, as the model was trained), for every family."""
+    told: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds, "return_dict": False}
+    if conditioning.time_ids is not None:
+        told["added_cond_kwargs"] = {"text_embeds": conditioning.pooled_embeds, "time_ids": conditioning.time_ids}
+    elif conditioning.pooled_embeds is not None:
+        told["pooled_projections"] = conditioning.pooled_embeds
+    prediction: Tensor = denoiser(noisy, timestep=timesteps, **told)[0]
+    return prediction
+
+
+@lru_cache(maxsize=2)
+def _flow_levels(scheduler: FlowMatchEulerDiscreteScheduler, device: torch.device) -> Tensor:
+    """Sigma of each training timestep, rising; copied to the device once, not at every step."""
+    return scheduler.sigmas.flip(0).to(device)
+
+
+class Noised(NamedTuple):
+    """What a denoiser is given, what it should predict from that, and the timestep that it is told."""
+
+    noisy: Float[Tensor, "image channel height width"]
+    target: Float[Tensor, "image channel height width"]
+    timesteps: Num[Tensor, " image"]
+
+
+def add_noise(
+    scheduler: Scheduler,
+    latents: Float[Tensor, "image channel height width"],
+    noise: Float[Tensor, "image channel height width"],
+    timesteps: Int[Tensor, " image"],
+) -> Noised:
+    """Noise at level `timesteps`, larger meaning more; the target is the noise, v or the flow.
+
+    v = alpha * noise - sigma * latents (arXiv 2202.00512). Flow matching (arXiv 2403.03206, eq. 2 and 13):
+    noisy = (1 - sigma) * latents + sigma * noise, target = noise - latents, sigma by the scheduler's shift.
+    """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        sigma = _flow_levels(scheduler, latents.device)[timesteps]
+        level = sigma[:, None, None, None].to(latents.dtype)
+        told = sigma * scheduler.config["num_train_timesteps"]
+        return Noised((1 - level) * latents + level * noise, noise - latents, told)
+    noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
+    if scheduler.config["prediction_type"] == "v_prediction":
+        return Noised(noisy, scheduler.get_velocity(latents, noise, timesteps), timesteps)  # type: ignore[arg-type]
+    return Noised(noisy, noise, timesteps)

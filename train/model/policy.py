@@ -1,0 +1,100 @@
+"""The policy that is trained and the frozen reference that it is held to."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+
+from train.config import Recipe
+from train.data.latents import Batch
+from train.model.families import DiffusionModel, Scheduler, add_noise, denoise, load
+from train.model.fsdp import spread, whole_weights
+from train.model.lora import add_lora
+from train.objectives import PairErrors, prediction_mse
+
+Reference = Callable[[], AbstractContextManager[torch.nn.Module]]  # enter it to have the frozen denoiser
+
+
+def make_policy(
+    model: DiffusionModel, recipe: Recipe, device: torch.device, dtype: torch.dtype, processes: int = 1
+) -> tuple[torch.nn.Module, Reference]:
+    """The denoiser to train, on `device`, and its reference.
+
+    Full fine-tune: float32 weights, and a frozen copy in `dtype`, but for its norms. LoRA: such frozen weights under
+    float32 adapters; the reference is the same denoiser with its adapters off, so there is no second copy.
+    With `run.fsdp` both are spread over the processes.
+    Raises: ModelError when no layer matches the LoRA's targets.
+    """
+    denoiser: torch.nn.Module = model.denoiser
+    if recipe.run.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
+    if recipe.lora is None:
+        frozen = _in_half(copy.deepcopy(denoiser), dtype).to(device)
+        denoiser.requires_grad_(True).to(device)
+        reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
+        if recipe.run.fsdp:
+            spread(frozen.requires_grad_(False), device, processes)
+            spread(denoiser, device, processes)
+        _compile(frozen, recipe)
+    else:
+        _in_half(denoiser, dtype).to(device)
+        add_lora(denoiser, recipe.lora, recipe.run.seed)
+        reference = lambda: _adapters_off(denoiser)  # noqa: E731
+    if recipe.run.gradient_checkpointing:
+        cast(Any, denoiser).enable_gradient_checkpointing()
+    _compile(denoiser, recipe)
+    return denoiser.train(), reference
+
+
+def whole_denoiser(denoiser: torch.nn.Module, recipe: Recipe, *, keep: bool) -> torch.nn.Module:
+    """The trained denoiser in one piece, on each process that is to `keep` it; spread weights are gathered by all."""
+    if not recipe.run.fsdp:
+        return denoiser
+    weights = whole_weights(denoiser, keep=keep)
+    if keep:
+        denoiser = load(recipe.model).denoiser
+        denoiser.load_state_dict(weights)
+    return denoiser
+
+
+def _in_half(denoiser: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """Its layers that autocast runs in `dtype`, in place; norms and buffers stay float32, as the policy's are.
+
+    So a policy that is its reference predicts the same, to the bit.
+    """
+    for module in denoiser.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.to(dtype)
+    return denoiser
+
+
+def _compile(denoiser: torch.nn.Module, recipe: Recipe) -> None:
+    """In place, so that parameters keep their names; the shapes of a run's batches do not change."""
+    if recipe.run.compile:
+        denoiser.compile(dynamic=False)
+
+
+@contextmanager
+def _adapters_off(denoiser: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    adapted = cast(Any, denoiser)
+    adapted.disable_adapters()
+    try:
+        yield denoiser
+    finally:
+        adapted.enable_adapters()
+
+
+def pair_errors(policy: torch.nn.Module, reference: Reference, scheduler: Scheduler, batch: Batch) -> PairErrors:
+    """Squared errors of policy and reference on both sides: one forward of 2 * pair images each."""
+    noisy, target, timesteps = add_noise(scheduler, *batch.both_sides())
+    with torch.no_grad(), reference() as frozen:
+        expected = denoise(frozen, noisy, timesteps, batch.conditioning)
+        reference_mse = prediction_mse(expected, target)
+    predicted = denoise(policy, noisy, timesteps, batch.conditioning)
+    policy_mse = prediction_mse(predicted, target)
+    drift = prediction_mse(predicted.detach(), expected).unflatten(0, (2, -1)).mean(0)
+    policy_w, policy_l = policy_mse.chunk(2)
+    reference_w, reference_l = reference_mse.chunk(2)
+    return PairErrors(policy_w, policy_l, reference_w, reference_l, drift)

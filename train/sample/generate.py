@@ -1,0 +1,166 @@
+"""What to draw and how one batch of it is drawn: the same prompts from the same noise, whichever model draws."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
+from PIL import Image
+
+from train.errors import SettingsError
+from train.model.saving import open_pipeline
+from train.sample.prompts import Prompt
+from train.training.guard import memory_full
+
+BLACK_AT_MOST = 2  # of 255: what a decoder gives whose values were lost
+DECODED_PX = 512 * 512  # decoded at once on the CPU: no more memory than one picture of SD1.5 needs
+DECODED_PX_ON_ACCELERATORS = 8 * DECODED_PX
+
+# Short words for diffusers' schedulers; any other compatible one goes by its class's name.
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "deis": "DEISMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+class Drawing(NamedTuple):
+    """One picture to draw: its noise comes from `seed` alone."""
+
+    prompt: Prompt
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells one drawing from another."""
+        return self.prompt.text, self.seed
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How pictures are drawn. scheduler: one of SCHEDULERS or a class's name; None: the pipeline's own."""
+
+    steps: int
+    guidance: float
+    scheduler: str | None = None
+
+
+class Drawn(NamedTuple):
+    """A picture, and `black` or `not_finite` where it is no picture that could be compared."""
+
+    image: Image.Image
+    fault: str | None
+
+
+def drawings(prompts: Iterable[Prompt], images_per_prompt: int, seed: int) -> list[Drawing]:
+    """Prompt by prompt. An image's seed depends on (seed, prompt, number), not on the prompt's place."""
+    return [
+        Drawing(prompt, _image_seed(seed, prompt.text, number))
+        for prompt in prompts
+        for number in range(images_per_prompt)
+    ]
+
+
+def _image_seed(seed: int, prompt: str, number: int) -> int:
+    """63 bits, as a signed 64-bit column holds them."""
+    digest = hashlib.sha256(f"{seed}\0{number}\0{prompt}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def open_painter(source: str, scheduler: str | None) -> Any:
+    """A pipeline on this machine's device, its latents decoded in slices. Raises: ModelError, SettingsError."""
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    painter = open_pipeline(source, torch.float32 if device.type == "cpu" else torch.float16)
+    if scheduler is not None:
+        painter.scheduler = _scheduler(painter.scheduler, scheduler)
+    picture_px = (painter.vae_scale_factor**2) * math.prod(_latent_shape(painter)[1:])
+    most_px = DECODED_PX if device.type == "cpu" else DECODED_PX_ON_ACCELERATORS
+    painter.vae.decode = SlicedDecode(painter.vae.decode, max(1, most_px // picture_px))
+    painter.set_progress_bar_config(disable=True)
+    return painter.to(device)
+
+
+class SlicedDecode:
+    """A VAE's `decode`, at most `pictures` latents at a time; being out of memory halves that for good."""
+
+    def __init__(self, decode: Callable[..., Any], pictures: int) -> None:
+        self.decode, self.pictures = decode, pictures
+
+    def __call__(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+        """z: (b, c, h, w). As AutoencoderKL's own. Raises: what `decode` raises, of memory too where b is 1."""
+        decoded: list[torch.Tensor] = []
+        start = 0
+        while start < len(z):
+            piece = self._tried(z[start : start + self.pictures])
+            if piece is not None:
+                decoded.append(piece)
+                start += len(piece)
+        pixels = decoded[0] if len(decoded) == 1 else torch.cat(decoded)
+        return DecoderOutput(pixels) if return_dict else (pixels,)
+
+    def _tried(self, latents: torch.Tensor) -> torch.Tensor | None:
+        try:
+            return cast(torch.Tensor, self.decode(latents, return_dict=False)[0])
+        except (MemoryError, RuntimeError) as error:
+            if len(latents) == 1 or not memory_full(error):
+                raise
+        self.pictures = len(latents) // 2  # here, where the traceback no longer holds the tensors
+        return None
+
+
+def _scheduler(own: Any, wanted: str) -> Any:
+    """Another scheduler with the model's own noise schedule. Raises: SettingsError naming those that fit."""
+    fitting = {kind.__name__: kind for kind in [type(own), *own.compatibles]}
+    kind = fitting.get(SCHEDULERS.get(wanted, wanted))
+    if kind is None:
+        words = {name: word for word, name in SCHEDULERS.items()}
+        known = ", ".join(sorted(words.get(name, name) for name in fitting))
+        raise SettingsError(f"--scheduler {wanted}: this model takes {known}.")
+    return kind.from_config(own.config)
+
+
+@torch.no_grad()
+def paint(painter: Any, chunk: list[Drawing], manner: Manner) -> torch.Tensor:
+    """(batch, 3, h, w) in [0, 1], on the CPU; what a picture looks like does not depend on what else is in it."""
+    shape = _latent_shape(painter)
+    noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in chunk]
+    pixels: torch.Tensor = painter(
+        prompt=[one.prompt.text for one in chunk],
+        latents=torch.from_numpy(np.stack(noise)).to(painter.device, _denoiser(painter).dtype),
+        generator=[torch.Generator().manual_seed(one.seed) for one in chunk],  # for schedulers that add noise
+        num_inference_steps=manner.steps,
+        guidance_scale=manner.guidance,
+        output_type="pt",
+    ).images
+    return pixels.cpu()
+
+
+def drawn(pixels: torch.Tensor) -> Drawn:
+    """pixels: (3, h, w) in [0, 1], rounded as diffusers rounds them. What is not finite becomes black, and is named."""
+    pixels = pixels.float()
+    finite = bool(torch.isfinite(pixels).all())
+    values = (pixels.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    image = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+    if not finite:
+        return Drawn(image, "not_finite")
+    return Drawn(image, "black" if int(values.max()) <= BLACK_AT_MOST else None)
+
+
+def _latent_shape(painter: Any) -> tuple[int, int, int]:
+    config = _denoiser(painter).config
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return config["in_channels"], height, width
+
+
+def _denoiser(painter: Any) -> Any:
+    return painter.transformer if hasattr(painter, "transformer") else painter.unet

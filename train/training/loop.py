@@ -1,0 +1,322 @@
+"""The training loop: the one long function, from a recipe and pairs to a saved model."""
+
+import time
+from contextlib import ExitStack, closing, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import Tensor
+
+from train.config import Optimizer, Recipe, as_toml
+from train.data.batches import BatchPlan, BatchStream
+from train.data.buckets import bucketed
+from train.data.latent_cache import open_cache
+from train.data.latents import Encoded, OnTheFly
+from train.data.pairs import PairSet
+from train.errors import RunDirectoryError, SettingsError
+from train.files import write_json
+from train.model import fsdp
+from train.model import saving as export
+from train.model.families import DiffusionModel, load, prompts_cut
+from train.model.fsdp import whole
+from train.model.lora import trainable
+from train.model.memory import peak_memory_bytes
+from train.model.policy import make_policy, pair_errors, whole_denoiser
+from train.objectives import PairErrors, implicit_accuracy, pair_loss
+from train.training import checkpoint
+from train.training import run_folder as rundir
+from train.training.card import write_card
+from train.training.guard import Guard, enough_memory
+from train.training.log import Reporter, RunLog, mean_of_last, shown
+from train.training.optimizers import make_optimizer, moving_average
+from train.training.validation import sample_grid, validate
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PATIENCE = timedelta(days=1)  # processes wait for one that fills the cache or writes; NCCL's own limit is 10 minutes
+METRICS = (  # summed over pairs, in the order of `metric_sums`
+    "loss",
+    "policy_mse_preferred",
+    "policy_mse_rejected",
+    "reference_mse_preferred",
+    "reference_mse_rejected",
+    "policy_margin",
+    "reference_margin",
+    "implicit_accuracy",
+    "drift",
+)
+
+
+def train(
+    recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool, cache: Path | None = None, use_cache: bool = True
+) -> dict[str, Any] | None:
+    """Train, save checkpoints and the model under `output`; the summary, on the main process only.
+
+    An optimizer step takes `run.batch_pairs` pairs over all processes, and its metrics are means over all
+    of them. Every draw depends on (seed, step, position) alone, so a resumed run equals an uninterrupted one.
+    cache: folder of the latents; absent, one beside the shards. Without `use_cache` they are encoded each time.
+    Raises: TrainError and its children.
+    """
+    run, accelerator = recipe.run, open_accelerator(recipe)
+    main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
+    settings = rundir.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache)
+    finished = rundir.finished_summary(output, settings, resume=resume)
+    agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
+    with ExitStack() as stack:
+        reporter = stack.enter_context(Reporter(main=main))
+        stack.enter_context(enough_memory(recipe))
+        if finished is not None:
+            reporter.say(f"{output} holds this run, finished: nothing to do.")
+            return finished if main else None
+        if main:
+            rundir.begin(output, settings)
+        accelerator.wait_for_everyone()
+        reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
+
+        # The model and its latents; the encoders are let go once the cache stands.
+        model = load(recipe.model)
+        latent_shape = model.latent_shape(recipe.data.resolution_px)
+        if recipe.data.buckets:
+            pairs = bucketed(pairs, recipe.data.resolution_px, model.multiple_px)
+        encoded, cut = open_encoded(model, pairs, recipe, accelerator, reporter, cache, use_cache=use_cache)
+        denoiser, reference = make_policy(model, recipe, device, DTYPES[run.mixed_precision], processes)
+        family, scheduler = model.family, model.scheduler
+        del model
+
+        # The optimizer of what is trained; a checkpoint's state goes back in before the first step.
+        parameters = trainable(denoiser)
+        plain_optimizer = make_optimizer(recipe.optimizer, parameters, device)
+        policy = denoiser if run.fsdp else accelerator.prepare(denoiser)
+        optimizer = accelerator.prepare(plain_optimizer)
+        average = moving_average(recipe.optimizer, parameters)
+        guard = Guard(recipe.optimizer.skip_grad_norm_over)
+        found = checkpoint.newest(output, reporter.say)
+        first_step = agreed_step(accelerator, output, 0 if found is None else found.step)
+        if found is not None:
+            checkpoint.restore(found, parameters, plain_optimizer, average)
+            restore_counts(found.state, accelerator, guard)
+            reporter.say(f"Resuming after step {first_step}.")
+        plan = BatchPlan(
+            recipe=recipe,
+            pairs=pairs,
+            encoded=encoded,
+            device=device,
+            timesteps=scheduler.config["num_train_timesteps"],
+            latent_shape=latent_shape,
+            rank=accelerator.process_index,
+            processes=processes,
+        )
+        batches = stack.enter_context(closing(BatchStream(plan, first_step)))
+        announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
+        log = stack.enter_context(RunLog(output, first_step, main=main, wandb_project=run.wandb_project))
+        began = time.perf_counter()
+
+        for step in range(first_step, run.steps):
+            step_began = time.perf_counter()
+            rate = learning_rate(recipe.optimizer, step)
+            for group in plain_optimizer.param_groups:
+                group["lr"] = rate
+            sums = torch.zeros(len(METRICS), device=device)
+
+            # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
+            # Processes average theirs, hence the factor; they meet in the last micro-step only.
+            last = False
+            while not last:
+                batch, last = next(batches)
+                with nullcontext() if last else accelerator.no_sync(policy):
+                    with accelerator.autocast():
+                        errors = pair_errors(policy, reference, scheduler, batch)
+                    losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
+                    accelerator.backward(losses.sum() * (processes / run.batch_pairs))
+                sums += metric_sums(errors, losses)
+
+            # One look at the device a step: the sums of all processes and the gradient's norm, which tell
+            # whether the step may be taken. Under fp16 the scaler must hear of every step.
+            norm = accelerator.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
+            means = accelerator.reduce(sums, "sum") / run.batch_pairs
+            *values, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
+            fault = guard.fault(values[0], grad_norm)
+            if fault is None:
+                optimizer.step()
+            elif accelerator.scaler is not None:
+                accelerator.scaler.update()
+            optimizer.zero_grad()
+            if average is not None and fault is None:
+                average.update(parameters)
+
+            done, seconds = step + 1, time.perf_counter() - step_began
+            metrics = dict(zip(METRICS, values, strict=True)) | {
+                "learning_rate": rate,
+                "grad_norm": grad_norm,
+                "pairs_per_sec": run.batch_pairs / seconds,
+                "data_wait_share": batches.waited_sec() / seconds,
+                "peak_memory_bytes": peak_memory_bytes(device),
+                "skipped_steps": guard.skipped,
+            }
+            if run.validate_every_steps and done % run.validate_every_steps == 0:
+                metrics |= validate(plan, denoiser, reference, scheduler, accelerator)
+            log.write(done, metrics)
+            reporter.advance("train", done, run.steps, shown(metrics))
+            if fault is not None:
+                reporter.say(f"Step {done} skipped: {fault}.")
+                last_good = checkpoint.newest(output, reporter.say)
+                guard.stop_if_lost(done, fault, None if last_good is None else last_good.folder)
+            if (main or run.fsdp) and (done % run.checkpoint_every_steps == 0 or done == run.steps):
+                state, keep = counts(accelerator, guard), run.keep_checkpoints
+                checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=keep, write=main)
+            if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
+                sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser, save=main)
+
+        if average is not None:
+            average.copy_to(parameters)
+        denoiser = whole_denoiser(denoiser, recipe, keep=main)
+        accelerator.end_training()
+        if not main:
+            return None
+        summary = {
+            "model": str(output / "model"),
+            "base": recipe.model,
+            "steps": run.steps,
+            "pairs": len(pairs.pairs),
+            "pairs_drawn": run.steps * run.batch_pairs,
+            "prompts_cut": cut,
+            "seconds": round(time.perf_counter() - began, 2),
+            **mean_of_last(output / "log.jsonl"),
+            "skipped_steps": guard.skipped,
+            "peak_memory_bytes": peak_memory_bytes(device),
+        }
+        facts = {**pairs.counts(), **summary, "source": pairs.source}
+        export.save_model(
+            output,
+            denoiser,
+            family,
+            lora=recipe.lora is not None,
+            settings=settings,
+            source=pairs.source,
+            card=lambda folder: write_card(folder, settings, facts, output / "log.jsonl"),
+        )
+        write_json(output / rundir.SUMMARY, summary)
+        return summary
+
+
+def open_accelerator(recipe: Recipe) -> Accelerator:
+    """Raises: SettingsError when this machine cannot do what the recipe asks for."""
+    precision, wanted = recipe.run.mixed_precision, recipe.run.batch_pairs
+    if precision == "fp16" and not torch.accelerator.is_available():
+        raise SettingsError(
+            'run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.'
+        )
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the launcher's would divide the loss
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
+    _check_distribution(accelerator.distributed_type)
+    fsdp.check(recipe, accelerator.num_processes)
+    if wanted < accelerator.num_processes:
+        raise SettingsError(
+            f"run.batch_pairs is {wanted}, but {accelerator.num_processes} processes are to share them."
+        )
+    return accelerator
+
+
+def agreed_step(accelerator: Accelerator, output: Path, step: int) -> int:
+    """The step that this process found in `output`, when all others found the same. Raises: RunDirectoryError."""
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        found = ", ".join(f"process {process} after step {found}" for process, found in enumerate(steps))
+        raise RunDirectoryError(
+            f"The processes would go on from different steps in {output}: {found};"
+            " to resume, give all machines one --output that they share."
+        )
+    return step
+
+
+def _check_distribution(kind: DistributedType) -> None:
+    """What accelerate would wrap the denoiser in; the one kind of spread weights that checkpoints know is ours."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise SettingsError(
+            f"accelerate's own {kind.value} is not supported; launch without it, and set run.fsdp = true in a file"
+            " given by --config, which spreads weights, gradients and moments over the processes."
+        )
+
+
+def open_encoded(
+    model: DiffusionModel,
+    pairs: PairSet,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    cache: Path | None,
+    *,
+    use_cache: bool,
+) -> tuple[Encoded, int]:
+    """Where batches come from, and how many prompts were cut at the text encoder's length."""
+    dtype = DTYPES[recipe.run.mixed_precision]
+    upcast = model.spec.vae_may_overflow and model.vae.config.get("force_upcast", True)
+    model.vae.to(accelerator.device, torch.float32 if upcast else dtype)
+    for encoder in model.text_encoders:
+        encoder.to(accelerator.device, dtype)
+    resolution_px, flips = recipe.data.resolution_px, recipe.data.flips
+    if not use_cache:
+        return OnTheFly(model, pairs, resolution_px), prompts_cut(model, pairs.prompts)
+    opened = open_cache(cache, model, pairs, accelerator, reporter, resolution_px=resolution_px, flips=flips)
+    return opened, opened.prompts_cut
+
+
+def announce(
+    reporter: Reporter, recipe: Recipe, pairs: PairSet, prompts_cut: int, micro_steps: int, processes: int
+) -> None:
+    """What a run is about to do, and what it found in the data, before the first step."""
+    run = recipe.run
+    reporter.say(as_toml(recipe.as_table()))
+    reporter.say(
+        f"{run.batch_pairs} pairs a step: {processes} process(es), {micro_steps} micro-step(s)"
+        f" of at most {run.micro_batch_pairs}; {run.steps} steps over {len(pairs.pairs)} pairs."
+    )
+    if prompts_cut:
+        reporter.say(
+            f"{prompts_cut} of {len(pairs.prompts)} prompts are longer than the text encoder takes; cut there."
+        )
+    if pairs.unequal_sides:
+        reporter.say(
+            f"{len(pairs.unequal_sides)} of {len(pairs.pairs)} pairs have sides of different sizes, each scaled and"
+            f" cut at its middle on its own; the first is {pairs.unequal_sides[0]}."
+        )
+
+
+def counts(accelerator: Accelerator, guard: Guard) -> dict[str, Any]:
+    """What a checkpoint holds beside weights and moments: the fp16 loss scale, the steps skipped."""
+    scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
+    return {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
+
+
+def restore_counts(state: dict[str, Any], accelerator: Accelerator, guard: Guard) -> None:
+    """The inverse of `counts`."""
+    guard.skipped, guard.in_a_row = state.get("skipped", (0, 0))
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state["loss_scale"])
+
+
+def learning_rate(optimizer: Optimizer, step: int) -> float:
+    """Of step `step`, counted from 0: linear warm-up that reaches the full rate at `warmup_steps`."""
+    return optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+
+
+def metric_sums(errors: PairErrors, losses: Tensor) -> Tensor:
+    """The METRICS of a micro-batch, summed over its pairs, on the device and without gradient."""
+    per_pair = (
+        losses,
+        errors.policy_w,
+        errors.policy_l,
+        errors.reference_w,
+        errors.reference_l,
+        errors.policy_margin,
+        errors.reference_margin,
+        implicit_accuracy(errors),
+        errors.policy_w.new_zeros(()).expand_as(errors.policy_w) if errors.drift is None else errors.drift,
+    )
+    return torch.stack([values.detach().float().sum() for values in per_pair])

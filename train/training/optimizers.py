@@ -1,0 +1,78 @@
+"""What takes the steps, and a moving average of the weights that they lead to."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from transformers.optimization import Adafactor
+
+from train.config import Optimizer
+from train.errors import SettingsError
+from train.model.fsdp import spread_like
+
+Parameters = dict[str, Parameter]
+
+
+def make_optimizer(optimizer: Optimizer, parameters: Parameters, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer that the recipe names. Raises: SettingsError when it needs a package that is not there."""
+    adam: dict[str, Any] = {
+        "betas": optimizer.betas,
+        "eps": optimizer.epsilon,
+        "weight_decay": optimizer.weight_decay,
+        "lr": optimizer.learning_rate,
+    }
+    if optimizer.name == "adamw8bit":
+        chosen: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(parameters.values(), **adam)
+        return chosen
+    if optimizer.name == "adafactor":  # as SalesforceAIResearch/DiffusionDPO sets it: the rate is what it says
+        return Adafactor(
+            parameters.values(),
+            lr=optimizer.learning_rate,
+            weight_decay=optimizer.weight_decay,
+            clip_threshold=1.0,
+            scale_parameter=False,
+            relative_step=False,
+        )
+    # On the CPU the plain form unless asked: the other rounds otherwise, and runs there stay what they were.
+    fused = device.type == "cuda" if optimizer.fused is None else optimizer.fused
+    return torch.optim.AdamW(parameters.values(), **adam, fused=fused or None)
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise SettingsError(
+            'optimizer.name "adamw8bit" needs the package bitsandbytes; install pairsieve[bitsandbytes],'
+            ' or take "adafactor".'
+        ) from error
+    return bitsandbytes
+
+
+class MovingAverage:
+    """An exponential moving average of the parameters, in float32 whatever they are in."""
+
+    def __init__(self, parameters: Parameters, decay: float) -> None:
+        self.decay = decay
+        self.averages = {name: value.detach().float().clone() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Parameters) -> None:
+        """average <- decay * average + (1 - decay) * weight"""
+        values = [parameter.detach().float() for parameter in parameters.values()]
+        torch._foreach_lerp_(list(self.averages.values()), values, 1 - self.decay)
+
+    def load(self, averages: dict[str, Tensor]) -> None:
+        for name, average in self.averages.items():
+            average.copy_(spread_like(averages[name], average))
+
+    @torch.no_grad()
+    def copy_to(self, parameters: Parameters) -> None:
+        for name, parameter in parameters.items():
+            parameter.copy_(self.averages[name])
+
+
+def moving_average(optimizer: Optimizer, parameters: Parameters) -> MovingAverage | None:
+    """The average that the recipe asks for, if it does."""
+    return None if optimizer.ema_decay is None else MovingAverage(parameters, optimizer.ema_decay)

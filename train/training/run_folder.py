@@ -1,0 +1,116 @@
+"""What an output directory says about itself, and whether a run may go on in it.
+
+<output>/run.json      the settings: recipe, shards, cache or not, versions; written before the first step
+         checkpoints/  see checkpoint.py
+         log.jsonl     one line per optimizer step;  tensorboard/  the same as events
+         wandb-id      the run's name at Weights & Biases, where the recipe asks for it
+         samples/      pictures of base and policy, where the recipe asks for them
+         model/        what training made, with training.json; written last
+         summary.json  the final numbers; its presence means the run is finished
+"""
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from train.config import Recipe
+from train.errors import RunDirectoryError
+from train.files import read_json, write_json
+from train.training.checkpoint import checkpoints_folder
+
+SETTINGS, SUMMARY = "run.json", "summary.json"
+MAY_DIFFER = (  # what changes no weight
+    "recipe.run.steps",
+    "recipe.run.checkpoint_every_steps",
+    "recipe.run.keep_checkpoints",
+    "recipe.run.fsdp",
+    "recipe.run.validate_every_steps",
+    "recipe.run.sample_every_steps",
+    "recipe.run.sample_prompts",
+    "recipe.run.wandb_project",
+)
+VERSIONED = ("pairsieve", "torch", "diffusers", "transformers", "peft", "accelerate")
+
+
+def settings_of(recipe: Recipe, shard_hashes: list[str], *, latent_cache: bool) -> dict[str, Any]:
+    """What decides the outcome of a run, as run.json keeps it; a cache rounds latents to float16."""
+    versions = {name: metadata.version(name) for name in VERSIONED}
+    return {
+        "recipe": recipe.as_table(),
+        "shards_sha256": shard_hashes,
+        "latent_cache": latent_cache,
+        "versions": versions,
+    }
+
+
+def finished_summary(output: Path, settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    """The summary of a finished run under these settings, or None when there is work to do.
+
+    Raises: RunDirectoryError when `output` holds a run under other settings, a longer one, or an unfinished
+    one that the user did not ask to resume. A run that never came to a checkpoint is no run yet.
+    """
+    stored = _read(output / SETTINGS)
+    if not any(checkpoints_folder(output).glob("step-*")):
+        return None
+    if stored is None:
+        raise RunDirectoryError(f"{output} holds checkpoints without {SETTINGS}; name another --output, or remove it.")
+    differing = _differences(stored, settings)
+    if differing:
+        raise RunDirectoryError(
+            f"{output} holds a run under other settings ({'; '.join(differing)}); name another --output, or remove it."
+        )
+    summary, steps = _read(output / SUMMARY), settings["recipe"]["run"]["steps"]
+    if summary is not None and summary["steps"] == steps:
+        return summary
+    if summary is not None and summary["steps"] > steps:
+        raise RunDirectoryError(
+            f"{output} holds a run of {summary['steps']} steps, more than the {steps} asked for;"
+            " name another --output, or remove it."
+        )
+    if not resume:
+        raise RunDirectoryError(
+            f"{output} holds an unfinished run under these settings; add --resume to continue it,"
+            " or name another --output."
+        )
+    return None
+
+
+def begin(output: Path, settings: dict[str, Any]) -> None:
+    """Write run.json. Raises: StorageError."""
+    (output / SUMMARY).unlink(missing_ok=True)
+    write_json(output / SETTINGS, settings)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} is damaged ({error}); name another --output.") from error
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """`key: stored, now wanted` for each setting that decides the weights; versions do not stop a run."""
+    stored = {"latent_cache": wanted["latent_cache"]} | stored  # a run begun before it was kept may go on
+    before, now = (_flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
+    keys = [key for key in {**before, **now} if key not in MAY_DIFFER and before.get(key) != now.get(key)]
+    return [f"{key}: was {_shown(before.get(key))}, now {_shown(now.get(key))}" for key in keys]
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: _comparable(value)}
+    return flat
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,64 @@
+"""How a run is doing while it goes: implicit accuracy on held-out pairs, and pictures beside the base's."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from train.config import Recipe
+from train.data.batches import BatchPlan
+from train.model.families import FAMILIES, Family, Scheduler
+from train.model.policy import Reference, pair_errors
+from train.model.saving import open_pipeline
+from train.objectives import implicit_accuracy, pair_loss
+from train.sample.generate import Drawing, Manner, drawings, drawn, paint
+from train.sample.grid import Tile, save_grid
+from train.sample.prompts import Prompt
+
+SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 7.5  # what `train sample` takes when nothing is said
+
+
+@torch.no_grad()
+def validate(
+    plan: BatchPlan, policy: torch.nn.Module, reference: Reference, scheduler: Scheduler, accelerator: Accelerator
+) -> dict[str, float]:
+    """Loss and implicit accuracy on the held-out pairs, over all processes; always with the same draws."""
+    sums = torch.zeros(3, device=plan.device)
+    for batch, counted in plan.validation():
+        with accelerator.autocast():
+            errors = pair_errors(policy, reference, scheduler, batch)
+        losses = pair_loss(errors, plan.recipe.objective, batch.weights, batch.offsets)[:counted]
+        right = implicit_accuracy(errors)[:counted]
+        sums += torch.stack([losses.float().sum(), right.float().sum(), sums.new_tensor(counted)])
+    loss, right, count = accelerator.reduce(sums, "sum").tolist()
+    return {"validation_loss": loss / count, "validation_implicit_accuracy": right / count}
+
+
+def sample_grid(
+    output: Path, step: int, recipe: Recipe, prompts: list[str], family: Family, policy: Any, *, save: bool
+) -> Path:
+    """Draw the prompts with base and policy from fixed seeds: `<output>/samples/step-<step>.png`.
+
+    The base is opened anew each time, so nothing of it is held between. A policy whose weights are spread over
+    processes draws on all of them; one of them is told to `save`. Raises: StorageError.
+    """
+    manner = Manner(SAMPLE_STEPS, SAMPLE_GUIDANCE)
+    todo = drawings(map(Prompt, prompts), 1, recipe.run.seed)
+    device = next(policy.parameters()).device
+    painter = open_pipeline(recipe.model, torch.float32).to(device)  # a policy returns float32
+    painter.set_progress_bar_config(disable=True)
+    before = _drawn(painter, todo, manner)
+    setattr(painter, FAMILIES[family].denoiser_name, policy)
+    policy.eval()
+    after = _drawn(painter, todo, manner)
+    policy.train()
+    path = output / "samples" / f"step-{step:06d}.png"
+    tiles = [Tile(prompt, *sides) for prompt, *sides in zip(prompts, before, after, strict=True)]
+    if save:
+        save_grid(path, tiles, ("base", "policy"), f"{recipe.model}   step {step}   seed {recipe.run.seed}")
+    return path
+
+
+def _drawn(painter: Any, todo: list[Drawing], manner: Manner) -> list[Any]:
+    return [drawn(paint(painter, [one], manner)[0]).image for one in todo]
