@@ -31,7 +31,7 @@ SIDES = ("preferred", "rejected")
 
 
 def ours(root: Path, metric: str = "qsd", memory: str | None = None, cap: int | None = MOST) -> None:
-    from curate.database.connection import Psi
+    from curate.rank.psi import Psi
     from curate.rank.selection.selection import Limits
     from curate.rank.stage import RankOptions, rank
     from curate.storage.run import Run

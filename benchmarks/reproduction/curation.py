@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from benchmarks.reproduction.judges import ANNOTATORS, SCORERS, judgements, scores
 from benchmarks.reproduction.pictures import embed_captions
 from benchmarks.reproduction.world import World
+from curate.rank.psi import parse_psi
 from curate.rank.selection.selection import Limits
-from curate.rank.stage import RankOptions, parse_psi, rank
+from curate.rank.stage import RankOptions, rank
 from curate.storage.run import Run
 from curate.storage.tables import write_table
 from schemas import tables

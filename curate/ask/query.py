@@ -9,7 +9,8 @@ from typing import IO
 
 import duckdb
 
-from curate.database.connection import first_line, literal, read_only_query, seal
+from curate.database.connection import first_line, literal, seal
+from curate.database.user_sql import read_only_query
 from curate.errors import QueryError
 from curate.rank.rankings import open_views
 from curate.storage.run import Run

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from curate.database.connection import fetch, query_text
+from curate.database.connection import fetch
+from curate.database.queries import query_text
 from curate.errors import RunError, UsageError, nearest
 from curate.models.model_set import ModelSet, load_model_set
 from curate.models.towers import Tower, load_tower

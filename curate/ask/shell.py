@@ -19,8 +19,9 @@ from pygments.lexers.sql import SqlLexer
 
 from curate.ask.completion import completer_of
 from curate.ask.query import ROWS_SHOWN, statements_of, table_text
-from curate.database.connection import ends, literal, read_only_query, seal
+from curate.database.connection import literal, seal
 from curate.database.interrupts import stoppable
+from curate.database.user_sql import ends, read_only_query
 from curate.errors import QueryError, nearest
 from curate.rank.rankings import open_views
 from curate.storage.run import Run

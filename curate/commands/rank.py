@@ -60,8 +60,9 @@ def rank(
     Example: curate rank --top 0.0533 --metric qsd --psi hpsv2
     """
     from curate.rank.filters import Filters
+    from curate.rank.psi import parse_psi
     from curate.rank.selection.selection import Limits
-    from curate.rank.stage import RankOptions, parse_psi
+    from curate.rank.stage import RankOptions
     from curate.rank.stage import rank as run_rank
 
     options = RankOptions(
@@ -126,7 +127,7 @@ def check(
     Example: curate metrics check my_metric.sql
     """
     from curate.rank.check import check_metric
-    from curate.rank.stage import parse_psi
+    from curate.rank.psi import parse_psi
 
     report = check_metric(Run(Path(run)), file, tuple(param or ()), parse_psi(psi, psi_norm))
     print_report(report, as_json, check_lines(report))

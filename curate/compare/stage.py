@@ -14,7 +14,8 @@ from curate.compare.page import write_page
 from curate.compare.statistics.bootstrap import RESAMPLES, SEED, Resamples
 from curate.compare.statistics.diversity import spreads
 from curate.compare.statistics.win_rates import Pictures, standings, verdicts
-from curate.database.connection import connect_views, create_view, fetch, query_text
+from curate.database.connection import connect_views, create_view, fetch
+from curate.database.queries import query_text
 from curate.errors import RunError, nearest
 from curate.storage.run import Run
 from curate.storage.tables import write_text

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from curate.embed.planning.parts import part_name
 from curate.embed.progress import PROGRESS_FILE, read_progress
 from curate.errors import RunError, UsageError
-from curate.models.model_set import file_sha256
-from curate.storage.files import is_local
+from curate.storage.files import file_sha256, is_local
 from curate.storage.run import PARTS, SETTINGS_FILE, Run, RunFiles, first_difference, marker_file
 from curate.storage.tables import atomic_path
 from curate.storage.threads import in_threads

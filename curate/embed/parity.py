@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from curate.database.connection import Psi
 from curate.embed.device.pipeline import EmbedOptions
 from curate.errors import RunError
 from curate.models.model_set import DEFAULT_SCORERS, ModelSet, ScorerSpec
 from curate.models.scoring import EmbeddedPrompts, Scoring, load_scoring
+from curate.rank.psi import Psi
 from curate.rank.stage import RankOptions, rank
 from curate.sources.images import Rejected, decode
 from curate.sources.parquet import Location, Source

@@ -7,7 +7,8 @@ from typing import Any
 
 import duckdb
 
-from curate.database.connection import create_parquet_view, query_text
+from curate.database.connection import create_parquet_view
+from curate.database.queries import query_text
 from curate.export.tars.spool import ImageFacts
 from curate.sources.parquet import Location
 from curate.storage.run import Run

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from curate.errors import ModelError
-from curate.models.model_set import ScorerSpec, file_sha256, weights_file
+from curate.models.model_set import ScorerSpec
 from curate.models.nsfw import NsfwHead, load_nsfw_head
 from curate.models.scorers import Matched, Scorer
+from curate.models.weights import weights_file
+from curate.storage.files import file_sha256
 
 if TYPE_CHECKING:
     from curate.models.towers import Tower

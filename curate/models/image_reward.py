@@ -22,10 +22,12 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 
 from curate.errors import ModelError
 from curate.models.heads import AestheticHead, fold_linear_layers
-from curate.models.model_set import ScorerSpec, file_sha256, weights_file
+from curate.models.model_set import ScorerSpec
 from curate.models.scorers import Matched
 from curate.models.towers.hpsv2 import OPENAI_MEAN, OPENAI_STD
 from curate.models.towers.precision import autocast
+from curate.models.weights import weights_file
+from curate.storage.files import file_sha256
 
 MAX_TOKENS = 35
 MEAN, STD = 0.16717362830052426, 1.0333394966054072

@@ -15,10 +15,11 @@ from PIL import Image
 from curate.embed.device.batch_size import BatchLimit, score_within
 from curate.errors import ModelError
 from curate.models.heads import load_head, load_words_head
-from curate.models.model_set import HEAD_KEYS, ModelSet, ScorerSpec, weights_file
+from curate.models.model_set import HEAD_KEYS, ModelSet, ScorerSpec
 from curate.models.plugins import load_plugin
 from curate.models.scorers import Matched, Scorer, preprocessing_of, reads_pixels, scores_of
 from curate.models.towers import Tower, load_tower
+from curate.models.weights import weights_file
 from schemas import tables
 
 Pictures = list[dict[str, torch.Tensor]] | dict[str, torch.Tensor]

@@ -4,10 +4,12 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from curate.database.connection import Psi, connect_views, fetch, query_text, seal
+from curate.database.connection import connect_views, fetch, seal
+from curate.database.queries import query_text
 from curate.errors import QueryError
 from curate.rank.metrics.metric import load_metric, parameter_values, shipped_metrics
-from curate.rank.stage import check_psi, measure, prepare_inputs, prepare_pairs
+from curate.rank.psi import Psi, check_psi
+from curate.rank.stage import measure, prepare_inputs, prepare_pairs
 from curate.storage.run import Run
 
 TOP = 0.0533

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from curate.database.connection import connect_views, fetch, query_text
+from curate.database.connection import connect_views, fetch
+from curate.database.queries import query_text
 from curate.rank.check import finite
 from curate.rank.rankings import ranking_settings
 from curate.storage.run import Run

@@ -6,7 +6,8 @@ from typing import Any
 
 import duckdb
 
-from curate.database.connection import fetch, literal, materialise
+from curate.database.connection import fetch, literal
+from curate.database.user_sql import materialise
 from curate.errors import QueryError, UsageError, nearest
 from curate.rank.metrics.metric import NSFW, flags_nsfw
 

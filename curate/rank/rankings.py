@@ -6,15 +6,9 @@ from typing import Any
 import duckdb
 
 from curate.database.comments import describe
-from curate.database.connection import (
-    Psi,
-    at_once,
-    connect_views,
-    create_calibration_views,
-    create_parquet_view,
-    create_psi_views,
-)
+from curate.database.connection import at_once, connect_views, create_parquet_view
 from curate.errors import RunError
+from curate.rank.psi import Psi, create_calibration_views, create_psi_views
 from curate.storage.run import Run
 from curate.storage.tables import atomic_path
 

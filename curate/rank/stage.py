@@ -11,26 +11,23 @@ import duckdb
 import tomli_w
 
 from curate.database.connection import (
-    PSI_NORMS,
-    Psi,
     connect_views,
     copy_query,
-    create_calibration_views,
-    create_psi_tables,
     create_view,
     fetch,
     fetch_count,
     first_line,
     literal,
-    materialise,
-    query_text,
     seal,
 )
-from curate.errors import QueryError, RunError, UsageError, nearest
+from curate.database.queries import query_text
+from curate.database.user_sql import materialise
+from curate.errors import QueryError, RunError, UsageError
 from curate.rank.filters import Filters, set_aside
 from curate.rank.metrics.calibration import Calibration, calibrate
 from curate.rank.metrics.metric import Metric, judging, load_metric, mentions, parameter_values, scorers_of
 from curate.rank.metrics.pareto import create_fronts
+from curate.rank.psi import Psi, check_psi, create_calibration_views, create_psi_tables
 from curate.rank.rankings import write_database
 from curate.rank.selection.coverage import prompt_coverage, topic_coverage
 from curate.rank.selection.selection import Limits, Prompts, Selection, read_prompts, select
@@ -151,39 +148,6 @@ def _chosen_by(metric: Metric, scorers: list[str], options: RankOptions) -> list
     queries = [metric.sql(judging(scorers)), filters.where or "", *(f"{name}_score" for name in filters.min_scores)]
     queries += ["annotators"] if filters.min_annotator_agreement is not None else []
     return scorers_of("\n".join(queries), scorers, options.psi.weights)
-
-
-def parse_psi(text: str, norm: str) -> Psi:
-    """`clip,pickscore` (equal weights) or `clip=2,pickscore=1` as weights. Raises UsageError."""
-    if norm not in PSI_NORMS:
-        raise UsageError(f"--psi-norm {norm}: unknown{nearest(norm, PSI_NORMS)}")
-    weights: dict[str, float] = {}
-    for term in filter(None, (term.strip() for term in text.split(","))):
-        scorer, _, weight = term.partition("=")
-        if scorer.strip() in weights:
-            raise UsageError(f"--psi {text}: '{scorer.strip()}' is given twice")
-        try:
-            weights[scorer.strip()] = float(weight) if weight else 1.0
-        except ValueError as error:
-            raise UsageError(f"--psi {text}: '{weight}' is not a number; write SCORER=WEIGHT") from error
-    if not weights or min(weights.values()) <= 0 or not math.isfinite(sum(weights.values())):
-        raise UsageError(f"--psi '{text}': name scorers with positive weights, such as clip=2,pickscore=1")
-    return Psi(weights, norm)
-
-
-def check_psi(run: Run, psi: Psi) -> list[str]:
-    """The run's scorers. Raises RunError for a run without judgements, UsageError for a scorer that it lacks."""
-    summary = run.summary()
-    if not summary["judged"]:
-        raise RunError(f"the pairs of {run.root} carry no judgements to rank; `curate compare` reads them")
-    scorers: list[str] = summary["scorers"]
-    for name in psi.weights:
-        if name not in scorers:
-            raise UsageError(
-                f"--psi: the run has no scorer '{name}'{nearest(name, scorers)}; "
-                "`curate embed --scorers` adds it, in a new run"
-            )
-    return scorers
 
 
 def parse_top(top: str) -> int | float:

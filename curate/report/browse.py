@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import duckdb
 
-from curate.database.connection import first_line, query_text
+from curate.database.connection import first_line
+from curate.database.queries import query_text
 from curate.errors import CurateError, UsageError
 from curate.pages.pictures import picture_places, thumbnails
 from curate.report.figures import figures

@@ -7,7 +7,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from curate.database.connection import query_text
+from curate.database.connection import Rows, query_rows
+from curate.database.queries import query_text
 from curate.rank.metrics.calibration import Calibration
 from curate.report import charts
 from curate.report.charts import Figure
@@ -17,13 +18,6 @@ HISTOGRAM_BINS = 40
 AGREEMENT_BINS = 20
 MAP_PROMPTS = 1000
 Z_95 = 1.959964
-
-Rows = list[dict[str, Any]]
-
-
-def query_rows(connection: duckdb.DuckDBPyConnection, query: str, **params: Any) -> Rows:
-    """All rows of a query of ours, each as a dict."""
-    return connection.sql(query, params=params or None).to_arrow_table().to_pylist()
 
 
 def figures(

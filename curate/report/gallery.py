@@ -7,11 +7,12 @@ from typing import Any
 
 import duckdb
 
-from curate.database.connection import Psi, connect_views, create_psi_tables, query_text, seal
+from curate.database.connection import Rows, connect_views, query_rows, seal
+from curate.database.queries import query_text
 from curate.rank.metrics.calibration import Calibration, calibrate
 from curate.rank.metrics.metric import judging
+from curate.rank.psi import Psi, create_psi_tables
 from curate.rank.rankings import ranking_settings
-from curate.report.figures import Rows, query_rows
 from curate.storage.run import Run
 from curate.terminal.text import sum_line
 from schemas.reasons import PASSED_OVER, REASONS

@@ -11,7 +11,8 @@ import tomli_w
 
 from curate.compare.statistics.bootstrap import RESAMPLES, clustered_interval
 from curate.compare.statistics.win_rates import sign_test
-from curate.database.connection import connect_views, query_text
+from curate.database.connection import connect_views
+from curate.database.queries import query_text
 from curate.errors import RunError
 from curate.pages.pictures import originals
 from curate.review.judgements import Judgement, agreement, read_log

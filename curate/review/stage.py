@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import duckdb
 from markupsafe import Markup
 
-from curate.database.connection import connect_views, query_text
+from curate.database.connection import connect_views
+from curate.database.queries import query_text
 from curate.errors import RunError, UsageError, nearest
 from curate.pages.pictures import originals
 from curate.report.browse import HOST, Answer, BadRequestError, Server, make_handler

@@ -1,6 +1,7 @@
 """Files by path or URL: failures that pass are tried again, and a changed file is known by its fingerprint."""
 
 import errno
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -163,3 +164,9 @@ def _error_code(error: BaseException) -> str | None:
 
 def _utc(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

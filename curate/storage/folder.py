@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import RunError, WriteError
-from curate.models.model_set import file_sha256
+from curate.storage.files import file_sha256
 from curate.storage.tables import atomic_path, write_table, writing
 
 Entry = dict[str, Any]

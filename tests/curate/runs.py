@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.database.connection import Psi
+from curate.rank.psi import Psi
 from curate.rank.stage import RankOptions, rank
 from curate.storage.run import Run
 from curate.storage.tables import write_table

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from curate.database.connection import Psi
 from curate.errors import QueryError, RunError, UsageError
 from curate.rank.filters import Filters
+from curate.rank.psi import Psi
 from curate.storage.run import Run
 from curate.terminal.text import rank_lines
 from tests.curate.builders import Outcome

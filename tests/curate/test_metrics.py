@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.database.connection import Psi
 from curate.errors import QueryError, RunError, UsageError
 from curate.rank.check import check_metric
 from curate.rank.metrics.calibration import fit_weights
 from curate.rank.metrics.metric import load_metric, parameter_values, scorers_of, shipped_metrics
+from curate.rank.psi import Psi
 from curate.storage.run import Run
 from tests.curate.builders import Outcome
 from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked, ranking_rows, selected

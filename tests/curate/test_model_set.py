@@ -9,7 +9,8 @@ import tomli_w
 
 from curate.errors import ManifestError, UsageError
 from curate.models import model_set
-from curate.models.model_set import DEFAULT_SCORERS, load_model_set, weights_file
+from curate.models.model_set import DEFAULT_SCORERS, load_model_set
+from curate.models.weights import weights_file
 
 GOOD: dict[str, Any] = {
     "towers": {"clip": {"family": "open_clip", "folder": "clip"}},

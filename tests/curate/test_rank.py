@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.synthetic import make_run as synthetic
-from curate.database.connection import Psi, query_text
+from curate.database.queries import query_text
 from curate.errors import QueryError, RunError, UsageError
 from curate.rank import stage as rank_module
-from curate.rank.stage import parse_psi, parse_top, selected_count
+from curate.rank.psi import Psi, parse_psi
+from curate.rank.stage import parse_top, selected_count
 from curate.storage.run import Run
 from curate.storage.tables import temporary_path, write_table
 from schemas import tables
@@ -218,8 +219,8 @@ def test_every_way_to_find_the_scores_ends_the_same(tmp_path: Path, monkeypatch:
     run = synthetic(tmp_path / "run", 4000)
     found = []
     for share, marked in ((0.0, 0), (0.25, 10**9)):
-        monkeypatch.setattr("curate.database.connection.SHARE_OF_JOINS", share)
-        monkeypatch.setattr("curate.database.connection.MOST_MARKED", marked)
+        monkeypatch.setattr("curate.rank.psi.SHARE_OF_JOINS", share)
+        monkeypatch.setattr("curate.rank.psi.MOST_MARKED", marked)
         ranked(run)
         found.append(ranking_rows(run))
     ranked(run, memory="none")

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.database.connection import Psi
 from curate.rank.metrics.metric import load_metric
+from curate.rank.psi import Psi
 from curate.report import stage as report_stage
 from curate.report.figures import figures, wilson_interval
 from curate.report.gallery import count_steps, metric_purpose, open_ranking, section_ranks, standing, workings

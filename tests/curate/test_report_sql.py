@@ -5,8 +5,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from curate.database.connection import query_text
-from curate.report.figures import query_rows
+from curate.database.connection import query_rows
+from curate.database.queries import query_text
 
 SCORERS = ["clip", "pick"]
 # rank, prompt, quality, selected, clip preferred and rejected, pick preferred and rejected

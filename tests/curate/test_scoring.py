@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from curate.database.connection import Psi
 from curate.errors import RunError
 from curate.models.scorers import Matched, scores_of
 from curate.models.scoring import EmbeddedPrompts, Scoring
+from curate.rank.psi import Psi
 from curate.storage.run import Run
 from tests.curate.builders import Outcome, pair_row, write_pairs
 from tests.curate.runs import make_run, ranked

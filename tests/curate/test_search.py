@@ -13,7 +13,7 @@ import pytest
 
 from curate import cli
 from curate.ask.search import load_run_tower
-from curate.database.connection import query_text
+from curate.database.queries import query_text
 from curate.models.model_set import load_model_set
 from curate.rank.rankings import open_views
 from curate.storage.run import Run

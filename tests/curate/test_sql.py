@@ -6,7 +6,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from curate.database.connection import query_text
+from curate.database.queries import query_text
 
 CURATE = Path(__file__).parents[2] / "curate"
 BOTH = ["clip", "pick"]

@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 
 from curate.errors import SourceError
-from curate.models.model_set import weights_file
+from curate.models.weights import weights_file
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import Location, Source, open_source
 from curate.storage import files as storage

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from curate.database.connection import connect_views, fetch
 from curate.errors import CurateError
 from curate.export.verify.shards import Findings
-from curate.models.model_set import file_sha256
 from curate.rank.rankings import ranking_settings
+from curate.storage.files import file_sha256
 from curate.storage.run import PART_TABLES, Run
 from curate.storage.threads import in_threads
 from curate.terminal.progress import Advance

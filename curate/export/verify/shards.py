@@ -10,7 +10,8 @@ from typing import IO, Any
 
 import fsspec
 
-from curate.database.connection import connect_views, query_text
+from curate.database.connection import connect_views
+from curate.database.queries import query_text
 from curate.embed.planning.plan import stable_id
 from curate.errors import CurateError
 from curate.rank.rankings import ranking_settings

@@ -13,8 +13,9 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTens
 from torchvision.transforms import functional as transforms
 
 from curate.errors import ModelError
-from curate.models.model_set import TowerSpec, weights_file
+from curate.models.model_set import TowerSpec
 from curate.models.towers.open_clip import OpenClipTower, architecture_of, checked_sha256
+from curate.models.weights import weights_file
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

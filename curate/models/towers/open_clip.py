@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from curate.errors import ModelError
-from curate.models.model_set import TowerSpec, file_sha256
+from curate.models.model_set import TowerSpec
 from curate.models.towers.precision import autocast, hold, memory_format
+from curate.storage.files import file_sha256
 
 
 class OpenClipTower:

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from curate.database.connection import query_text
+from curate.database.queries import query_text
 
 RIDGE = 1.0
 """L2 penalty on the weights of margins in units of their root mean square: keeps them finite where all agree."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.database.connection import fill_blocks
+from curate.database.queries import fill_blocks
 from curate.errors import QueryError, UsageError, nearest
 
 SHIPPED = Path(__file__).parents[1] / "sql" / "metrics"

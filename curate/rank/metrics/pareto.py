@@ -4,7 +4,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.database.connection import query_text
+from curate.database.queries import query_text
 
 
 def create_fronts(connection: duckdb.DuckDBPyConnection, scorers: list[str]) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from curate.database.connection import fetch, query_text
+from curate.database.connection import fetch
+from curate.database.queries import query_text
 from curate.rank.selection.selection import Prompts
 
 TOPICS = 100

@@ -6,7 +6,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from curate.database.connection import fetch, query_text
+from curate.database.connection import fetch
+from curate.database.queries import query_text
 from curate.errors import RunError, UsageError
 from curate.rank.selection.diversity import choose_diverse, near_duplicate_groups
 
