@@ -26,7 +26,7 @@ from train.sample.generate import Manner, open_painter
 from train.sample.picture_files import Model
 from train.sample.prompts import Prompt
 from train.sample.stage import Sampling, sample
-from train.terminal import hush
+from train.terminal import silence_libraries
 
 GUIDANCE = 7.5
 LEAST_RATIO = 0.95
@@ -57,7 +57,7 @@ def main() -> None:
     for name, default in (("prompts", 48), ("batch", 8), ("steps", 10), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
-    hush()
+    silence_libraries()
     prompts = [f"picture {chr(97 + i % 26)} {chr(97 + i // 26)}" for i in range(given.prompts)]
     times: dict[str, list[tuple[float, float]]] = {"bare": [], "train sample": []}
     with tempfile.TemporaryDirectory() as temporary:

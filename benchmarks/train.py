@@ -36,7 +36,7 @@ from train.data.pairs import read_pairs
 from train.data.random_draws import PairOrder, draw
 from train.model.families import DiffusionModel, load
 from train.model.lora import add_lora, trainable
-from train.training.log import Reporter
+from train.terminal import Reporter
 
 WARM_STEPS = 2  # not timed
 CURVE_STEPS = 6

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from curate.commands import compare, embed, export, fetch, look, rank, review, status, verify
+from curate.commands import ask, compare, embed, export, rank, report, review
 from curate.database.interrupts import stoppable
 from curate.errors import CurateError
 from curate.terminal.progress import say
@@ -18,19 +18,19 @@ app = typer.Typer(
     help="Score the pairs of a preference data set, rank them by a SQL metric, and pack the best as shards.",
 )
 app.command(short_help="Score every image and prompt of a data set once.")(embed.embed)
-app.command(short_help="Say how far a run is, and how fast.")(status.status)
-app.command(short_help="Bring a run at a URL to a folder of this machine.")(fetch.fetch)
+app.command(short_help="Say how far a run is, and how fast.")(embed.status)
+app.command(short_help="Bring a run at a URL to a folder of this machine.")(embed.fetch)
 app.command(short_help="Rank the pairs by a SQL metric and select the top.")(rank.rank)
 app.add_typer(rank.metrics_app, name="metrics", short_help="List the shipped metrics, or check one of your own.")
 app.command(short_help="Say how two rankings differ.")(rank.diff)
 app.command(short_help="Write the selected pairs as WebDataset shards.")(export.export_shards)
-app.command(short_help="Check every hash, count and image of shards or a run.")(verify.verify)
-app.command(short_help="Query the run's tables, read-only.")(look.sql)
-app.command(short_help="Find the prompts, and their pairs, that are like a text.")(look.search)
+app.command(short_help="Check every hash, count and image of shards or a run.")(export.verify)
+app.command(short_help="Query the run's tables, read-only.")(ask.sql)
+app.command(short_help="Find the prompts, and their pairs, that are like a text.")(ask.search)
 app.command(short_help="Say which of two or more models wins, by each scorer.")(compare.compare)
 app.command(short_help="Judge pairs of pictures blind, on a page of this machine.")(review.review)
-app.command(short_help="Write one HTML page about a ranking.")(look.report)
-app.command(short_help="Serve the page of a ranking on this machine.")(look.browse)
+app.command(short_help="Write one HTML page about a ranking.")(report.report)
+app.command(short_help="Serve the page of a ranking on this machine.")(report.browse)
 
 
 def main() -> None:

@@ -95,10 +95,10 @@ def run(
     if dry_run:
         _print(_plan(recipe, pairs.counts(), output), as_json=as_json)
         return
-    from train.terminal import hush
+    from train.terminal import silence_libraries
     from train.training.loop import train
 
-    hush()
+    silence_libraries()
     summary = train(recipe, pairs, output, resume=resume, cache=cache, use_cache=not no_cache)
     if summary is not None:
         _print(summary, as_json=as_json)
@@ -181,10 +181,9 @@ def _sampled(sampling: "Sampling", output: Path) -> dict[str, Any]:
     """Draw; what came of it, with each model's faulty pictures named on stderr."""
     from train.sample.stage import MANIFEST_FILE
     from train.sample.stage import sample as run_sample
-    from train.terminal import hush
-    from train.training.log import Reporter
+    from train.terminal import Reporter, silence_libraries
 
-    hush()
+    silence_libraries()
     with Reporter(main=True) as reporter:
         faults = run_sample(sampling, output, lambda done, total: reporter.advance("sample", done, total))
     models = [one.name for one in sampling.models]

@@ -1,16 +1,55 @@
-"""Silences what libraries print, so that stderr carries ours alone."""
+"""What a command of `train` shows on stderr: our progress, and nothing of the libraries' own."""
 
 import threading
 from functools import cache
+from types import TracebackType
 
-from diffusers.utils import logging as diffusers_logging
-from tensorboard.summary.writer import event_file_writer
-from transformers.utils import logging as transformers_logging
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_LINES = 20  # about as many over a run when stderr is not a terminal
+
+
+class Reporter:
+    """Progress on stderr: a rich bar on a terminal, lines otherwise; `main` processes only."""
+
+    def __init__(self, *, main: bool) -> None:
+        self._console = Console(stderr=True, quiet=not main, highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console)
+        self._tasks: dict[str, int] = {}
+
+    def __enter__(self) -> "Reporter":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` of `what` are done."""
+        if self._console.is_terminal:
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, total=total, note="")
+            self._bar.update(self._tasks[what], completed=done, note=note)  # type: ignore[arg-type]
+        elif done == total or done % max(1, total // PLAIN_LINES) == 0:
+            self.say(f"{what} {done}/{total}  {note}".rstrip())
 
 
 @cache
-def hush() -> None:
+def silence_libraries() -> None:
     """Call once, when a command starts; never at import."""
+    from diffusers.utils import logging as diffusers_logging
+    from tensorboard.summary.writer import event_file_writer
+    from transformers.utils import logging as transformers_logging
+
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()

@@ -26,7 +26,7 @@ from benchmarks.reproduction.job import Bench, results_folder
 from benchmarks.reproduction.planner import plan_lines
 from benchmarks.reproduction.tuning import final_arms
 from benchmarks.reproduction.world import FULL, Size, open_world
-from train.terminal import hush
+from train.terminal import silence_libraries
 
 WORK, DOCS = Path("run/reproduction"), Path("docs")
 EXPERIMENTS = {arm.experiment for arm in all_arms()} | {"final"}
@@ -68,7 +68,7 @@ _BENCH: list[Bench] = []
 def _open_bench(work: Path, size: Size) -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
-    hush()
+    silence_libraries()
     _BENCH.append(Bench(work, size))
 
 
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--report-only", action="store_true", help="write the report of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    hush()
+    silence_libraries()
     chosen = None if options.only is None else options.only.split(",")
     if unknown := set(chosen or ()) - EXPERIMENTS:
         parser.error(f"--only: there is no experiment {min(unknown)}; there are {', '.join(sorted(EXPERIMENTS))}")

@@ -25,9 +25,10 @@ from train.data.latents import Encoded
 from train.data.pairs import Pair, PairSet
 from train.model.families import Conditioning, DiffusionModel, Scheduler
 from train.model.lora import trainable
-from train.model.policy import make_policy, pair_errors
+from train.model.policy import make_policy
 from train.objectives import implicit_accuracy, pair_loss
 from train.training.optimizers import make_optimizer
+from train.training.pair_errors import pair_errors
 
 CPU = torch.device("cpu")
 Observe = Callable[[int, torch.nn.Module, dict[str, float]], None]

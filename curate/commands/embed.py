@@ -1,17 +1,18 @@
-"""`curate embed`."""
+"""`curate embed`, `curate status` and `curate fetch`."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curate.commands.common import JsonOption, RunOrUrlOption, print_report
+from curate.commands.common import JsonOption, RunOption, RunOrUrlOption, print_report
+from curate.embed.stdout import embed_lines, fetch_lines, parity_lines, status_lines
 from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS, load_model_set
 from curate.sources.manifest import DEMO, Manifest, load_manifest
-from curate.storage.run import run_at
+from curate.storage.run import Run, run_at
 from curate.terminal.progress import say
-from curate.terminal.text import embed_lines, parity_lines
 
 if TYPE_CHECKING:
     from curate.embed.device.pipeline import EmbedOptions
@@ -179,3 +180,29 @@ def _manifest(name: str) -> Manifest:
     if name == DEMO:
         say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
     return load_manifest(name)
+
+
+def status(run: RunOrUrlOption = "run", as_json: JsonOption = False) -> None:
+    """Say whether a run is running, finished or stopped, how far it is, and how fast.
+
+    Example: curate status --run run
+    """
+    from curate.embed.status import status as run_status
+
+    report = run_status(run_at(run))
+    print_report(report, as_json, status_lines(report))
+
+
+def fetch(
+    url: Annotated[str, typer.Argument(help="URL that `curate embed --run URL` wrote to.")],
+    run: RunOption = "run",
+    as_json: JsonOption = False,
+) -> None:
+    """Bring an embedded run from a URL to a folder, each file checked by its sha256.
+
+    Example: curate fetch s3://bucket/pickapic --run pickapic
+    """
+    from curate.embed.fetch import fetch as run_fetch
+
+    report = run_fetch(url, Run(Path(run)))
+    print_report(report, as_json, fetch_lines(report))

@@ -1,4 +1,4 @@
-"""`curate export-shards`."""
+"""`curate export-shards` and `curate verify`."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
+from curate.commands.common import JsonOption, RunOption, local_folder, print_report, ranking_name
+from curate.export.stdout import export_lines, verify_lines
 from curate.storage.run import Run
-from curate.terminal.text import export_lines
 
 WORKERS = min(4, os.cpu_count() or 1)
 
@@ -51,3 +51,27 @@ def export_shards(
     )
     report = run_export(Run(Path(run)), ranking_name(name), options)
     print_report(report, as_json, export_lines(report))
+
+
+def verify(
+    path: Annotated[str, typer.Argument(help="A run directory, or a folder or URL of shards.")],
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            callback=local_folder,
+            help="Run whose ranking the shards must match.  [default: the run they lie in]",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every hash, count, image and prompt of shards, or every part of a run, and list the faults.
+
+    Example: curate verify run/shards
+    """
+    from curate.export.verify.stage import verify as run_verify
+
+    report = run_verify(path, None if run is None else Run(Path(run)))
+    print_report(report, as_json, verify_lines(report))
+    if not report["sound"]:
+        raise typer.Exit(1)

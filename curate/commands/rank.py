@@ -8,8 +8,8 @@ import typer
 from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
 from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS
+from curate.rank.stdout import check_lines, diff_lines, metrics_lines, rank_lines
 from curate.storage.run import Run
-from curate.terminal.text import check_lines, diff_lines, metrics_lines, rank_lines
 
 
 def rank(

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
-from curate.compare.stdout import review_lines, reviewed_lines
 from curate.errors import UsageError
+from curate.review.stdout import review_lines, reviewed_lines
 from curate.storage.run import Run
 
 

@@ -1,4 +1,4 @@
-"""What `curate compare` and `curate review` print."""
+"""What `curate compare` prints."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def two_model_lines(report: dict[str, Any]) -> list[str]:
     for v in report["verdicts"]:
         means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
         change = f"{v['mean_change']:+.3g} ({v['mean_change_low']:+.3g} .. {v['mean_change_high']:+.3g})"
-        lines.append(f"{v['scorer']:<12}{_rate(v)}  {means:>18}  {change:>30}  {_p(v)}{_mark(v)}")
+        lines.append(f"{v['scorer']:<12}{rate(v)}  {means:>18}  {change:>30}  {p_value(v)}{_mark(v)}")
     return lines
 
 
@@ -48,7 +48,7 @@ def many_model_lines(report: dict[str, Any]) -> list[str]:
             if item["strength"] is not None:
                 strength = f"{item['strength']:+.2f} ({item['strength_low']:+.2f} .. {item['strength_high']:+.2f})"
             verdict = verdicts.get((scorer, item["model"]))
-            rest = f"{_rate(verdict)}  {_p(verdict)}" if verdict else ""
+            rest = f"{rate(verdict)}  {p_value(verdict)}" if verdict else ""
             name = f"  {item['model']}"
             lines.append(
                 f"{name:<{width}}{item['mean']:>11.4g}{item['median']:>11.4g}  {strength:>22}{rest}{_mark(item)}"
@@ -89,7 +89,7 @@ def category_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _rate(v: dict[str, Any]) -> str:
+def rate(v: dict[str, Any]) -> str:
     interval = f"{100 * v['win_rate_low']:.1f} - {100 * v['win_rate_high']:.1f} %"
     counts = f"{v['wins']}/{v['ties']}/{v['losses']}"
     return f"{100 * v['win_rate']:>7.1f} %  {interval:>15}  {counts:>14}"
@@ -101,40 +101,10 @@ def _interval(item: dict[str, Any], name: str) -> str | None:
     return f"{item[name]:.4f} ({item[f'{name}_low']:.4f} .. {item[f'{name}_high']:.4f})"
 
 
-def _p(v: dict[str, Any]) -> str:
+def p_value(v: dict[str, Any]) -> str:
     shown = f"p = {v['sign_p_value']:.4f}" if v["sign_p_value"] >= 0.0001 else "p < 0.0001"
     return f"{shown:>10}"
 
 
 def _mark(item: dict[str, Any]) -> str:
     return "  in-sample scorer" if item["in_sample"] else ""
-
-
-def review_lines(done: dict[str, Any]) -> list[str]:
-    """How far one reviewer has come; not who wins, which would not be blind."""
-    if done["manifest"] is None:
-        return [f"{done['reviewer']}: nothing judged yet of {done['pairs']:,} pairs"]
-    return [
-        f"{done['reviewer']}: {done['judged']:,} of {done['pairs']:,} pairs judged",
-        f"written  {done['manifest']}; `curate review --report` says who wins",
-    ]
-
-
-def reviewed_lines(report: dict[str, Any]) -> list[str]:
-    """Reviewers, how far they agree, and whose pictures they prefer."""
-    lines = [f"{'reviewer':<16}{'judged':>8}{'ties':>7}{'left':>9}{'median time':>13}"]
-    for item in report["reviewers"]:
-        left = "-" if item["left_share"] is None else f"{100 * item['left_share']:.1f} %"
-        seconds = f"{item['median_seconds']:.1f} s"
-        lines.append(f"{item['reviewer']:<16}{item['judged']:>8,}{item['ties']:>7,}{left:>9}{seconds:>13}")
-    for item in report["agreement"]:
-        alike = "-" if item["alike"] is None else f"{100 * item['alike']:.1f} %"
-        kappa = "-" if item["kappa"] is None else f"{item['kappa']:+.3f}"
-        pair = " and ".join(item["reviewers"])
-        lines.append(f"{pair}: {alike} alike of {item['pairs']:,} pairs that both judged, Cohen's kappa {kappa}")
-    for v in report["verdicts"]:
-        lines.append(
-            f"{v['model']} against {v['against']}: {_rate(v).strip()} of {v['judgements']:,} judgements over "
-            f"{v['prompts']:,} prompts, sign test {_p(v).strip()}"
-        )
-    return [*lines, f"written  {report['manifest']}"]

@@ -12,10 +12,11 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn
 
 from curate.embed.device.reports import Done, Tally
+from curate.embed.stdout import progress_line
 from curate.errors import WriteError
 from curate.storage.folder import Folder
 from curate.terminal.progress import say, stderr
-from curate.terminal.text import json_text, progress_line
+from curate.terminal.text import json_text
 
 PROGRESS_FILE = "progress.json"
 TICK_SEC = 1.0

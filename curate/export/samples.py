@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
 from curate.database.connection import create_parquet_view
 from curate.database.queries import query_text
-from curate.export.tars.spool import ImageFacts
 from curate.sources.parquet import Location
 from curate.storage.run import Run
 from schemas import shards
@@ -20,6 +19,16 @@ PAIRS_JOINED_TOGETHER = 8_192
 ROWS_READ_TOGETHER = 1024
 MEASURED = "size_bytes"
 Row = dict[str, Any]
+
+
+class ImageFacts(NamedTuple):
+    """What a sample says of an image, and what its place in a tar needs."""
+
+    sha256: str
+    size_bytes: int
+    format: str
+    width: int
+    height: int
 
 
 class SelectedPairs:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from curate.embed.device.batch_size import BatchLimit, score_within
 from curate.errors import ModelError
+from curate.models.batch_limit import BatchLimit
 from curate.models.heads import load_head, load_words_head
 from curate.models.model_set import HEAD_KEYS, ModelSet, ScorerSpec
 from curate.models.plugins import load_plugin
@@ -226,3 +226,49 @@ def _finite(embeddings: torch.Tensor, tower: Tower, of: str) -> torch.Tensor:
     if not bool(torch.isfinite(embeddings).all()):
         raise ModelError(f"tower '{tower.name}' gave a number that is not finite for {of}; try --precision fp32")
     return embeddings
+
+
+Scored = tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]
+
+
+def score_within(
+    limit: BatchLimit,
+    score: Callable[[Pictures, list[tuple[int, str]], EmbeddedPrompts], Scored],
+    pictures: Pictures,
+    matched: list[tuple[int, str]],
+    prompts: EmbeddedPrompts,
+) -> Scored:
+    """`score` over pieces of the pictures that memory holds, put together as if it had been called once."""
+
+    def piece(start: int, stop: int) -> tuple[list[int], Scored]:
+        own = [index for index, (row, _) in enumerate(matched) if start <= row < stop]
+        within = [(matched[index][0] - start, matched[index][1]) for index in own]
+        return own, score(rows_of(pictures, start, stop), within, prompts)
+
+    count = count_of(pictures, matched)
+    if count == 0:
+        return score(pictures, matched, prompts)
+    pieces = limit.run(count, piece)
+    if len(pieces) == 1:
+        return pieces[0][1]
+    order = np.argsort(np.concatenate([own for own, _ in pieces]))
+    embeddings = [found for _, (found, _) in pieces]
+    scores = [found for _, (_, found) in pieces]
+    return (
+        {tower: torch.cat([found[tower] for found in embeddings]) for tower in embeddings[0]},
+        {scorer: np.concatenate([found[scorer] for found in scores])[order] for scorer in scores[0]},
+    )
+
+
+def count_of(pictures: Pictures, matched: list[tuple[int, str]]) -> int:
+    """How many pictures; where no tower looks at them, those that have a prompt."""
+    if not pictures:
+        return 1 + max((row for row, _ in matched), default=-1)
+    return len(next(iter(pictures.values()))) if isinstance(pictures, dict) else len(pictures)
+
+
+def rows_of(pictures: Pictures, start: int, stop: int) -> Pictures:
+    """Some of the pictures."""
+    if isinstance(pictures, dict):
+        return {key: values[start:stop] for key, values in pictures.items()}
+    return pictures[start:stop]

@@ -6,6 +6,7 @@ from typing import Any
 import altair as alt
 
 from curate.errors import UsageError
+from curate.rank.stdout import coverage_words
 from curate.report.charts import CONFIG, PALETTES, Figure, themed
 from curate.report.figures import figures
 from curate.report.gallery import Ranking, count_steps, metric_purpose, open_ranking
@@ -13,7 +14,6 @@ from curate.report.page import MOST_BYTES, Gallery, make_gallery, render_page
 from curate.storage.run import Run
 from curate.storage.tables import atomic_path, write_text
 from curate.storage.threads import batched
-from curate.terminal.text import coverage_words
 
 PNG_COLUMNS = 3
 PNG_COLUMN_PX = 430

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from curate.embed.device.batch_size import (
-    BatchLimit,
     compile_towers,
     find_batch,
     largest_useful,
@@ -19,13 +18,13 @@ from curate.embed.device.batch_size import (
     make_ready,
     parse_batch,
     probe,
-    rows_of,
 )
 from curate.embed.device.pipeline import EmbedOptions
 from curate.embed.stage import embed
 from curate.errors import ModelError, UsageError
+from curate.models.batch_limit import BatchLimit
 from curate.models.model_set import load_model_set
-from curate.models.scoring import Scoring, load_scoring
+from curate.models.scoring import Scoring, load_scoring, rows_of
 from curate.models.towers.compiled import StaticBatch
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import open_source

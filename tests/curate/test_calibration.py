@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from curate.rank.metrics.calibration import RIDGE, Calibration, calibrate, calibration_bins, fit_weights
-from curate.terminal.text import rank_lines
+from curate.rank.stdout import rank_lines
 from tests.curate.runs import HAND_SCORES, make_run, ranked
 
 TRUE = np.array([3.0, -1.0])

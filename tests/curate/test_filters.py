@@ -10,8 +10,8 @@ import pytest
 from curate.errors import QueryError, RunError, UsageError
 from curate.rank.filters import Filters
 from curate.rank.psi import Psi
+from curate.rank.stdout import rank_lines
 from curate.storage.run import Run
-from curate.terminal.text import rank_lines
 from tests.curate.builders import Outcome
 from tests.curate.runs import HAND_PAIRS, HAND_SCORES, make_run, qualities, ranked
 

@@ -16,10 +16,11 @@ from curate.embed import progress as live_module
 from curate.embed.device.reports import ALL_BAD_IMAGES, Done, Offender, Tally
 from curate.embed.progress import live, read_progress
 from curate.embed.status import is_locked, status
+from curate.embed.stdout import progress_line
 from curate.errors import SourceError
 from curate.storage.folder import LocalFolder
 from curate.storage.run import Run
-from curate.terminal.text import duration, progress_line
+from curate.terminal.text import duration
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 Curate = Callable[..., Outcome]

@@ -6,7 +6,7 @@ from tests.train import tiny
 from train.data.latent_cache import LatentCache, cache_key, fill, prepare
 from train.data.pairs import PairSet
 from train.model.families import DiffusionModel
-from train.training.log import Reporter
+from train.terminal import Reporter
 
 
 def build(

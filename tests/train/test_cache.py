@@ -18,7 +18,7 @@ from train.data.latent_cache import cache_key, default_folder, fill
 from train.data.pairs import PairSet, read_pairs
 from train.errors import CacheError, ModelError, ShardError, StorageError
 from train.model.families import DiffusionModel, load
-from train.training.log import Reporter
+from train.terminal import Reporter
 
 
 @pytest.fixture(scope="module")

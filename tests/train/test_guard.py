@@ -10,8 +10,9 @@ from accelerate import DistributedType
 from tests.train.conftest import Outcome
 from train.config import load_recipe
 from train.errors import DivergenceError, MemoryFullError, SettingsError
+from train.sample.generate import enough_memory_to_draw
 from train.training import loop
-from train.training.guard import Guard, enough_memory, enough_memory_to_draw
+from train.training.guard import Guard, enough_memory
 
 RunTiny = Callable[..., Outcome]
 

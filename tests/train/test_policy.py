@@ -13,8 +13,9 @@ from train.data.pairs import read_pairs
 from train.data.random_draws import draw
 from train.model.families import Conditioning, add_noise, denoise, load
 from train.model.lora import trainable
-from train.model.policy import make_policy, pair_errors
+from train.model.policy import make_policy
 from train.objectives import PairErrors, pair_loss
+from train.training.pair_errors import pair_errors
 
 CPU = torch.device("cpu")
 FULL = load_recipe("demo", None, {"data": {"resolution_px": tiny.RESOLUTION_PX}, "objective": {"beta": 100.0}})

@@ -21,7 +21,7 @@ from tests.train.conftest import Outcome, Train
 from tests.train.test_run import LORA, equal, log, weights
 from train.config import as_toml, load_recipe, preset_names
 from train.errors import StorageError
-from train.terminal import hush
+from train.terminal import silence_libraries
 from train.training.log import RunLog, mean_of_last, read_log
 
 RunTiny = Callable[..., Outcome]
@@ -168,7 +168,7 @@ def test_a_disk_too_full_for_tensorboard_is_one_sentence(
                 record.write(step, {"loss": 0.5})
                 time.sleep(0.001)
 
-    hush()
+    silence_libraries()
     with pytest.raises(StorageError) as caught:
         write()
     assert str(caught.value) == f"{tmp_path}/{FULL}"
@@ -179,7 +179,7 @@ def test_a_disk_too_full_to_begin_the_events_is_one_sentence(tmp_path: Path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    hush()
+    silence_libraries()
     monkeypatch.setattr(LocalFileSystem, "write", full)
     with pytest.raises(StorageError) as caught:
         RunLog(tmp_path, 0, main=True)

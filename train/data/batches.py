@@ -14,8 +14,9 @@ from train.config import Recipe
 from train.data.latents import Batch, Encoded, assemble
 from train.data.pairs import PairSet, ShapePx
 from train.data.prefetch import ahead
-from train.data.random_draws import HELD_OUT, Draw, LatentShape, PairOrder, draw, positions
+from train.data.random_draws import HELD_OUT, Draw, PairOrder, draw, positions
 from train.errors import ShardError
+from train.model.families import LatentShape
 
 AHEAD = 3  # micro-batches that wait for their turn
 VALIDATION_DRAWS = 4  # timesteps and noises for each held-out pair

@@ -35,7 +35,7 @@ from train.data.prefetch import ahead
 from train.errors import CacheError
 from train.files import read_json, whole_file, write_json
 from train.model.families import Conditioning, DiffusionModel, encode_prompts, prompts_cut
-from train.training.log import Reporter
+from train.terminal import Reporter
 
 CHUNK = 16  # rows encoded at once
 SAFE_EVERY_CHUNKS = 16  # what is flushed together, and lost at most when the machine fails

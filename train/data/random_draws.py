@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from train.config import Data
+from train.model.families import LatentShape
 
 _ORDER, _DRAW, _WEIGHTED, HELD_OUT, _VALIDATION = range(5)  # streams of one seed that never meet
-
-LatentShape = tuple[int, int, int]  # channel, height, width
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,12 @@ from transformers import (
     T5Tokenizer,
 )
 
-from train.data.random_draws import LatentShape
 from train.errors import ModelError
 from train.files import read_json
 
 Family = Literal["sd", "sdxl", "sd3"]
 BUNDLED = {"demo": "demo/models/sd", "demo-sdxl": "demo/models/sdxl"}
+LatentShape = tuple[int, int, int]  # channel, height, width
 T5_TOKENS = 256  # what SD3's pipeline gives its third encoder
 SAMPLED_VALUES = 256  # of each tensor, and of the prompts, for a digest
 

@@ -8,11 +8,9 @@ from typing import Any, cast
 import torch
 
 from train.config import Recipe
-from train.data.latents import Batch
-from train.model.families import DiffusionModel, Scheduler, add_noise, denoise, load
+from train.model.families import DiffusionModel, load
 from train.model.fsdp import spread, whole_weights
 from train.model.lora import add_lora
-from train.objectives import PairErrors, prediction_mse
 
 Reference = Callable[[], AbstractContextManager[torch.nn.Module]]  # enter it to have the frozen denoiser
 
@@ -84,17 +82,3 @@ def _adapters_off(denoiser: torch.nn.Module) -> Iterator[torch.nn.Module]:
         yield denoiser
     finally:
         adapted.enable_adapters()
-
-
-def pair_errors(policy: torch.nn.Module, reference: Reference, scheduler: Scheduler, batch: Batch) -> PairErrors:
-    """Squared errors of policy and reference on both sides: one forward of 2 * pair images each."""
-    noisy, target, timesteps = add_noise(scheduler, *batch.both_sides())
-    with torch.no_grad(), reference() as frozen:
-        expected = denoise(frozen, noisy, timesteps, batch.conditioning)
-        reference_mse = prediction_mse(expected, target)
-    predicted = denoise(policy, noisy, timesteps, batch.conditioning)
-    policy_mse = prediction_mse(predicted, target)
-    drift = prediction_mse(predicted.detach(), expected).unflatten(0, (2, -1)).mean(0)
-    policy_w, policy_l = policy_mse.chunk(2)
-    reference_w, reference_l = reference_mse.chunk(2)
-    return PairErrors(policy_w, policy_l, reference_w, reference_l, drift)

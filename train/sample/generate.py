@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -11,10 +12,10 @@ import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from PIL import Image
 
-from train.errors import SettingsError
+from train.errors import MemoryFullError, SettingsError
+from train.model.memory import memory_full
 from train.model.saving import open_pipeline
 from train.sample.prompts import Prompt
-from train.training.guard import memory_full
 
 BLACK_AT_MOST = 2  # of 255: what a decoder gives whose values were lost
 DECODED_PX = 512 * 512  # decoded at once on the CPU: no more memory than one picture of SD1.5 needs
@@ -164,3 +165,19 @@ def _latent_shape(painter: Any) -> tuple[int, int, int]:
 
 def _denoiser(painter: Any) -> Any:
     return painter.transformer if hasattr(painter, "transformer") else painter.unet
+
+
+@contextmanager
+def enough_memory_to_draw(model: str, batch_images: int) -> Iterator[None]:
+    """The same for pictures. Raises: MemoryFullError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not memory_full(error):
+            raise
+        change = "free some, or take a smaller model"
+        if batch_images > 1:
+            change = f"lower --batch from {batch_images}, which changes pictures by rounding at most, or free some"
+        raise MemoryFullError(
+            f"There is not enough memory to draw with {model}: {change}; run again, and it goes on."
+        ) from error

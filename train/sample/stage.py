@@ -25,11 +25,10 @@ from train.errors import ModelError, SettingsError
 from train.files import whole_file
 from train.model.families import BUNDLED, pipeline_index
 from train.model.saving import read_trained
-from train.sample.generate import Drawing, Manner, drawings, open_painter, paint
+from train.sample.generate import Drawing, Manner, drawings, enough_memory_to_draw, open_painter, paint
 from train.sample.grid import Tile, save_grid
 from train.sample.picture_files import Kept, Key, Model, Parts, earlier_weights, fingerprint, record
 from train.sample.prompts import Prompt
-from train.training.guard import enough_memory_to_draw
 
 PAIRS_FILE, MANIFEST_FILE, SPLIT = "pairs.parquet", "manifest.toml", "sampled"
 MAPPED = [name for name in SAMPLED_PAIRS.names if name != "seed"]  # the columns that a manifest knows

@@ -6,13 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from train.config import Recipe
 from train.errors import DivergenceError, MemoryFullError
+from train.model.memory import memory_full
 
 MOST_IN_A_ROW = 10
-FULL = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 @dataclass
@@ -46,27 +44,6 @@ class Guard:
                 f"{self.in_a_row} steps in a row were skipped, the last of them step {step}: {fault}; {kept}."
                 " Lower optimizer.learning_rate or objective.beta and train into another --output."
             )
-
-
-def memory_full(error: Exception) -> bool:
-    """Whether it says that an allocation was refused, by the CPU or an accelerator."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in FULL)
-
-
-@contextmanager
-def enough_memory_to_draw(model: str, batch_images: int) -> Iterator[None]:
-    """The same for pictures. Raises: MemoryFullError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not memory_full(error):
-            raise
-        change = "free some, or take a smaller model"
-        if batch_images > 1:
-            change = f"lower --batch from {batch_images}, which changes pictures by rounding at most, or free some"
-        raise MemoryFullError(
-            f"There is not enough memory to draw with {model}: {change}; run again, and it goes on."
-        ) from error
 
 
 @contextmanager

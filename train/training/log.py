@@ -8,14 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from train.errors import SettingsError
 from train.files import one_sentence
 
-PLAIN_LINES = 20  # about as many over a run when stderr is not a terminal
 SHOWN = {
     "loss": "loss {:.4f}",
     "implicit_accuracy": "accuracy {:.3f}",
@@ -23,39 +20,6 @@ SHOWN = {
     "learning_rate": "lr {:.2e}",
     "pairs_per_sec": "{:.1f} pairs/s",
 }
-
-
-class Reporter:
-    """Progress on stderr: a rich bar on a terminal, lines otherwise; `main` processes only."""
-
-    def __init__(self, *, main: bool) -> None:
-        self._console = Console(stderr=True, quiet=not main, highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console)
-        self._tasks: dict[str, int] = {}
-
-    def __enter__(self) -> "Reporter":
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._console.is_terminal:
-            self._bar.stop()
-
-    def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
-
-    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of `total` of `what` are done."""
-        if self._console.is_terminal:
-            if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=total, note="")
-            self._bar.update(self._tasks[what], completed=done, note=note)  # type: ignore[arg-type]
-        elif done == total or done % max(1, total // PLAIN_LINES) == 0:
-            self.say(f"{what} {done}/{total}  {note}".rstrip())
 
 
 class RunLog:

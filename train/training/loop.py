@@ -25,14 +25,16 @@ from train.model.families import DiffusionModel, load, prompts_cut
 from train.model.fsdp import whole
 from train.model.lora import trainable
 from train.model.memory import peak_memory_bytes
-from train.model.policy import make_policy, pair_errors, whole_denoiser
+from train.model.policy import make_policy, whole_denoiser
 from train.objectives import PairErrors, implicit_accuracy, pair_loss
+from train.terminal import Reporter
 from train.training import checkpoint
 from train.training import run_folder as rundir
 from train.training.card import write_card
 from train.training.guard import Guard, enough_memory
-from train.training.log import Reporter, RunLog, mean_of_last, shown
+from train.training.log import RunLog, mean_of_last, shown
 from train.training.optimizers import make_optimizer, moving_average
+from train.training.pair_errors import pair_errors
 from train.training.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -9,12 +9,13 @@ from accelerate import Accelerator
 from train.config import Recipe
 from train.data.batches import BatchPlan
 from train.model.families import FAMILIES, Family, Scheduler
-from train.model.policy import Reference, pair_errors
+from train.model.policy import Reference
 from train.model.saving import open_pipeline
 from train.objectives import implicit_accuracy, pair_loss
 from train.sample.generate import Drawing, Manner, drawings, drawn, paint
 from train.sample.grid import Tile, save_grid
 from train.sample.prompts import Prompt
+from train.training.pair_errors import pair_errors
 
 SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 7.5  # what `train sample` takes when nothing is said
 

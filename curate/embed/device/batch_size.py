@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from PIL import Image
 
 from curate.errors import CurateError, ModelError, UsageError
+from curate.models.batch_limit import first_sentence, free_memory, out_of_memory
 from curate.models.towers.compiled import Compilable, StaticBatch
 from curate.terminal.progress import say
 
 if TYPE_CHECKING:
     from curate.models.scoring import EmbeddedPrompts, Pictures, Scoring
 
-R = TypeVar("R")
-Scored = tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]
 
 CPU_IMAGES = 64
 FIRST_IMAGES, MOST_IMAGES = 16, 1024
 LEAST_GAIN = 0.03
 """Twice the pictures must go by at least this share faster, or the smaller batch is kept."""
 PROBE_SEC = 0.5
-CPU_REFUSES, CUDA_LIBRARIES_REFUSE = "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED"
 
 
 def parse_batch(wanted: str) -> int | None:
@@ -36,91 +32,6 @@ def parse_batch(wanted: str) -> int | None:
     if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
         raise UsageError(f"--batch {wanted}: give auto, or a whole number of pictures from 1 up")
     return int(wanted)
-
-
-class BatchLimit:
-    """`size` items at once, None for all that are given; being out of memory halves it for good."""
-
-    def __init__(self, size: int | None = None, of: str = "pictures") -> None:
-        self.size = size
-        self.of = of
-        self.said = False
-
-    def run(self, total: int, work: Callable[[int, int], R]) -> list[R]:
-        """The results of work(start, stop) over 0 to `total`, in order. Raises: ModelError when one is too many."""
-        results: list[R] = []
-        start = 0
-        while start < total:
-            stop = min(total, start + (self.size or total))
-            result = self._tried(work, start, stop)
-            if result is not None:
-                results.append(result)
-                start = stop
-        return results
-
-    def _tried(self, work: Callable[[int, int], R], start: int, stop: int) -> R | None:
-        try:
-            return work(start, stop)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            if stop - start == 1:
-                raise ModelError(
-                    f"out of memory with one of the {self.of} at a time ({first_sentence(error)}); free some, use "
-                    "--precision bf16, or fewer --scorers at once"
-                ) from error
-        free_memory()  # here, where the traceback no longer holds the tensors
-        self._halve(stop - start)
-        return None
-
-    def _halve(self, tried: int) -> None:
-        self.size = tried // 2
-        if not self.said:
-            self.said = True
-            say(f"out of memory with {tried} {self.of} at once: going on with {self.size}, and with fewer if need be")
-
-
-def score_within(
-    limit: BatchLimit,
-    score: Callable[[Pictures, list[tuple[int, str]], EmbeddedPrompts], Scored],
-    pictures: Pictures,
-    matched: list[tuple[int, str]],
-    prompts: EmbeddedPrompts,
-) -> Scored:
-    """`score` over pieces of the pictures that memory holds, put together as if it had been called once."""
-
-    def piece(start: int, stop: int) -> tuple[list[int], Scored]:
-        own = [index for index, (row, _) in enumerate(matched) if start <= row < stop]
-        within = [(matched[index][0] - start, matched[index][1]) for index in own]
-        return own, score(rows_of(pictures, start, stop), within, prompts)
-
-    count = count_of(pictures, matched)
-    if count == 0:
-        return score(pictures, matched, prompts)
-    pieces = limit.run(count, piece)
-    if len(pieces) == 1:
-        return pieces[0][1]
-    order = np.argsort(np.concatenate([own for own, _ in pieces]))
-    embeddings = [found for _, (found, _) in pieces]
-    scores = [found for _, (_, found) in pieces]
-    return (
-        {tower: torch.cat([found[tower] for found in embeddings]) for tower in embeddings[0]},
-        {scorer: np.concatenate([found[scorer] for found in scores])[order] for scorer in scores[0]},
-    )
-
-
-def count_of(pictures: Pictures, matched: list[tuple[int, str]]) -> int:
-    """How many pictures; where no tower looks at them, those that have a prompt."""
-    if not pictures:
-        return 1 + max((row for row, _ in matched), default=-1)
-    return len(next(iter(pictures.values()))) if isinstance(pictures, dict) else len(pictures)
-
-
-def rows_of(pictures: Pictures, start: int, stop: int) -> Pictures:
-    """Some of the pictures."""
-    if isinstance(pictures, dict):
-        return {key: values[start:stop] for key, values in pictures.items()}
-    return pictures[start:stop]
 
 
 def find_batch(scoring: Scoring, device: str) -> int:
@@ -207,24 +118,6 @@ def compile_towers(scoring: Scoring, device: str, images: int) -> None:
     except Exception as error:  # the compiler's many ways to fail: no C compiler, no Triton, an operator it lacks
         raise ModelError(f"torch.compile fails here ({first_sentence(error)}); run without --compile") from error
     say(f"compiled {len(towers)} {'tower' if len(towers) == 1 else 'towers'} in {time.perf_counter() - start:.0f} s")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch, a CUDA library or the machine refused memory."""
-    words = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or CUDA_LIBRARIES_REFUSE in words or CPU_REFUSES in words
-
-
-def free_memory() -> None:
-    """Give back what torch keeps for later."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def first_sentence(error: BaseException) -> str:
-    """Of torch's long message."""
-    return str(error).split(". ")[0].split("\n")[0].removesuffix(".")
 
 
 def _rate_or_none(rate: Callable[[int], float], images: int) -> float | None:

@@ -33,11 +33,12 @@ from curate.embed.decode.decoders import choose_decoder
 from curate.embed.decode.pool import Prepared, decoder
 from curate.embed.decode.preprocess import Facts
 from curate.embed.decode.reading import cut_batches, read_groups
-from curate.embed.device.batch_size import free_memory, make_ready
+from curate.embed.device.batch_size import make_ready
 from curate.embed.device.part_tables import PartResults, offender, part_files
 from curate.embed.device.reports import SAMPLE, Done
 from curate.embed.planning.plan import PART_BYTES, Part
 from curate.embed.prefetch import ahead, behind
+from curate.models.batch_limit import free_memory
 from curate.models.scoring import EmbeddedPrompts, Scoring
 from curate.models.towers.preprocessing import OnDevice, needed_side_px
 from curate.sources.images import Rejected

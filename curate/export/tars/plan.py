@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from curate.errors import UsageError
 from curate.export.order import SplitShare, split_of
-from curate.export.samples import SIDES, Row, SelectedPairs, facts_of, key_of, location_of, sample_meta
+from curate.export.samples import SIDES, ImageFacts, Row, SelectedPairs, facts_of, key_of, location_of, sample_meta
 from curate.export.tars.layout import TarLayout
-from curate.export.tars.spool import ImageFacts
 from curate.sources.parquet import Location
 from schemas import shards
 

@@ -7,20 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from curate.export.encoding import Encoding, encoded_anew
+from curate.export.samples import ImageFacts
 from curate.sources.parquet import Encoded, Location
-
-
-class ImageFacts(NamedTuple):
-    """What a sample says of an image, and what its place in a tar needs."""
-
-    sha256: str
-    size_bytes: int
-    format: str
-    width: int
-    height: int
 
 
 class ImageReader(Protocol):

@@ -1,0 +1,81 @@
+"""How many items go through a model at once: fewer once memory does not hold them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from curate.errors import ModelError
+from curate.terminal.progress import say
+
+if TYPE_CHECKING:
+    pass
+
+
+R = TypeVar("R")
+
+
+CPU_REFUSES, CUDA_LIBRARIES_REFUSE = "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED"
+
+
+class BatchLimit:
+    """`size` items at once, None for all that are given; being out of memory halves it for good."""
+
+    def __init__(self, size: int | None = None, of: str = "pictures") -> None:
+        self.size = size
+        self.of = of
+        self.said = False
+
+    def run(self, total: int, work: Callable[[int, int], R]) -> list[R]:
+        """The results of work(start, stop) over 0 to `total`, in order. Raises: ModelError when one is too many."""
+        results: list[R] = []
+        start = 0
+        while start < total:
+            stop = min(total, start + (self.size or total))
+            result = self._tried(work, start, stop)
+            if result is not None:
+                results.append(result)
+                start = stop
+        return results
+
+    def _tried(self, work: Callable[[int, int], R], start: int, stop: int) -> R | None:
+        try:
+            return work(start, stop)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if stop - start == 1:
+                raise ModelError(
+                    f"out of memory with one of the {self.of} at a time ({first_sentence(error)}); free some, use "
+                    "--precision bf16, or fewer --scorers at once"
+                ) from error
+        free_memory()  # here, where the traceback no longer holds the tensors
+        self._halve(stop - start)
+        return None
+
+    def _halve(self, tried: int) -> None:
+        self.size = tried // 2
+        if not self.said:
+            self.said = True
+            say(f"out of memory with {tried} {self.of} at once: going on with {self.size}, and with fewer if need be")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, a CUDA library or the machine refused memory."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or CUDA_LIBRARIES_REFUSE in words or CPU_REFUSES in words
+
+
+def free_memory() -> None:
+    """Give back what torch keeps for later."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def first_sentence(error: BaseException) -> str:
+    """Of torch's long message."""
+    return str(error).split(". ")[0].split("\n")[0].removesuffix(".")
