@@ -27,7 +27,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed ## score, rank, pack, train, sample, compare: 3 to 4 minutes on 2 cores
-	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo.sh "$(DEMO_RUN)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo_world/demo.sh "$(DEMO_RUN)"
 
 test: $(VENV)/installed ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -42,7 +42,7 @@ format: $(VENV)/installed ## put the code in the house's format
 	$(BIN)/ruff format $(CODE)
 
 bench: $(VENV)/installed ## measure ours against the peers and the limits
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.speed.run
 
 reproduce: $(VENV)/installed ## the paper's claim in miniature into docs/: about an hour on 2 cores, goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reproduction.run

@@ -2,7 +2,7 @@
 
 Source: Xu et al., arXiv 2304.05977; THUDM/ImageReward at c1392c6, ImageReward/ImageReward.py (preprocessing, the cut at
 35 tokens, the head and the two constants) and ImageReward/models/BLIP (layout of `ImageReward.pt`). The model runs on
-transformers' BLIP classes; benchmarks/parity_image_reward.py runs the authors' code beside it on equal weights.
+transformers' BLIP classes; benchmarks/parity/image_reward.py runs the authors' code beside it on equal weights.
 
 A cross-encoder has no embedding to store: the picture is encoded once, then the text encoder attends to it once for
 each of its prompts.

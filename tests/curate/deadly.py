@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from benchmarks.cheap import cheap_pixels
+from benchmarks.speed.cheap import cheap_pixels
 
 DEADLY_SIZE = (13, 13)
 

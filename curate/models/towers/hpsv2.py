@@ -2,7 +2,7 @@
 
 Source: tgxs002/HPSv2 at 866735e, hpsv2/img_score.py (the checkpoint's `state_dict`) and
 hpsv2/src/open_clip/transform.py (ToTensor, then the long side is resized to the model's side and the rest padded
-with 0, then normalised). benchmarks/parity_hpsv2.py runs it beside ours: equal to the last bit, but where a picture's
+with 0, then normalised). benchmarks/parity/hpsv2.py runs it beside ours: equal to the last bit, but where a picture's
 long side fits without resizing: there the original leaves the short side unpadded, and its model refuses the shape.
 """
 
