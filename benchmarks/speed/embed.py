@@ -30,8 +30,9 @@ from PIL import Image
 from benchmarks.speed.cheap import cheap_scoring
 from benchmarks.speed.photos import photo, unique_pairs, write_source
 from benchmarks.speed.random_towers import load, random_towers
-from curate.embed.device.pipeline import CORES, EmbedOptions, default_decode_processes
-from curate.embed.stage import embed
+from curate.embed.decode.pool import default_decode_processes
+from curate.embed.options import CORES, ComputeOptions
+from curate.embed.stage import embed_source
 from curate.models.scoring import Scoring
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import open_source
@@ -58,10 +59,10 @@ def interleaved(rounds: int, ways: dict[str, Callable[[], object]]) -> dict[str,
     return found
 
 
-def ours(source: Path, scoring: Scoring, options: EmbedOptions) -> dict[str, Any]:
+def ours(source: Path, scoring: Scoring, options: ComputeOptions) -> dict[str, Any]:
     """`curate embed` with loaded towers, into a new run directory."""
     with tempfile.TemporaryDirectory() as folder:
-        return embed(
+        return embed_source(
             Run(Path(folder)), open_source(load_manifest("pickapic_v2"), None, [str(source)]), scoring, options
         )
 
@@ -93,7 +94,7 @@ def cpu_row(folder: Path, images: list[bytes], rounds: int) -> dict[str, Any]:
     """Ours against the bare loop, on this machine's cores."""
     scoring = load(random_towers(folder / "cpu", "ViT-B-32"), "cpu", "fp32")
     source = write_source(folder / "unique.parquet", unique_pairs(images, 2))
-    options = EmbedOptions("cpu", "fp32", BATCH)
+    options = ComputeOptions("cpu", "fp32", BATCH)
     bare(images[:BATCH], scoring)
     found = interleaved(rounds, {"ours": lambda: ours(source, scoring, options), "bare": lambda: bare(images, scoring)})
     return _row("CPU, ViT-B/32", len(images), found, "bare")
@@ -106,7 +107,7 @@ def gpu_row(folder: Path, images: list[bytes], rounds: int) -> dict[str, Any] | 
     precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     scoring = load(random_towers(folder / "gpu", "ViT-L-14", "ViT-H-14"), "cuda", precision)
     source = write_source(folder / "gpu.parquet", unique_pairs(images, 2))
-    options = EmbedOptions("cuda", precision, BATCH, decode_processes=default_decode_processes("cuda"))
+    options = ComputeOptions("cuda", precision, BATCH, decode_processes=default_decode_processes("cuda"))
     one = scoring.preprocess(Image.open(io.BytesIO(images[0])).convert("RGB"))
     pixels = {key: torch.stack([values] * BATCH).to("cuda") for key, values in one.items()}
     forward_alone(scoring, pixels, 3)
@@ -129,7 +130,7 @@ def bad_row(folder: Path, rounds: int) -> dict[str, Any]:
         name: write_source(folder / f"{name}.parquet", unique_pairs(images, 2))
         for name, images in {"sound": sound, "bad": some}.items()
     }
-    options = EmbedOptions("cpu", "fp32", BATCH)
+    options = ComputeOptions("cpu", "fp32", BATCH)
     ways: dict[str, Callable[[], object]] = {
         name: partial(ours, path, cheap_scoring(), options) for name, path in files.items()
     }

@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks.speed.embed import BATCH, clock, ours
 from benchmarks.speed.photos import PAIRS_PER_PROMPT, photo, tournament_pairs, write_source
 from benchmarks.speed.random_towers import load, random_towers
-from curate.embed.device.pipeline import CORES, EmbedOptions
+from curate.embed.options import CORES, ComputeOptions
 from curate.models.scoring import Scoring
 
 # Runs in the peer's environment. Its model is loaded before the clock, as its cache allows; its logger, which starts
@@ -114,7 +114,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     models = random_towers(folder / "models", "ViT-B-32", "ViT-B-32")
     three = load(models, "cpu", "fp32")
     one = Scoring({"clip": three.towers["clip"]}, {"clip": three.heads["clip"]}, three.identity, three.models)
-    how = EmbedOptions("cpu", "fp32", BATCH)
+    how = ComputeOptions("cpu", "fp32", BATCH)
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     version = None
     for _ in range(options.rounds):

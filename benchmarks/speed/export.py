@@ -119,7 +119,7 @@ def _write_tables(run: Run, images: list[dict], rows: list[tuple], order: np.nda
 def export_with(run: Run, workers: int) -> Callable[[Path], None]:
     """Ours: every image and every tar hashed, samples in rank order, each tar flushed."""
     return lambda output: (
-        export_shards(run, "default", ExportOptions(str(output), ShardSize(250), workers=workers)),
+        export_shards(run, ExportOptions(output=str(output), size=ShardSize(250), workers=workers)),
         None,
     )[1]
 

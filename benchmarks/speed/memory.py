@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.speed.cheap import cheap_scoring
 from benchmarks.speed.photos import photo, unique_pairs, write_source
-from curate.embed.device.pipeline import EmbedOptions
-from curate.embed.stage import embed
+from curate.embed.options import ComputeOptions
+from curate.embed.stage import embed_source
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import open_source
 from curate.storage.run import Run
@@ -37,7 +37,7 @@ def child(source: Path, run: Path) -> None:
     """Embed, and print this process's peak."""
     opened = open_source(load_manifest("pickapic_v2"), None, [str(source)])
     start = time.perf_counter()
-    summary = embed(Run(run), opened, cheap_scoring(), EmbedOptions("cpu", "fp32"))
+    summary = embed_source(Run(run), opened, cheap_scoring(), ComputeOptions("cpu", "fp32"))
     peak_kib = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     seconds = time.perf_counter() - start
     print(json.dumps({"images": summary["scored_images"], "peak_rss_mib": peak_kib / 1024, "seconds": seconds}))

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -20,12 +21,18 @@ FORMS = ("table", "csv", "json")
 WIDTH_CHARS, ROWS_SHOWN = 120, 40  # of a table, where no window says otherwise
 
 
-def query(run: Run, sql: str, form: str, out: IO[str], parquet: Path | None = None) -> None:
-    """Write one query's result to `out` as "table", "csv" or "json", or to the file `parquet`.
+def query(run: Run, sql: str, form: str = "table", out: IO[str] | None = None, parquet: Path | None = None) -> None:
+    """Write one query's result to `out` (stdout) as "table", "csv" or "json", or to the file `parquet`.
 
     As tables the results of several queries may follow one another; the other forms take one.
     Raises: QueryError with DuckDB's message; RunError; WriteError.
+
+    >>> from curate.storage import open_run
+    >>> query(open_run("run"), "select count(*) as prompts from prompts where prompt = ''", "csv")
+    prompts
+    0
     """
+    out = out or sys.stdout
     connection = open_views(run)
     if parquet is not None:
         _write_parquet(connection, run, sql, parquet)

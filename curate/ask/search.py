@@ -14,20 +14,30 @@ DEFAULT_TOWER = "clip"
 
 
 def search(
-    run: Run, text: str, tower: str | None, ranking: str, models: str | None, limit: int, pairs: bool
+    run: Run,
+    text: str,
+    tower: str | None = None,
+    ranking: str = "default",
+    models: str | None = None,
+    limit: int = 10,
+    pairs: bool = False,
 ) -> list[dict[str, Any]]:
     """The nearest prompts (sql/search.sql), or the pairs of the nearest prompts (sql/search_pairs.sql), by column.
 
     tower: one of the run's; None for `clip`, or the run's first where it has none of that name. models: the set of
     models, where run.toml does not state it. Similarities are cosines in [-1, 1].
     Raises: UsageError, RunError, ManifestError, ModelError.
+
+    >>> from curate.storage import open_run
+    >>> [row["prompt"] for row in search(open_run("run"), "a red circle", limit=2)]  # doctest: +ELLIPSIS
+    ['...', '...']
     """
     if not text.strip():
         raise UsageError("the text to search for is empty")
     connection = open_views(run, ranking=ranking)
     name = choose_tower(run, tower)
     embedder = load_run_tower(run, name, models)
-    query = query_text("ask/search_pairs" if pairs else "search", tower=[name], dimension=[str(embedder.dimension)])
+    query = query_text("ask/search_pairs" if pairs else "ask/search", tower=[name], dimension=[str(embedder.dimension)])
     parameters = {"embedding": embedder.embed_prompts([text])[0].tolist(), "limit": limit}
     rows = fetch(connection, query, parameters)
     return [dict(zip((column[0] for column in connection.description), row, strict=True)) for row in rows]

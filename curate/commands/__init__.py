@@ -1,1 +1,1 @@
-"""The commands, one file per verb or family of verbs: parse, call a stage, report. Heavy packages load inside them."""
+"""The commands, one file per wing: parse, call the wing's verb, print its lines. Heavy packages load inside them."""

@@ -2,23 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from curate.commands.common import JsonOption, RunOption, RunOrUrlOption, print_report
-from curate.embed.stdout import embed_lines, fetch_lines, parity_lines, status_lines
+from curate.embed.stdout import embed_lines, fetch_lines, status_lines
 from curate.errors import UsageError
-from curate.models.model_set import DEFAULT_SCORERS, load_model_set
-from curate.sources.manifest import DEMO, Manifest, load_manifest
+from curate.models.model_set import DEFAULT_SCORERS
+from curate.sources.manifest import DEMO
 from curate.storage.run import Run, run_at
-from curate.terminal.progress import say
 
 if TYPE_CHECKING:
-    from curate.embed.device.pipeline import EmbedOptions
-    from curate.embed.engines.workers import Place
-    from curate.models.scoring import UnloadedScoring
-    from curate.sources.parquet import Source
+    pass
 
 
 def embed(
@@ -79,91 +75,38 @@ def embed(
 
     Example: curate embed --manifest pickapic_v2 --source 'train-*.parquet'
     """
-    from curate.embed.engines.workers import workplace
-    from curate.embed.parity import measure_parity
+    from curate.embed.dry_run import dry_run as run_dry
+    from curate.embed.options import parse_batch
+    from curate.embed.stage import EmbedOptions
     from curate.embed.stage import embed as run_embed
-    from curate.embed.stage import source_settings
-    from curate.models.scoring import UnloadedScoring
-    from curate.models.towers.precision import device_is_here
-    from curate.sources.parquet import open_source
 
     if calibrate is not None and not dry_run:
         raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
     here = run_at(run)
-    described = _manifest(manifest)
-    opened = open_source(described, split, source)
-    model_set = load_model_set(models or described.models or "published")
-    chosen = model_set.choose([name.strip() for name in scorers.split(",") if name.strip()])
-    only = _part_range(part_range)
-    with workplace(engine, address, device, workers, precision) as place:
-        options = _options(place, batch, part_images, part_bytes, decode, decode_processes, compiled)
-        if engine == "ray" and (parity or calibrate) and not device_is_here(options.device):
-            raise UsageError("--parity and --calibrate compute in this process, which has no GPU; use --device cpu")
-        to_load = UnloadedScoring(model_set, tuple(chosen), options.precision)
-        if dry_run:
-            return print_report(_dry_run(opened, to_load, options, calibrate), as_json)
-        here.refuse_other(source_settings(opened, options))  # before minutes go into loading weights
-        say(f"models '{model_set.name}', scorers {', '.join(to_load.names)}, on {place.words}")
-        summary = run_embed(here, opened, to_load, options, place.engine, only)
-        lines = embed_lines(summary)
-        if parity is not None:
-            summary["parity"] = measure_parity(here, opened, model_set, chosen, options, parity)
-            lines += parity_lines(summary["parity"])
-    print_report(summary, as_json, lines)
-
-
-def _dry_run(
-    source: "Source", scorers: "UnloadedScoring", options: "EmbedOptions", calibrate_sec: int | None
-) -> dict[str, Any]:
-    """Settings, counts and costs; with `calibrate_sec` the weights are loaded, and the time to expect is measured."""
-    from curate.embed.dry_run import expected_time, total_tflop, tower_gflop
-    from curate.embed.planning.plan import make_plan
-
-    settings = {
-        "manifest": source.manifest.settings(),
-        "split": source.split,
-        "files": list(source.files),
-        "models": scorers.model_set.name,
-        "scorers": scorers.names,
-    }
-    plan = make_plan(source, options.part_images, options.part_bytes)
-    gflop = tower_gflop(scorers.model_set, list(scorers.specs))
-    costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
-    if calibrate_sec is not None:
-        costs["expected"] = expected_time(source, plan, scorers.on(options.device), options, calibrate_sec)
-    return settings | plan.counts() | costs
-
-
-def _options(
-    place: "Place",
-    batch: str,
-    part_images: int,
-    part_bytes: int,
-    decode: str,
-    decode_processes: int | None,
-    compiled: bool,
-) -> "EmbedOptions":
-    """Raises: UsageError for a batch or a way to decode that is none, or that the device does not have."""
-    from curate.embed.decode.decoders import check_decode
-    from curate.embed.device.batch_size import parse_batch
-    from curate.embed.device.pipeline import EmbedOptions, default_decode_processes
-
-    check_decode(decode, place.device)
-    if decode == "nvjpeg" and decode_processes:
-        raise UsageError("--decode nvjpeg decodes in the towers' own process; leave out --decode-processes")
-    if decode_processes is None:
-        decode_processes = default_decode_processes(place.device, decode, place.threads)
-    return EmbedOptions(
-        place.device,
-        place.precision,
+    options = EmbedOptions(
+        manifest,
+        tuple(source or ()),
+        split,
+        models,
+        tuple(name.strip() for name in scorers.split(",") if name.strip()),
+        device,
+        precision,
         parse_batch(batch),
+        compiled,
+        decode,
+        decode_processes,
         part_images,
-        decode_threads=place.threads,
-        decode_processes=decode_processes,
-        part_bytes=part_bytes,
-        decode=decode,
-        compiled=compiled,
+        part_bytes,
+        _part_range(part_range),
+        workers,
+        engine,
+        address,
+        parity,
     )
+    if dry_run:
+        return print_report(run_dry(options, calibrate), as_json)
+    summary = run_embed(here, options)
+    print_report(summary, as_json, embed_lines(summary))
 
 
 def _part_range(text: str | None) -> range | None:
@@ -174,12 +117,6 @@ def _part_range(text: str | None) -> range | None:
     if found is None or int(found[1]) >= int(found[2]):
         raise UsageError(f"--part-range {text}: give A:B with A below B: parts A to B - 1, counted from 0")
     return range(int(found[1]), int(found[2]))
-
-
-def _manifest(name: str) -> Manifest:
-    if name == DEMO:
-        say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
-    return load_manifest(name)
 
 
 def status(run: RunOrUrlOption = "run", as_json: JsonOption = False) -> None:

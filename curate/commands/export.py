@@ -42,6 +42,7 @@ def export_shards(
     from curate.export.tars.plan import ShardSize, parse_bytes
 
     options = ExportOptions(
+        ranking_name(name),
         output or str(Path(run) / "shards"),
         ShardSize(pairs_per_shard, None if shard_bytes is None else parse_bytes(shard_bytes)),
         seed if check_order(order) == "shuffle" else None,
@@ -49,7 +50,7 @@ def export_shards(
         parse_encoding(resize, reencode),
         workers,
     )
-    report = run_export(Run(Path(run)), ranking_name(name), options)
+    report = run_export(Run(Path(run)), options)
     print_report(report, as_json, export_lines(report))
 
 

@@ -37,8 +37,15 @@ class CompareOptions:
     gallery: int = 2000
 
 
-def compare(run: Run, options: CompareOptions) -> dict[str, Any]:
-    """Compare the models' pictures; write compare.json and the page; return the report. Raises: RunError."""
+def compare(run: Run, options: CompareOptions | None = None) -> dict[str, Any]:
+    """Compare the models' pictures; write compare.json and the page; return the report. Raises: RunError.
+
+    >>> from curate.storage import open_run
+    >>> report = compare(open_run("run/evaluation"))
+    >>> {one["scorer"]: one["win_rate"] for one in report["verdicts"]}  # doctest: +ELLIPSIS
+    {'clip': ...}
+    """
+    options = options or CompareOptions()
     summary, sampled = run.summary(), _sampled(run)
     scorers: list[str] = summary["scorers"]
     connection = connect_views(run, rankings=False)

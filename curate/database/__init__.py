@@ -1,1 +1,4 @@
-"""database."""
+"""DuckDB over a run: views of its tables, the queries of the wings, what a user's SQL may do, Ctrl-C.
+
+It stands on storage. Begin at connection.py; queries.py finds and fills the SQL files.
+"""

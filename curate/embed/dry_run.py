@@ -12,8 +12,9 @@ from curate.embed.decode.decoders import choose_decoder
 from curate.embed.decode.pool import decoder
 from curate.embed.decode.reading import Batch, Encoded
 from curate.embed.device.batch_size import make_ready, probe
-from curate.embed.device.pipeline import EmbedOptions
-from curate.embed.planning.plan import Part, Plan
+from curate.embed.options import ComputeOptions, EmbedOptions
+from curate.embed.planning.plan import Part, Plan, make_plan
+from curate.embed.stage import prepared
 from curate.errors import SourceError
 from curate.models.model_set import ModelSet, ScorerSpec
 from curate.models.scoring import Scoring
@@ -38,6 +39,28 @@ class Rates:
     prompts: float
 
 
+def dry_run(options: EmbedOptions, calibrate_sec: int | None = None) -> dict[str, Any]:
+    """Settings, counts and costs of what `embed` would do; nothing is computed.
+
+    With `calibrate_sec` the weights are loaded, and the time to expect is measured. Raises: as `embed`.
+    """
+    with prepared(options, here=calibrate_sec is not None) as (job, _, _):
+        source, compute = job.source, job.compute
+        plan = make_plan(source, compute.part_images, compute.part_bytes)
+        gflop = tower_gflop(job.model_set, list(job.specs))
+        costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
+        if calibrate_sec is not None:
+            costs["expected"] = expected_time(source, plan, job.scorers.on(compute.device), compute, calibrate_sec)
+    settings = {
+        "manifest": source.manifest.settings(),
+        "split": source.split,
+        "files": list(source.files),
+        "models": job.model_set.name,
+        "scorers": job.scorers.names,
+    }
+    return settings | plan.counts() | costs
+
+
 def tower_gflop(model_set: ModelSet, scorers: list[ScorerSpec]) -> dict[str, Any]:
     """Tower -> GFLOP of one image and of one prompt, by its architecture alone; None where that is not known."""
     found = {}
@@ -56,7 +79,7 @@ def total_tflop(plan: Plan, gflop: dict[str, Any]) -> float | None:
 
 
 def expected_time(
-    source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions, seconds: float
+    source: Source, plan: Plan, scoring: Scoring, options: ComputeOptions, seconds: float
 ) -> dict[str, Any]:
     """Measure reading, decoding and the towers for about `seconds`, each alone, and say what the run will take.
 
@@ -86,7 +109,7 @@ def expected_time(
     }
 
 
-def measure(source: Source, plan: Plan, scoring: Scoring, options: EmbedOptions, batch: int, seconds: float) -> Rates:
+def measure(source: Source, plan: Plan, scoring: Scoring, options: ComputeOptions, batch: int, seconds: float) -> Rates:
     """A third of the time for decoding, half for the towers, the rest for prompts; reading is timed once."""
     located = sample_locations(plan.pairs, SAMPLE_IMAGES)
     start = time.perf_counter()
@@ -125,7 +148,7 @@ def rate_of(work: Callable[[], int], seconds: float) -> float:
 
 
 def _decode_rate(
-    part: Part, encoded: list[bytes | None], scoring: Scoring, options: EmbedOptions, seconds: float
+    part: Part, encoded: list[bytes | None], scoring: Scoring, options: ComputeOptions, seconds: float
 ) -> float:
     """Pictures per second through the pipeline's own decoder, as a run would set it up; 0 when none is one."""
     images = [Encoded(str(index), Location("", 0, index, 0), data) for index, data in enumerate(encoded)]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from curate.embed.device.pipeline import EmbedOptions
+from curate.embed.options import ComputeOptions
 from curate.errors import RunError
 from curate.models.model_set import DEFAULT_SCORERS, ModelSet, ScorerSpec
 from curate.models.scoring import EmbeddedPrompts, Scoring, load_scoring
@@ -29,7 +29,7 @@ PLACE = ("source_file", "source_row_group", "source_row", "source_side")
 
 
 def measure_parity(
-    run: RunFiles, source: Source, model_set: ModelSet, scorers: list[ScorerSpec], options: EmbedOptions, images: int
+    run: RunFiles, source: Source, model_set: ModelSet, scorers: list[ScorerSpec], options: ComputeOptions, images: int
 ) -> dict[str, Any]:
     """Score `images` images of the run again, exactly, and say how far the run's scores are from that.
 

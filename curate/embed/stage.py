@@ -1,55 +1,121 @@
 """`curate embed`: the source's pairs, unique images and prompts, scored once, in parts that survive a kill."""
 
 import time
-from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
-
-from curate.embed.device.pipeline import EmbedOptions
-from curate.embed.device.reports import Done, Tally
-from curate.embed.device.worker import EmbedWork, PromptsDone
+from curate.embed.device.memory import give_back
+from curate.embed.device.reports import Done, PromptsDone, Tally
 from curate.embed.engines import Engine
 from curate.embed.engines.serial import Serial
-from curate.embed.memory import give_back
+from curate.embed.options import ComputeOptions, EmbedOptions
 from curate.embed.planning.parts import part_name
 from curate.embed.planning.plan import Plan, make_plan
 from curate.embed.progress import live, read_progress, ticking, write_progress
-from curate.errors import RunError, SourceError, UsageError
-from curate.models.scoring import Scorers
-from curate.sources.parquet import Source
+from curate.embed.summary import planned_counts, run_summary
+from curate.errors import RunError, UsageError
+from curate.models.model_set import ModelSet, ScorerSpec, load_model_set
+from curate.sources.manifest import DEMO, load_manifest
+from curate.sources.parquet import Source, open_source
 from curate.storage.run import RunFiles, rows_of_parts, sound_parts, write_plan
-from curate.storage.threads import in_threads
 from curate.terminal.progress import Advance, progress, say
 from schemas import tables
-from schemas.reasons import IMAGE_REASONS
+
+if TYPE_CHECKING:
+    from curate.models.scoring import Scorers, UnloadedScoring
 
 NEWS_SEC = 60.0
-READING_THREADS = 8
 
 
-def embed(
+def embed(run: RunFiles, options: EmbedOptions | None = None) -> dict[str, Any]:
+    """Score every image and prompt of a data set once, write the run's tables, and return the counts.
+
+    What of an earlier attempt is there and sound is kept. With options.parity the counts hold `parity`, too.
+    Raises: UsageError for an option; ManifestError; SourceError; ModelError; RunError when the run was made under
+    other settings; WriteError.
+
+    >>> from curate.storage import open_run
+    >>> counts = embed(open_run("run"), EmbedOptions(manifest="demo"))
+    >>> counts["source_rows"] == counts["pairs"] + sum(counts["dropped_pairs"].values())
+    True
+    """
+    options = options or EmbedOptions()
+    with prepared(options) as (job, engine, words):
+        run.refuse_other(source_settings(job.source, job.compute))  # before minutes go into loading weights
+        say(f"models '{job.model_set.name}', scorers {', '.join(job.scorers.names)}, on {words}")
+        summary = embed_source(run, job.source, job.scorers, job.compute, engine, options.part_range)
+        if options.parity is not None:
+            from curate.embed.parity import measure_parity
+
+            summary["parity"] = measure_parity(
+                run, job.source, job.model_set, list(job.specs), job.compute, options.parity
+            )
+    return summary
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """What the options come to: the files, the models, and how the work is cut."""
+
+    source: Source
+    model_set: ModelSet
+    specs: tuple[ScorerSpec, ...]
+    compute: ComputeOptions
+
+    @property
+    def scorers(self) -> "UnloadedScoring":
+        """Named, not loaded."""
+        from curate.models.scoring import UnloadedScoring
+
+        return UnloadedScoring(self.model_set, self.specs, self.compute.precision)
+
+
+@contextmanager
+def prepared(options: EmbedOptions, here: bool = False) -> Iterator[tuple[EmbedJob, Engine, str]]:
+    """The job, its engine, which lasts as long as the block, and one phrase that says where the workers are.
+
+    here: whether this process itself is to compute, too, as for parity. Raises: as `embed`.
+    """
+    from curate.embed.engines.workers import find_workers
+    from curate.models.towers.precision import device_is_here
+
+    if options.manifest == DEMO:
+        say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
+    manifest = load_manifest(options.manifest)
+    source = open_source(manifest, options.split, list(options.source))
+    model_set = load_model_set(options.models or manifest.models or "published")
+    specs = tuple(model_set.choose(list(options.scorers)))
+    with find_workers(options.engine, options.address, options.device, options.workers, options.precision) as workers:
+        compute = workers.compute_options(options)
+        if options.engine == "ray" and (here or options.parity) and not device_is_here(compute.device):
+            raise UsageError("--parity and --calibrate compute in this process, which has no GPU; use --device cpu")
+        yield EmbedJob(source, model_set, specs, compute), workers.engine, workers.words
+
+
+def embed_source(
     run: RunFiles,
     source: Source,
-    scorers: Scorers,
-    options: EmbedOptions,
+    scorers: "Scorers",
+    options: ComputeOptions,
     engine: Engine | None = None,
     part_range: range | None = None,
 ) -> dict[str, Any]:
-    """Write every table of the run and return the counts; sound parts of an earlier attempt are kept.
+    """`embed` of a source and scorers that are there already, loaded or not, by the device of `options`.
 
     part_range: these parts only, beside other processes that do the others; who finds all parts there counts them.
     At a URL parts are sound whose files have the size that their marker says: to hash them is to read them.
     Raises: RunError when the directory holds tables made under other settings; SourceError; WriteError.
     """
+    from curate.embed.device.worker import EmbedWork
+
     plan = make_plan(source, options.part_images, options.part_bytes)
     mine = _in_range(len(plan.parts), part_range)
     with run.locked(shared=part_range is not None):
         settings = source_settings(source, options)
         _begin(run, source, plan, settings)
-        planned, plan = _planned(plan, source), plan.without_tables()
+        planned, plan = planned_counts(plan, source), plan.without_tables()
         give_back()
         sound = sound_parts(run, [part_name(index) for index in mine], hashed=not run.folder.remote)
         todo = [index for index in mine if part_name(index) not in sound]
@@ -69,7 +135,7 @@ def embed(
         return _end(run, plan, planned, scorers, _computed(run, tally, shown, len(todo)))
 
 
-def source_settings(source: Source, options: EmbedOptions) -> dict[str, Any]:
+def source_settings(source: Source, options: ComputeOptions) -> dict[str, Any]:
     """The settings that are known before any weights are loaded."""
     return {
         "manifest": source.manifest.settings(),
@@ -146,7 +212,7 @@ class _Shown:
 
 
 def _end(
-    run: RunFiles, plan: Plan, planned: dict[str, Any], scorers: Scorers, computed: dict[str, Any]
+    run: RunFiles, plan: Plan, planned: dict[str, Any], scorers: "Scorers", computed: dict[str, Any]
 ) -> dict[str, Any]:
     """The counts of the whole run, and it is finished; or, beside other processes, what is left to do."""
     rows = rows_of_parts(run, map(part_name, range(len(plan.parts))))
@@ -154,13 +220,13 @@ def _end(
     parts = {"parts": len(plan.parts), "parts_computed": computed.pop("parts"), "parts_left": len(left)}
     if left:
         return parts | {"first_left": left[0]}
-    summary = _summary(run, plan, planned, scorers, [counted for counted in rows.values() if counted]) | parts
+    summary = run_summary(run, plan, planned, scorers, [counted for counted in rows.values() if counted]) | parts
     summary["computed"] = computed
     run.mark_finished(summary)
     return summary
 
 
-def shown_settings(source: Source, scorers: Scorers, options: EmbedOptions) -> dict[str, Any]:
+def shown_settings(source: Source, scorers: "Scorers", options: ComputeOptions) -> dict[str, Any]:
     """What `curate status` and embed.json say of how a run is computed."""
     return {
         "dataset": source.manifest.name,
@@ -197,70 +263,3 @@ def _computed(run: RunFiles, tally: Tally, settings: dict[str, Any], parts: int)
     numbers = tally.numbers()
     kept = ("elapsed_sec", "images_per_sec", "busy_share", "dropped", "devices")
     return {"images": tally.done_images, "parts": parts} | {name: numbers[name] for name in kept} | settings
-
-
-def _planned(plan: Plan, source: Source) -> dict[str, Any]:
-    """What the summary says of the plan: rows = pairs + Σ dropped."""
-    counts = plan.counts()
-    return {
-        "dataset": source.manifest.name,
-        "split": source.split,
-        "source_rows": plan.source_rows,
-        "pairs": plan.pairs.num_rows,
-        "ties": plan.pairs["preference"].null_count if source.manifest.judged else 0,
-        "judged": source.manifest.judged,
-        "dropped_pairs": counts["dropped_pairs"],
-        "prompts": len(plan.prompts),
-        "images": plan.image_count,
-    }
-
-
-def _summary(
-    run: RunFiles, plan: Plan, planned: dict[str, Any], scorers: Scorers, counted: list[dict[str, int]]
-) -> dict[str, Any]:
-    """The counts must add up: images = scored + Σ dropped."""
-    names = [part_name(index) for index in range(len(plan.parts))]
-    dropped_images = _dropped_images(run, names)
-    scored = sum(rows["images"] for rows in counted)
-    if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
-        raise SourceError(f"the counts of {run.folder} do not add up; delete it and run `curate embed` again")
-    return planned | {
-        "scored_images": scored,
-        "dropped_images": dict(sorted(dropped_images.items())),
-        "scored_prompt_images": sum(rows["scores"] for rows in counted),
-        "scorers": scorers.names,
-        "not_finite": _not_finite(run, names, scorers.names),
-    }
-
-
-def _dropped_images(run: RunFiles, names: list[str]) -> Counter[str]:
-    """Images of these parts that were set aside, by reason."""
-
-    def reasons(name: str) -> list[str]:
-        return run.folder.read_table(f"dropped/{name}.parquet", ["reason"])["reason"].to_pylist()
-
-    counts: Counter[str] = Counter()
-    for found in in_threads(reasons, names, _reading_threads(run)):
-        counts.update(found)
-    return counts
-
-
-def _not_finite(run: RunFiles, names: list[str], scorers: list[str]) -> dict[str, int]:
-    """Of each scorer that gave any, how many scores are no finite number: ranking and comparing take them as missing.
-
-    Towers are held to finite numbers; a scorer's own arithmetic, or a plug-in's, may still lose them.
-    """
-    columns = [tables.score_column(name) for name in scorers]
-
-    def bad(name: str) -> list[int]:
-        table = run.folder.read_table(f"scores/{name}.parquet", columns)
-        return [len(column) - (pc.sum(pc.is_finite(column)).as_py() or 0) for column in table.itercolumns()]
-
-    counts: Counter[str] = Counter()
-    for found in in_threads(bad, names, _reading_threads(run)):
-        counts.update(dict(zip(scorers, found, strict=True)))
-    return {name: count for name, count in counts.items() if count}
-
-
-def _reading_threads(run: RunFiles) -> int:
-    return READING_THREADS if run.folder.remote else 1

@@ -23,6 +23,7 @@ def embed_lines(summary: dict[str, Any]) -> list[str]:
             f"note: {count:,} scores of {scorer} are not finite; ranking and comparing take them as missing"
             for scorer, count in summary.get("not_finite", {}).items()
         ),
+        *(parity_lines(summary["parity"]) if "parity" in summary else []),
     ]
 
 

@@ -34,9 +34,13 @@ from curate.terminal.progress import progress, say
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is written where. output: a folder or URL. seed: of the shuffle; None: in rank order."""
+    """What is written where.
 
-    output: str
+    name: of the ranking. output: a folder or URL; None: RUN/shards. seed: of the shuffle; None: in rank order.
+    """
+
+    name: str = "default"
+    output: str | None = None
     size: ShardSize = field(default_factory=ShardSize)
     seed: int | None = None
     shares: tuple[SplitShare, ...] = ()
@@ -44,16 +48,23 @@ class ExportOptions:
     workers: int = min(4, os.cpu_count() or 1)
 
 
-def export_shards(run: Run, name: str, options: ExportOptions) -> dict[str, Any]:
+def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, Any]:
     """Write the tars, then the card and the index of each split; return what the indices say.
 
     Raises: RunError when there is no such ranking or an image is not the one that was scored; SourceError; WriteError.
+
+    >>> from curate.storage import open_run
+    >>> index = export_shards(open_run("run"), ExportOptions(size=ShardSize(pairs=200)))
+    >>> index["pairs"] == sum(shard["samples"] for shard in index["shards"])
+    True
     """
+    options = options or ExportOptions()
+    name, output = options.name, options.output or str(run.root / "shards")
     run.summary()  # that embedding has finished
     settings, ranking = run.settings(), ranking_settings(run, name)
     pairs = SelectedPairs(connect_views(run, rankings=False), run, name, options.seed)
     source = reopen_source(settings["settings"])
-    destination = Destination(options.output, run.root / ".export")
+    destination = Destination(output, run.root / ".export")
     with destination.held(), ExitStack() as stack:
         folder, staged = ShardFolder(destination), StagedShards(destination)
         folder.mark_unfinished()
@@ -74,7 +85,7 @@ def export_shards(run: Run, name: str, options: ExportOptions) -> dict[str, Any]
         write_card(destination, settings, ranking, indices)
         folder.write(indices, options.shares)
         destination.clear()
-    return _report(options, indices, len(folder.entries) - len(staged.layouts))
+    return _report(output, options, indices, len(folder.entries) - len(staged.layouts))
 
 
 def _begun(
@@ -158,9 +169,9 @@ def _runs_of_groups(locations: list[Location]) -> Iterator[list[Location]]:
         yield list(group)
 
 
-def _report(options: ExportOptions, indices: dict[str, dict[str, Any]], kept: int) -> dict[str, Any]:
+def _report(output: str, options: ExportOptions, indices: dict[str, dict[str, Any]], kept: int) -> dict[str, Any]:
     """What the command prints: of an export without splits its index, of one with splits that of each."""
     if options.shares:
         pairs = sum(index["pairs"] for index in indices.values())
-        return {"output": options.output, "pairs": pairs, "kept_shards": kept, "splits": indices}
-    return {"output": options.output, "kept_shards": kept} | indices[""]
+        return {"output": output, "pairs": pairs, "kept_shards": kept, "splits": indices}
+    return {"output": output, "kept_shards": kept} | indices[""]

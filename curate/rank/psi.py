@@ -1,7 +1,7 @@
 """psi: chosen scores brought to [0, 1], and the views of pairs that metrics, filters and pages read."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import duckdb
 
@@ -12,6 +12,7 @@ from curate.database.connection import (
 )
 from curate.database.queries import query_text
 from curate.errors import RunError, UsageError, nearest
+from curate.models.model_set import DEFAULT_SCORERS
 from curate.storage.run import Run
 
 PSI_NORMS = ("percentile", "minmax", "raw")
@@ -33,8 +34,8 @@ MOST_MARKED = 10**9
 class Psi:
     """Which scores make psi, by weight, and how each is brought to [0, 1]."""
 
-    weights: dict[str, float]
-    norm: str
+    weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SCORERS, 1.0))
+    norm: str = "percentile"
 
 
 def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi) -> None:

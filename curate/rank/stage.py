@@ -46,7 +46,7 @@ class RankOptions:
     memory: what DuckDB may hold before it spills into the run directory, such as "8GB"; None: 80 % of the machine's.
     """
 
-    psi: Psi
+    psi: Psi = field(default_factory=Psi)
     name: str = "default"
     metric: str = "qsd"
     params: tuple[str, ...] = ()
@@ -57,11 +57,17 @@ class RankOptions:
     memory: str | None = None
 
 
-def rank(run: Run, options: RankOptions) -> dict[str, Any]:
+def rank(run: Run, options: RankOptions | None = None) -> dict[str, Any]:
     """Write rankings/<name>.parquet, its .toml, and curation.duckdb; return the counts.
 
     Raises: UsageError, QueryError, RunError.
+
+    >>> from curate.storage import open_run
+    >>> report = rank(open_run("run"), RankOptions(top="100", name="best"))
+    >>> report["selected_pairs"]
+    100
     """
+    options = options or RankOptions()
     run.summary()  # a lock makes the folder: not for a run that is not there
     with run.locked():
         try:

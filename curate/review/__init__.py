@@ -1,1 +1,4 @@
-"""review."""
+"""`curate review`: people judge pairs blind on a page of this machine, and their judgements become a data set.
+
+It stands on pages and database, and uses compare's statistics. Begin at stage.py; judgements.py is the log.
+"""

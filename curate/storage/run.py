@@ -7,15 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import tomli_w
 
-from curate.errors import RunError
+from curate.errors import RunError, nearest
 from curate.storage.folder import Folder, LocalFolder
 from curate.storage.url_folder import folder_at
 from curate.terminal.progress import say
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
 
 SETTINGS_FILE = "run.toml"
 SUMMARY_FILE = "embed.json"
@@ -137,6 +141,33 @@ class Run(RunFiles):
         """Folder of a table written in parts."""
         return self.root / name
 
+    def frame(self, name: str) -> "pl.DataFrame":
+        """A table, `ranking` or `ranking_NAME` as a polars frame. Raises RunError, naming what there is."""
+        import polars as pl
+
+        return pl.read_parquet(self._files_of(name))
+
+    def relation(self, name: str) -> "duckdb.DuckDBPyRelation":
+        """The same for SQL: a relation over the files, which DuckDB reads as far as a query needs them."""
+        import duckdb
+
+        return duckdb.read_parquet([str(path) for path in self._files_of(name)])
+
+    def _files_of(self, name: str) -> list[Path]:
+        ranking = "default" if name == "ranking" else name.removeprefix("ranking_")
+        found = {
+            "pairs": [self.pairs],
+            **{table: sorted(self.table(table).glob("*.parquet")) for table in PART_TABLES},
+            **({name: [self.rankings / f"{ranking}.parquet"]} if name.startswith("ranking") else {}),
+        }.get(name, [])
+        if not found or not found[0].exists():
+            there = [
+                *("pairs", *PART_TABLES),
+                *(f"ranking_{path.stem}" for path in sorted(self.rankings.glob("*.parquet"))),
+            ]
+            raise RunError(f"{self.root} has no table '{name}'{nearest(name, there)}")
+        return found
+
     @property
     def rankings(self) -> Path:
         """Folder of named rankings."""
@@ -146,6 +177,17 @@ class Run(RunFiles):
     def database(self) -> Path:
         """DuckDB file with a view over every table."""
         return self.root / "curation.duckdb"
+
+
+def open_run(path: str | Path = "run") -> Run:
+    """A run directory of this machine, there already or to be made by `embed`.
+
+    >>> open_run("run").frame("pairs").columns[:2]
+    ['pair_id', 'prompt_id']
+    >>> open_run("run").relation("scores").aggregate("count(*) > 0").fetchall()
+    [(True,)]
+    """
+    return Run(Path(path))
 
 
 def run_at(location: str) -> RunFiles:

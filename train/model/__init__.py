@@ -1,1 +1,4 @@
-"""model."""
+"""Diffusion models by family, the policy and its frozen reference, LoRA, weights over processes, saving.
+
+It uses config, files and errors only. Begin at families.py, then policy.py.
+"""

@@ -20,6 +20,7 @@ from curate.embed.decode.decoders import Decoder as DecodeBytes
 from curate.embed.decode.preprocess import CHUNK_IMAGES, Facts, Layout, Pixels, Preprocessors, layouts, prepare
 from curate.embed.decode.processes import DecodeProcesses
 from curate.embed.decode.reading import Batch
+from curate.embed.options import CORES
 from curate.embed.planning.plan import Part
 from curate.sources.images import Rejected
 from curate.sources.parquet import Location
@@ -122,3 +123,10 @@ def decoder(
 def batches_ahead(batch_images: int, workers: int) -> int:
     """Batches that are decoded ahead of the one that is waited for: one, or enough to give each worker two chunks."""
     return max(1, -(-2 * workers * CHUNK_IMAGES // batch_images))
+
+
+def default_decode_processes(device: str, decode: str = "pillow", cores: int | None = None) -> int:
+    """None on the CPU, where threads do as well, nor for nvjpeg; else the cores that each GPU has, at most 16."""
+    if decode == "nvjpeg" or not device.startswith("cuda"):
+        return 0
+    return min(16, cores or max(1, CORES // max(1, torch.cuda.device_count())))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from curate.errors import CurateError, ModelError, UsageError
+from curate.errors import CurateError, ModelError
 from curate.models.batch_limit import first_sentence, free_memory, out_of_memory
 from curate.models.towers.compiled import Compilable, StaticBatch
 from curate.terminal.progress import say
@@ -23,15 +23,6 @@ FIRST_IMAGES, MOST_IMAGES = 16, 1024
 LEAST_GAIN = 0.03
 """Twice the pictures must go by at least this share faster, or the smaller batch is kept."""
 PROBE_SEC = 0.5
-
-
-def parse_batch(wanted: str) -> int | None:
-    """`auto` is None. Raises UsageError for anything but that and a positive whole number."""
-    if wanted == "auto":
-        return None
-    if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
-        raise UsageError(f"--batch {wanted}: give auto, or a whole number of pictures from 1 up")
-    return int(wanted)
 
 
 def find_batch(scoring: Scoring, device: str) -> int:

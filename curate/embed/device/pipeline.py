@@ -16,16 +16,15 @@ Memory beside the models is bounded, whatever the size of the source and its par
     decoded   one picture for each thread or process that decodes
     results   2 parts × images of a part × Σ towers dimension × 4 bytes
 
-groups_ahead is an option of EmbedOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row
+groups_ahead is an option of ComputeOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row
 groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 1.7 GB + 86 MB
 encoded, 0.6 GB of pixels.
 """
 
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -36,42 +35,15 @@ from curate.embed.decode.reading import cut_batches, read_groups
 from curate.embed.device.batch_size import make_ready
 from curate.embed.device.part_tables import PartResults, offender, part_files
 from curate.embed.device.reports import SAMPLE, Done
-from curate.embed.planning.plan import PART_BYTES, Part
-from curate.embed.prefetch import ahead, behind
+from curate.embed.options import ComputeOptions
+from curate.embed.planning.plan import Part
 from curate.models.batch_limit import free_memory
 from curate.models.scoring import EmbeddedPrompts, Scoring
 from curate.models.towers.preprocessing import OnDevice, needed_side_px
 from curate.sources.images import Rejected
 from curate.sources.parquet import Source
+from curate.storage.prefetch import ahead, behind
 from curate.storage.run import RunFiles, part_rows, write_part
-
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How the work is cut: images of a forward pass, images and bytes of a part, what decodes, row groups read ahead.
-
-    batch_images None: found. decode_processes 0: `decode_threads` threads decode.
-    """
-
-    device: str
-    precision: str
-    batch_images: int | None = 64
-    part_images: int = 4096
-    decode_threads: int = CORES
-    decode_processes: int = 0
-    groups_ahead: int = 2
-    part_bytes: int = PART_BYTES
-    decode: str = "pillow"
-    compiled: bool = False
-
-
-def default_decode_processes(device: str, decode: str = "pillow", cores: int | None = None) -> int:
-    """None on the CPU, where threads do as well, nor for nvjpeg; else the cores that each GPU has, at most 16."""
-    if decode == "nvjpeg" or not device.startswith("cuda"):
-        return 0
-    return min(16, cores or max(1, CORES // max(1, torch.cuda.device_count())))
 
 
 def compute_parts(
@@ -80,7 +52,7 @@ def compute_parts(
     scoring: Scoring,
     prompts: EmbeddedPrompts,
     parts: Iterable[Part],
-    options: EmbedOptions,
+    options: ComputeOptions,
     report: Callable[[Done], None],
 ) -> None:
     """Compute and write each part as `parts` yields it; a part stands whole or not at all.

@@ -114,3 +114,11 @@ class Tally:
 
 def _share(counts: Counter[str]) -> float | None:
     return counts["busy_ms"] / counts["elapsed_ms"] if counts["elapsed_ms"] else None
+
+
+@dataclass(frozen=True)
+class PromptsDone:
+    """A part of the prompts stands, computed or found."""
+
+    part: str
+    prompts: int

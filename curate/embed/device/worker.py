@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from curate.embed.device.pipeline import EmbedOptions, compute_parts
-from curate.embed.memory import give_back
+from curate.embed.device.memory import give_back
+from curate.embed.device.pipeline import compute_parts
+from curate.embed.device.reports import PromptsDone
+from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
 from curate.models.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_columns, embedding_matrix
 from curate.sources.parquet import Source
@@ -20,14 +22,6 @@ from schemas import tables
 PROMPTS_PER_PART = 4096
 PROMPTS_PER_BATCH = 256
 PACKAGES = ("torch", "open_clip_torch", "transformers", "pillow", "pyarrow")
-
-
-@dataclass(frozen=True)
-class PromptsDone:
-    """A part of the prompts stands, computed or found."""
-
-    part: str
-    prompts: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class EmbedWork:
     source: Source
     scorers: Scorers
     prompts: dict[str, str]
-    options: EmbedOptions
+    options: ComputeOptions
     settings: dict[str, Any]
     anew: bool
 

@@ -14,9 +14,8 @@ from typing import Any
 from curate.embed.engines import Engine, Report, T, Work
 from curate.embed.engines.dispatcher import Desk, portable
 from curate.embed.engines.serial import Serial
+from curate.embed.options import CORES
 from curate.terminal.progress import say
-
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

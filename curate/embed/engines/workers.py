@@ -4,15 +4,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from curate.embed.decode.decoders import check_decode
+from curate.embed.decode.pool import default_decode_processes
 from curate.embed.engines import Engine
-from curate.embed.engines.processes import CORES, local_engine
+from curate.embed.engines.processes import local_engine
 from curate.embed.engines.ray import connected
+from curate.embed.options import CORES, ComputeOptions, EmbedOptions
 from curate.errors import UsageError
 from curate.models.towers.precision import choose_devices, choose_precision, describe_device
 
 
 @dataclass(frozen=True)
-class Place:
+class Workers:
     """threads: the cores that each worker has for decoding; words: one phrase for stderr."""
 
     engine: Engine
@@ -21,9 +24,31 @@ class Place:
     threads: int
     words: str
 
+    def compute_options(self, options: EmbedOptions) -> ComputeOptions:
+        """What each worker is told. Raises: UsageError for a way to decode that is none, or not the device's."""
+        check_decode(options.decode, self.device)
+        processes = options.decode_processes
+        if options.decode == "nvjpeg" and processes:
+            raise UsageError("--decode nvjpeg decodes in the towers' own process; leave out --decode-processes")
+        if processes is None:
+            processes = default_decode_processes(self.device, options.decode, self.threads)
+        return ComputeOptions(
+            self.device,
+            self.precision,
+            options.batch_images,
+            options.part_images,
+            decode_threads=self.threads,
+            decode_processes=processes,
+            part_bytes=options.part_bytes,
+            decode=options.decode,
+            compiled=options.compiled,
+        )
+
 
 @contextmanager
-def workplace(engine: str, address: str | None, device: str, workers: int | None, precision: str) -> Iterator[Place]:
+def find_workers(
+    engine: str, address: str | None, device: str, workers: int | None, precision: str
+) -> Iterator[Workers]:
     """Workers of this machine (`local`), or of a Ray cluster (`ray`), which stays connected for the block.
 
     Raises: UsageError for an engine, a device or a number format that is not there.
@@ -38,12 +63,12 @@ def workplace(engine: str, address: str | None, device: str, workers: int | None
     with connected(address, workers, device) as cluster:
         chosen = cluster.ask(choose_precision, precision, cluster.device)
         words = f"a Ray cluster: {cluster.workers} × {cluster.ask(describe_device, cluster.device, chosen)}"
-        yield Place(cluster, cluster.device, chosen, max(1, cluster.cpus // cluster.workers), words)
+        yield Workers(cluster, cluster.device, chosen, max(1, cluster.cpus // cluster.workers), words)
 
 
-def _local(device: str, workers: int | None, precision: str) -> Place:
+def _local(device: str, workers: int | None, precision: str) -> Workers:
     devices = choose_devices(device, workers)
     chosen = choose_precision(precision, devices[0])
     many = f"{len(devices)} workers: " if len(devices) > 1 else ""
     words = many + describe_device(devices[0], chosen)
-    return Place(local_engine(devices), devices[0], chosen, max(1, CORES // len(devices)), words)
+    return Workers(local_engine(devices), devices[0], chosen, max(1, CORES // len(devices)), words)

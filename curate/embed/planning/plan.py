@@ -12,19 +12,19 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from curate.embed.memory import give_back
+from curate.embed.device.memory import give_back
+from curate.embed.options import PART_BYTES
 from curate.embed.planning.parts import Part as Part
 from curate.embed.planning.parts import Parts, cut
-from curate.embed.prefetch import ahead
 from curate.errors import SourceError
 from curate.sources.parquet import Source
+from curate.storage.prefetch import ahead
 from schemas import tables
 
 OPTIONAL_TEXT = ("annotator_id", "image_0_model", "image_1_model", "category")
 IDENTITY = ("image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")  # after the prompt
 SIZES = ("image_0_size_bytes", "image_1_size_bytes")
 HASHED_TOGETHER = 10_000
-PART_BYTES = 256_000_000
 LABELS = (0.0, 0.5, 1.0)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from curate.embed import dry_run as calibrate
 from curate.embed.device.batch_size import made_up
-from curate.embed.device.pipeline import EmbedOptions
 from curate.embed.dry_run import Rates, expected_time, total_tflop, tower_gflop
+from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import make_plan
 from curate.errors import SourceError
 from curate.models.model_set import TowerSpec, load_model_set
@@ -60,11 +60,11 @@ def test_total_and_time_are_sums_of_the_plan(source_file: Path, monkeypatch: pyt
     models = load_model_set(MODELS)
     scoring = load_scoring(models, models.choose(["clip"]), "cpu", "fp32")
     monkeypatch.setattr(calibrate, "measure", lambda *_: Rates(1000.0, 30.0, 70.0, 50.0))
-    found = expected_time(source, plan, scoring, EmbedOptions("cpu", "fp32"), 1.0)
+    found = expected_time(source, plan, scoring, ComputeOptions("cpu", "fp32"), 1.0)
     assert found["images_per_sec"] == 21.0  # the cores do both: 1 / (1/30 + 1/70)
     assert found["seconds"] == 1.1  # 21 / 21 + 5 / 50
     monkeypatch.setattr(calibrate, "make_ready", lambda *_: 64)
-    on_gpu = expected_time(source, plan, scoring, EmbedOptions("cuda", "bf16"), 1.0)
+    on_gpu = expected_time(source, plan, scoring, ComputeOptions("cuda", "bf16"), 1.0)
     assert (on_gpu["images_per_sec"], on_gpu["limited_by"], on_gpu["seconds"]) == (30.0, "decoding", 0.8)
 
 
@@ -74,7 +74,7 @@ def test_a_source_of_broken_images_has_no_rate(tmp_path: Path) -> None:
     models = load_model_set(MODELS)
     scoring = load_scoring(models, models.choose(["clip"]), "cpu", "fp32")
     with pytest.raises(SourceError, match=r"^none of the first 8 images can be decoded; correct --source or the"):
-        expected_time(source, make_plan(source, 8, 10**9), scoring, EmbedOptions("cpu", "fp32"), 0.1)
+        expected_time(source, make_plan(source, 8, 10**9), scoring, ComputeOptions("cpu", "fp32"), 0.1)
 
 
 def test_made_up_pictures_have_the_towers_shape() -> None:

@@ -17,10 +17,10 @@ from PIL import Image
 from curate.embed import stage
 from curate.embed.decode import decoders
 from curate.embed.device import pipeline, worker
-from curate.embed.device.pipeline import EmbedOptions
 from curate.embed.engines.serial import Serial
+from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Plan, make_plan
-from curate.embed.stage import embed
+from curate.embed.stage import embed_source
 from curate.errors import RunError, UsageError
 from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring
@@ -31,7 +31,7 @@ from curate.storage.run import Run, RunFiles
 from schemas import tables
 from tests.curate.builders import CONTROL_UID, MODELS, pair_row, picture_bytes, write_pairs
 
-OPTIONS = EmbedOptions("cpu", "fp32", batch_images=4, part_images=6, decode_threads=2)
+OPTIONS = ComputeOptions("cpu", "fp32", batch_images=4, part_images=6, decode_threads=2)
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +41,10 @@ def scoring() -> Scoring:
 
 
 def embed_files(
-    root: Path, files: Path | list[Path], scoring: Scoring, options: EmbedOptions = OPTIONS
+    root: Path, files: Path | list[Path], scoring: Scoring, options: ComputeOptions = OPTIONS
 ) -> dict[str, Any]:
     paths = [str(path) for path in (files if isinstance(files, list) else [files])]
-    return embed(Run(root), open_source(load_manifest("pickapic_v2"), None, paths), scoring, options)
+    return embed_source(Run(root), open_source(load_manifest("pickapic_v2"), None, paths), scoring, options)
 
 
 def tables_of(root: Path) -> dict[str, pa.Table]:
@@ -198,7 +198,7 @@ def test_the_plans_tables_are_let_go_once_they_are_written(
 
     monkeypatch.setattr(stage, "make_plan", noted)
     opened = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
-    summary = embed(Run(tmp_path), opened, scoring, OPTIONS, Looking("cpu"))
+    summary = embed_source(Run(tmp_path), opened, scoring, OPTIONS, Looking("cpu"))
     assert summary["pairs"] == pq.read_metadata(tmp_path / "pairs.parquet").num_rows == 20
 
 
@@ -261,7 +261,7 @@ def test_parts_of_a_range_leave_the_others(tmp_path: Path, source_file: Path, sc
 
     def some(part_range: range) -> dict[str, Any]:
         opened = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
-        return embed(Run(root), opened, scoring, OPTIONS, part_range=part_range)
+        return embed_source(Run(root), opened, scoring, OPTIONS, part_range=part_range)
 
     left = {"parts": 4, "parts_computed": 2, "parts_left": 2, "first_left": "part-00000"}
     assert some(range(2, 9)) == left
@@ -281,11 +281,11 @@ def test_ranges_share_a_run_and_a_plain_process_does_not(tmp_path: Path, source_
     root = tmp_path / "run"
     opened = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
     with Run(root).locked(shared=True):
-        assert embed(Run(root), opened, scoring, OPTIONS, part_range=range(0, 2))["parts_computed"] == 2
+        assert embed_source(Run(root), opened, scoring, OPTIONS, part_range=range(0, 2))["parts_computed"] == 2
         with pytest.raises(RunError, match="another process is writing to"):
-            embed(Run(root), opened, scoring, OPTIONS)
+            embed_source(Run(root), opened, scoring, OPTIONS)
     with Run(root).locked(), pytest.raises(RunError, match="another process is writing to"):
-        embed(Run(root), opened, scoring, OPTIONS, part_range=range(0, 2))
+        embed_source(Run(root), opened, scoring, OPTIONS, part_range=range(0, 2))
 
 
 def test_a_finished_run_computes_nothing_again(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
@@ -299,7 +299,7 @@ def test_other_settings_are_refused(tmp_path: Path, source_file: Path, scoring: 
     root = tmp_path / "run"
     embed_files(root, source_file, scoring)
     with pytest.raises(RunError) as raised:
-        embed_files(root, source_file, scoring, EmbedOptions("cpu", "fp32", part_images=7))
+        embed_files(root, source_file, scoring, ComputeOptions("cpu", "fp32", part_images=7))
     assert str(raised.value) == (
         f"{root} was made under other settings: part_images was 6, now 7; use another --run, or delete {root}"
     )
@@ -380,4 +380,4 @@ def test_other_settings_are_refused_before_weights_are_loaded(
     source = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
     assert Run(root).refuse_other(stage.source_settings(source, OPTIONS))
     with pytest.raises(RunError, match="precision was 'fp32', now 'bf16'"):
-        Run(root).refuse_other(stage.source_settings(source, EmbedOptions("cpu", "bf16", part_images=6)))
+        Run(root).refuse_other(stage.source_settings(source, ComputeOptions("cpu", "bf16", part_images=6)))

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.embed.device.pipeline import EmbedOptions
+from curate.embed.options import ComputeOptions
 from curate.embed.parity import difference, measure_parity, overlap, sample
-from curate.embed.stage import embed
+from curate.embed.stage import embed_source
 from curate.errors import RunError
 from curate.models.model_set import ModelSet, load_model_set
 from curate.models.scoring import load_scoring
@@ -37,18 +37,18 @@ def source(tmp_path: Path) -> Source:
     return open_source(load_manifest("pickapic_v2"), None, [str(write_pairs(tmp_path / "s.parquet", rows))])
 
 
-def embedded(root: Path, source: Source, models: ModelSet, options: EmbedOptions) -> Run:
+def embedded(root: Path, source: Source, models: ModelSet, options: ComputeOptions) -> Run:
     scoring = load_scoring(models, models.choose(SCORERS), options.device, options.precision)
-    embed(Run(root), source, scoring, options)
+    embed_source(Run(root), source, scoring, options)
     return Run(root)
 
 
-def report_of(run: Run, source: Source, models: ModelSet, options: EmbedOptions, images: int) -> dict[str, Any]:
+def report_of(run: Run, source: Source, models: ModelSet, options: ComputeOptions, images: int) -> dict[str, Any]:
     return measure_parity(run, source, models, models.choose(SCORERS), options, images)
 
 
 def test_a_float32_run_differs_from_itself_by_nothing(tmp_path: Path, source: Source, models: ModelSet) -> None:
-    options = EmbedOptions("cpu", "fp32")
+    options = ComputeOptions("cpu", "fp32")
     run = embedded(tmp_path / "run", source, models, options)
     report = report_of(run, source, models, options, 100)
     assert (report["images"], report["pairs"]) == (20, 19)  # the broken image takes its one pair with it
@@ -61,7 +61,7 @@ def test_a_float32_run_differs_from_itself_by_nothing(tmp_path: Path, source: So
 def test_half_precision_and_scaled_decoding_differ_and_it_is_told(
     tmp_path: Path, source: Source, models: ModelSet
 ) -> None:
-    options = EmbedOptions("cpu", "bf16", decode="scaled")
+    options = ComputeOptions("cpu", "bf16", decode="scaled")
     run = embedded(tmp_path / "run", source, models, options)
     report = report_of(run, source, models, options, 7)
     assert (report["precision"], report["decode"], report["compiled"]) == ("bf16", "scaled", False)
@@ -71,7 +71,7 @@ def test_half_precision_and_scaled_decoding_differ_and_it_is_told(
 
 
 def test_the_sample_is_the_images_of_the_first_pairs(tmp_path: Path, source: Source, models: ModelSet) -> None:
-    run = embedded(tmp_path / "run", source, models, EmbedOptions("cpu", "fp32"))
+    run = embedded(tmp_path / "run", source, models, ComputeOptions("cpu", "fp32"))
     pairs, located = sample(run, 4)
     assert pairs["image_0_uid"].to_pylist() == ["image-1", "image-2", "image-3"]
     assert list(located) == ["image-1", "image-2", "image-3", "image-4"]
@@ -94,7 +94,7 @@ def test_overlap_counts_the_best_pairs_that_stay(tmp_path: Path) -> None:
     file = write_pairs(tmp_path / "s.parquet", [pair_row(0)])
     models = load_model_set(MODELS)
     source = open_source(load_manifest("pickapic_v2"), None, [str(file)])
-    run = embedded(tmp_path / "run", source, models, EmbedOptions("cpu", "fp32"))
+    run = embedded(tmp_path / "run", source, models, ComputeOptions("cpu", "fp32"))
     row = pq.read_table(run.pairs).to_pylist()[0]
     rows = [
         row | {"pair_id": f"{i:02d}", "image_0_uid": f"w{i:02d}", "image_1_uid": f"l{i:02d}", "preference": 0}
@@ -115,7 +115,7 @@ def test_overlap_counts_the_best_pairs_that_stay(tmp_path: Path) -> None:
 
 
 def test_a_source_that_changed_is_found_out(tmp_path: Path, source: Source, models: ModelSet) -> None:
-    options = EmbedOptions("cpu", "fp32")
+    options = ComputeOptions("cpu", "fp32")
     run = embedded(tmp_path / "run", source, models, options)
     images = pq.read_table(run.table("images"))
     broken = images.set_column(

@@ -21,7 +21,8 @@ from curate.embed.decode.pool import Prepared, batches_ahead, compact, decoder
 from curate.embed.decode.preprocess import Preprocessors, layouts, prepare
 from curate.embed.decode.processes import DecodeProcesses, modules_in
 from curate.embed.decode.reading import Batch, Encoded
-from curate.embed.device.pipeline import EmbedOptions, compute_parts
+from curate.embed.device.pipeline import compute_parts
+from curate.embed.options import ComputeOptions
 from curate.errors import CurateError
 from curate.models.model_set import load_model_set
 from curate.models.scoring import load_scoring
@@ -85,7 +86,7 @@ def test_an_image_that_crashes_its_process_is_set_aside_and_the_others_stay(
     def data(index: int) -> bytes:
         return DEADLY if index == 13 else picture_bytes(index, (16, 16))
 
-    options = EmbedOptions("cpu", "fp32", batch_images=10, decode_processes=2)
+    options = ComputeOptions("cpu", "fp32", batch_images=10, decode_processes=2)
     source: Any = MadeSource(data)
     scoring = cheap_scoring(deadly_pixels)
     compute_parts(Run(tmp_path), source, scoring, PROMPTS, made_parts(40, 20), options, lambda done: None)

@@ -10,17 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from curate.embed.device.batch_size import (
-    compile_towers,
-    find_batch,
-    largest_useful,
-    made_up,
-    make_ready,
-    parse_batch,
-    probe,
-)
-from curate.embed.device.pipeline import EmbedOptions
-from curate.embed.stage import embed
+from curate.embed.device.batch_size import compile_towers, find_batch, largest_useful, made_up, make_ready, probe
+from curate.embed.options import ComputeOptions, parse_batch
+from curate.embed.stage import embed_source
 from curate.errors import ModelError, UsageError
 from curate.models.batch_limit import BatchLimit
 from curate.models.model_set import load_model_set
@@ -67,13 +59,13 @@ def test_out_of_memory_in_a_run_costs_no_image_and_changes_no_score(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
-    options = EmbedOptions("cpu", "fp32", batch_images=16, part_images=12)
-    embed(Run(tmp_path / "whole"), source, scoring, options)
+    options = ComputeOptions("cpu", "fp32", batch_images=16, part_images=12)
+    embed_source(Run(tmp_path / "whole"), source, scoring, options)
     capsys.readouterr()
     sizes: list[int] = []
     tower: Any = scoring.towers["pickscore"]
     monkeypatch.setattr(tower, "image_features", too_many(tower.image_features, 4, sizes))
-    summary = embed(Run(tmp_path / "short"), source, scoring, options)
+    summary = embed_source(Run(tmp_path / "short"), source, scoring, options)
     assert summary["images"] == summary["scored_images"] == 21
     tried, held = sizes[:2], sizes[2:]
     assert tried == [11, 5]  # the first part, at once and halved
@@ -89,8 +81,8 @@ def test_out_of_memory_in_a_run_costs_no_image_and_changes_no_score(
 
 def test_the_batch_is_no_setting_of_a_run(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
     source = open_source(load_manifest("pickapic_v2"), None, [str(source_file)])
-    embed(Run(tmp_path), source, scoring, EmbedOptions("cpu", "fp32", batch_images=16, part_images=12))
-    again = embed(Run(tmp_path), source, scoring, EmbedOptions("cpu", "fp32", batch_images=5, part_images=12))
+    embed_source(Run(tmp_path), source, scoring, ComputeOptions("cpu", "fp32", batch_images=16, part_images=12))
+    again = embed_source(Run(tmp_path), source, scoring, ComputeOptions("cpu", "fp32", batch_images=5, part_images=12))
     assert again["parts_computed"] == 0
 
 

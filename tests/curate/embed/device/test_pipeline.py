@@ -15,17 +15,18 @@ from curate.embed.decode import decoders
 from curate.embed.decode import preprocess as preparing
 from curate.embed.decode.pool import batches_ahead
 from curate.embed.device import pipeline
-from curate.embed.device.pipeline import EmbedOptions, compute_parts
+from curate.embed.device.pipeline import compute_parts
 from curate.embed.device.reports import ALL_BAD_IMAGES, Done, Tally
+from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
-from curate.embed.prefetch import ahead, behind
 from curate.errors import ModelError, SourceError, WriteError
 from curate.models.scoring import Scoring
+from curate.storage.prefetch import ahead, behind
 from curate.storage.run import Run, part_rows
 from tests.curate.builders import picture_bytes
 
 BATCH = 4
-OPTIONS = EmbedOptions("cpu", "fp32", batch_images=BATCH, decode_threads=2)
+OPTIONS = ComputeOptions("cpu", "fp32", batch_images=BATCH, decode_threads=2)
 PICTURE = picture_bytes(0, (16, 16))
 
 
@@ -33,7 +34,7 @@ def run_parts(
     root: Path,
     source: Any,
     parts: list[Part],
-    options: EmbedOptions = OPTIONS,
+    options: ComputeOptions = OPTIONS,
     scoring: Scoring | None = None,
     report: Any = None,
 ) -> list[Done]:
@@ -61,7 +62,7 @@ def test_batches_are_cut_from_one_part_whatever_the_row_groups_and_the_timing(tm
     found = []
     for group_images, threads, groups_ahead in ((3, 1, 1), (10, 2, 2), (50, 3, 4)):
         scoring = cheap_scoring()
-        options = EmbedOptions("cpu", "fp32", 4, decode_threads=threads, groups_ahead=groups_ahead)
+        options = ComputeOptions("cpu", "fp32", 4, decode_threads=threads, groups_ahead=groups_ahead)
         source, parts = MadeSource(good, group_images), made_parts(26, 10, group_images)
         run_parts(tmp_path / str(group_images), source, parts, options, scoring)
         tower = scoring.towers["cheap"]
