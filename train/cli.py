@@ -1,21 +1,15 @@
 """The `train` command: parse, call, report. Loads no torch until a command runs."""
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from train.config import Recipe, Table, load_recipe
 from train.errors import TrainError
-
-if TYPE_CHECKING:
-    from train.sample.prompts import Prompt
-    from train.sample.stage import Model, Sampling
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,8 +18,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train a text-to-image model on preference pairs, and draw with it beside its base.",
 )
-
-GRID_PROMPTS = 8  # the first ones of the file: nobody chose them
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -74,34 +66,29 @@ def run(
 
     Example: train run --shards run/shards
     """
-    flags = _nested(
-        {
-            "model": model,
-            "run.steps": steps,
-            "run.batch_pairs": batch_pairs,
-            "run.seed": seed,
-            "optimizer.learning_rate": lr,
-            "objective.name": objective,
-            "objective.beta": beta,
-            "lora.rank": lora_rank,
-        }
+    from train.training import TrainOptions, train
+    from train.training.stage import plan
+
+    options = TrainOptions(
+        shards,
+        model,
+        preset,
+        config,
+        output,
+        steps,
+        batch_pairs,
+        lr,
+        objective,
+        beta,
+        lora_rank,
+        seed,
+        cache,
+        not no_cache,
+        resume,
     )
-    recipe = load_recipe(_preset(preset, model), config, flags)
-    shards = shards or _run_folder() / "shards"
-    from train.data import pairs as pair_reader
-
-    pairs = pair_reader.read_pairs(shards, verify=recipe.data.verify_shards)
-    output = output or Path(os.path.normpath(shards / ".." / "trained"))
-    if dry_run:
-        _print(_plan(recipe, pairs.counts(), output), as_json=as_json)
-        return
-    from train.terminal import silence_libraries
-    from train.training.loop import train
-
-    silence_libraries()
-    summary = train(recipe, pairs, output, resume=resume, cache=cache, use_cache=not no_cache)
-    if summary is not None:
-        _print(summary, as_json=as_json)
+    found = plan(options) if dry_run else train(options)
+    if found is not None:
+        _print(found, as_json=as_json)
 
 
 @app.command()
@@ -140,114 +127,25 @@ def sample(
 
     Example: train sample --model tuned=run/trained/model --model demo --prompts prompts.txt --images-per-prompt 2
     """
-    from train.sample.generate import Manner
-    from train.sample.stage import Sampling, save_tiles
+    from train.sample import SampleOptions
+    from train.sample import sample as run_sample
 
-    output = output or _run_folder() / "sampled"
-    named, drawn = _models_to_draw(model, against), _prompts_to_draw(prompts, prompts_file)
-    sampling = Sampling(named, drawn, images_per_prompt, Manner(steps, guidance, scheduler), batch, seed, models)
-    summary = _sampled(sampling, output)
-    if grid is not None:
-        save_tiles(grid, sampling, output, GRID_PROMPTS)
-        summary["grid"] = str(grid)
-    _print(summary, as_json=as_json)
-
-
-def _models_to_draw(models: list[str] | None, against: str | None) -> "tuple[Model, ...]":
-    """As given, or the run's trained model and what it was trained from."""
-    from train.model.saving import base_of
-    from train.sample.stage import parse_model
-
-    named = [parse_model(text) for text in models or [str(_run_folder() / "trained" / "model")]]
-    if against is None and len(named) == 1:
-        against = base_of(named[0].source)
-        _note(f"No --against: drawing against {against}, which {named[0].name} was trained from.")
-    return (*named, *([] if against is None else [parse_model(against)]))
-
-
-def _prompts_to_draw(prompts: str | None, file: Path | None) -> "list[Prompt]":
-    from train.sample.prompts import bundled_prompts, load_prompts
-
-    if prompts is None:
-        prompts = str(bundled_prompts())
-        _note("No --prompts: drawing the bundled demo's held-out prompts.")
-    found = load_prompts(prompts, file)
-    for note in found.notes():
-        _note(note)
-    return found.prompts
-
-
-def _sampled(sampling: "Sampling", output: Path) -> dict[str, Any]:
-    """Draw; what came of it, with each model's faulty pictures named on stderr."""
-    from train.sample.stage import MANIFEST_FILE
-    from train.sample.stage import sample as run_sample
-    from train.terminal import Reporter, silence_libraries
-
-    silence_libraries()
-    with Reporter(main=True) as reporter:
-        faults = run_sample(sampling, output, lambda done, total: reporter.advance("sample", done, total))
-    models = [one.name for one in sampling.models]
-    for name, kinds in faults.items():
-        words = " and ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items())
-        drawn = sampling.pictures // len(models)
-        _note(f"{name}: {words} of {drawn} pictures; they are left out of every comparison, and counted there.")
-    return {
-        "manifest": str(output / MANIFEST_FILE),
-        "models": models,
-        "prompts": len(sampling.prompts),
-        "pictures": sampling.pictures,
-        "pairs": sampling.pictures * (len(models) - 1) // 2,
-        "faults": faults,
-    }
-
-
-def _run_folder() -> Path:
-    """The run directory that defaults lie in: PAIRSIEVE_RUN, or ./run."""
-    return Path(os.environ.get("PAIRSIEVE_RUN") or "run")
-
-
-def _note(text: str) -> None:
-    """On stderr, what was chosen for the user; of several processes one says it."""
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(text, err=True)
-
-
-def _preset(preset: str | None, model: str | None) -> str:
-    """The preset named, or the one that fits the model; what is chosen for the user is said on stderr."""
-    if preset is not None:
-        return preset
-    if model is None:
-        _note("No --model and no --preset: training the bundled demo model by preset demo.")
-        return "demo"
-    from train.model.families import BUNDLED, FAMILIES, family_of
-
-    chosen = "demo" if model in BUNDLED else FAMILIES[family_of(model)].preset
-    _note(f"No --preset: taking {chosen}, which fits {model}.")
-    return chosen
-
-
-def _nested(flags: dict[str, Any]) -> Table:
-    """`{"run.steps": 5}` as `{"run": {"steps": 5}}`, without the flags that were not given."""
-    table: Table = {}
-    for name, value in flags.items():
-        if value is not None:
-            *section, key = name.split(".")
-            inner = table.setdefault(section[0], {}) if section else table
-            inner[key] = value
-    return table
-
-
-def _plan(recipe: Recipe, counts: dict[str, int], output: Path) -> dict[str, Any]:
-    """What a run would do, for as many processes as `accelerate launch` says."""
-    settings, processes = recipe.run, int(os.environ.get("WORLD_SIZE", "1"))
-    return {
-        "recipe": recipe.as_table(),
-        **counts,
-        "processes": processes,
-        "micro_steps_per_step": math.ceil(settings.batch_pairs / (settings.micro_batch_pairs * processes)),
-        "epochs": round(settings.steps * settings.batch_pairs / counts["pairs"], 2),
-        "output": str(output),
-    }
+    options = SampleOptions(
+        tuple(model or ()),
+        against,
+        prompts,
+        prompts_file,
+        output,
+        images_per_prompt,
+        steps,
+        guidance,
+        scheduler,
+        batch,
+        seed,
+        models,
+        grid,
+    )
+    _print(run_sample(options), as_json=as_json)
 
 
 def _print(document: dict[str, Any], *, as_json: bool) -> None:

@@ -91,3 +91,8 @@ def _sync(path: Path) -> None:
 def _storage_error(path: Path, error: Exception) -> StorageError:
     reason = getattr(error, "strerror", None) or str(error)
     return StorageError(f"{path} could not be written ({reason}); make room or choose another folder.")
+
+
+def run_folder() -> Path:
+    """The run directory that defaults lie in: PAIRSIEVE_RUN, or ./run."""
+    return Path(os.environ.get("PAIRSIEVE_RUN") or "run")

@@ -1,5 +1,7 @@
 """What a command of `train` shows on stderr: our progress, and nothing of the libraries' own."""
 
+import os
+import sys
 import threading
 from functools import cache
 from types import TracebackType
@@ -61,3 +63,9 @@ def silence_libraries() -> None:
             told(fault)
 
     threading.excepthook = hook
+
+
+def note(text: str) -> None:
+    """On stderr, what was chosen for the user; of several processes one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)  # noqa: T201

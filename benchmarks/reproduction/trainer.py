@@ -1,7 +1,7 @@
 """One arm trained: the steps of `train.training.loop`, without its accelerator, logs and checkpoints.
 
 The recipe, the draws, the batches, policy and reference, the errors, the objective and the optimizer are `train`'s
-own; a test holds the weights to those of `train.training.loop.train` on the same pairs.
+own; a test holds the weights to those of `train.training.loop.run_training` on the same pairs.
 """
 
 import copy
@@ -108,7 +108,7 @@ def run_steps(
     latent_shape: tuple[int, int, int],
     observe: Observe,
 ) -> torch.nn.Module:
-    """The steps of `train.training.loop.train` for one process and one micro-batch a step; the policy, trained.
+    """The steps of `train.training.loop.run_training` for one process and one micro-batch a step; the policy, trained.
 
     observe: called with the number of steps done, the policy, and the step's means.
     """

@@ -21,11 +21,11 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 from benchmarks.speed.small_sd import write_model
-from train.sample import stage as sample_module
+from train.sample import sampling as sample_module
 from train.sample.generate import Manner, open_painter
 from train.sample.picture_files import Model
 from train.sample.prompts import Prompt
-from train.sample.stage import Sampling, sample
+from train.sample.sampling import Sampling, draw_pairs
 from train.terminal import silence_libraries
 
 GUIDANCE = 7.5
@@ -72,7 +72,7 @@ def main() -> None:
         draw_bare(bare, prompts[: given.batch], given.batch, given.steps)  # warm
         for number in range(given.rounds):
             times["bare"].append(seconds(lambda: draw_bare(bare, prompts * 2, given.batch, given.steps)))
-            times["train sample"].append(seconds(partial(sample, sampling, folder / f"out-{number}", ignore)))
+            times["train sample"].append(seconds(partial(draw_pairs, sampling, folder / f"out-{number}", ignore)))
     images = 2 * given.prompts
     rates = {name: images / statistics.median(wall for wall, _ in found) for name, found in times.items()}
     cpu = {name: images / statistics.median(cpu for _, cpu in found) for name, found in times.items()}

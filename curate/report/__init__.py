@@ -1,4 +1,4 @@
 """`curate report` and `browse`: one page about a ranking, written to a file or served on this machine.
 
-It reads what rank wrote, and stands on pages and database. Begin at stage.py; figures.py is what the charts are made of.
+It reads what rank wrote, and stands on pages and database. Begin at stage.py, then figures.py.
 """

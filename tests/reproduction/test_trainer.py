@@ -42,7 +42,7 @@ def test_weights_and_losses_are_those_of_the_real_loop(tmp_path: Path, flags: di
     recipe = tiny_recipe(model, **flags)
     pairs = read_pairs(tiny.write_shards(tmp_path / "shards", tiny.samples(6)))
     AcceleratorState._reset_state(True)
-    summary = loop.train(recipe, pairs, tmp_path / "trained", resume=False)
+    summary = loop.run_training(recipe, pairs, tmp_path / "trained", resume=False)
     AcceleratorState._reset_state(True)
     assert summary is not None
     expected = load_file(tmp_path / "trained" / "checkpoints" / "step-000005" / "weights.safetensors")

@@ -52,7 +52,7 @@ METRICS = (  # summed over pairs, in the order of `metric_sums`
 )
 
 
-def train(
+def run_training(
     recipe: Recipe, pairs: PairSet, output: Path, *, resume: bool, cache: Path | None = None, use_cache: bool = True
 ) -> dict[str, Any] | None:
     """Train, save checkpoints and the model under `output`; the summary, on the main process only.

@@ -26,7 +26,7 @@ from train.model.saving import read_trained
 from train.sample.generate import Manner
 from train.sample.picture_files import Model
 from train.sample.prompts import Prompt
-from train.sample.stage import Sampling, manifest, parse_model
+from train.sample.sampling import Sampling, manifest, parse_model
 
 PROMPTS = ["red box", "green box", "blue sky"]
 FEW = ("--steps", 2, "--guidance", 3)

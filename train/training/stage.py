@@ -1,0 +1,127 @@
+"""`train run`: its options as Python, what they come to, and the run itself. Light: torch loads when it begins."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train.config import Recipe, Table, load_recipe
+from train.files import run_folder
+from train.terminal import note, silence_libraries
+
+if TYPE_CHECKING:
+    from train.data.pairs import PairSet
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Each option of `train run`, with the command's default; what is None is chosen as its help says.
+
+    steps to seed, where given, win over the file `config`, and that over the preset.
+    """
+
+    shards: Path | None = None
+    model: str | None = None
+    preset: str | None = None
+    config: Path | None = None
+    output: Path | None = None
+    steps: int | None = None
+    batch_pairs: int | None = None
+    learning_rate: float | None = None
+    objective: str | None = None
+    beta: float | None = None
+    lora_rank: int | None = None
+    seed: int | None = None
+    cache: Path | None = None
+    use_cache: bool = True
+    resume: bool = False
+
+    @property
+    def shards_folder(self) -> Path:
+        """Where shards.json lies."""
+        return Path(self.shards or run_folder() / "shards")
+
+    @property
+    def output_folder(self) -> Path:
+        """Where the run is kept: `trained` beside the shards if not said."""
+        return Path(self.output or os.path.normpath(self.shards_folder / ".." / "trained"))
+
+    def recipe(self) -> Recipe:
+        """Preset, file and options as one. Raises: SettingsError; ModelError for a model that no preset fits."""
+        flags = {
+            "model": self.model,
+            "run.steps": self.steps,
+            "run.batch_pairs": self.batch_pairs,
+            "run.seed": self.seed,
+            "optimizer.learning_rate": self.learning_rate,
+            "objective.name": self.objective,
+            "objective.beta": self.beta,
+            "lora.rank": self.lora_rank,
+        }
+        return load_recipe(_preset(self.preset, self.model), self.config, _nested(flags))
+
+
+def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
+    """Train a model on shards of preference pairs; the summary, of several processes on the main one only.
+
+    Raises: TrainError and its children.
+
+    >>> summary = train(TrainOptions(shards=Path("run/shards"), output=Path("run/tuned"), steps=2))
+    >>> summary["steps"], summary["model"]
+    (2, 'run/tuned/model')
+    """
+    options = options or TrainOptions()
+    recipe = options.recipe()
+    pairs = _pairs(options, recipe)
+    from train.training.loop import run_training
+
+    silence_libraries()
+    return run_training(
+        recipe, pairs, options.output_folder, resume=options.resume, cache=options.cache, use_cache=options.use_cache
+    )
+
+
+def plan(options: TrainOptions) -> dict[str, Any]:
+    """What a run would do, by as many processes as `accelerate launch` says; nothing starts. Raises: TrainError."""
+    recipe = options.recipe()
+    counts, processes = _pairs(options, recipe).counts(), int(os.environ.get("WORLD_SIZE", "1"))
+    return {
+        "recipe": recipe.as_table(),
+        **counts,
+        "processes": processes,
+        "micro_steps_per_step": math.ceil(recipe.run.batch_pairs / (recipe.run.micro_batch_pairs * processes)),
+        "epochs": round(recipe.run.steps * recipe.run.batch_pairs / counts["pairs"], 2),
+        "output": str(options.output_folder),
+    }
+
+
+def _pairs(options: TrainOptions, recipe: Recipe) -> "PairSet":
+    from train.data import pairs
+
+    return pairs.read_pairs(options.shards_folder, verify=recipe.data.verify_shards)
+
+
+def _preset(preset: str | None, model: str | None) -> str:
+    """The preset named, or the one that fits the model; what is chosen for the user is said on stderr."""
+    if preset is not None:
+        return preset
+    if model is None:
+        note("No --model and no --preset: training the bundled demo model by preset demo.")
+        return "demo"
+    from train.model.families import BUNDLED, FAMILIES, family_of
+
+    chosen = "demo" if model in BUNDLED else FAMILIES[family_of(model)].preset
+    note(f"No --preset: taking {chosen}, which fits {model}.")
+    return chosen
+
+
+def _nested(flags: dict[str, Any]) -> Table:
+    """`{"run.steps": 5}` as `{"run": {"steps": 5}}`, without the flags that were not given."""
+    table: Table = {}
+    for name, value in flags.items():
+        if value is not None:
+            *section, key = name.split(".")
+            inner = table.setdefault(section[0], {}) if section else table
+            inner[key] = value
+    return table
