@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from train import cli
-from train.training.log import RunLog
+from train.training.output.log import RunLog
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from curate.ask.stdout import search_lines
 from curate.commands.common import JsonOption, RunOption, ranking_name
 from curate.errors import UsageError
 from curate.storage.run import Run
@@ -58,6 +57,7 @@ def search(
     Example: curate search "a red fox" --limit 5
     """
     from curate.ask.search import search as run_search
+    from curate.ask.stdout import search_lines
 
     found = run_search(Run(Path(run)), text, tower, ranking_name(name), models, limit, pairs)
     typer.echo(json_text(found) if as_json else "\n".join(search_lines(found)))

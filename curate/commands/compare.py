@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
-from curate.compare.stdout import compare_lines
 from curate.storage.run import Run
 
 
@@ -30,6 +29,7 @@ def compare(
     from curate.compare.csv_and_latex import csv_text, latex_text
     from curate.compare.stage import CompareOptions
     from curate.compare.stage import compare as run_compare
+    from curate.compare.stdout import compare_lines
     from curate.storage.tables import write_text
 
     report = run_compare(Run(Path(run)), CompareOptions(tuple(model or ()), against, page, gallery))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, RunOrUrlOption, print_report
-from curate.embed.stdout import embed_lines, fetch_lines, status_lines
 from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS
 from curate.sources.manifest import DEMO
@@ -79,6 +78,7 @@ def embed(
     from curate.embed.options import parse_batch
     from curate.embed.stage import EmbedOptions
     from curate.embed.stage import embed as run_embed
+    from curate.embed.stdout import embed_lines
 
     if calibrate is not None and not dry_run:
         raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
@@ -125,6 +125,7 @@ def status(run: RunOrUrlOption = "run", as_json: JsonOption = False) -> None:
     Example: curate status --run run
     """
     from curate.embed.status import status as run_status
+    from curate.embed.stdout import status_lines
 
     report = run_status(run_at(run))
     print_report(report, as_json, status_lines(report))
@@ -140,6 +141,7 @@ def fetch(
     Example: curate fetch s3://bucket/pickapic --run pickapic
     """
     from curate.embed.fetch import fetch as run_fetch
+    from curate.embed.stdout import fetch_lines
 
     report = run_fetch(url, Run(Path(run)))
     print_report(report, as_json, fetch_lines(report))

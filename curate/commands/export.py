@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, local_folder, print_report, ranking_name
-from curate.export.stdout import export_lines, verify_lines
 from curate.storage.run import Run
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -39,6 +38,7 @@ def export_shards(
     from curate.export.order import check_order, parse_split
     from curate.export.stage import ExportOptions
     from curate.export.stage import export_shards as run_export
+    from curate.export.stdout import export_lines
     from curate.export.tars.plan import ShardSize, parse_bytes
 
     options = ExportOptions(
@@ -70,6 +70,7 @@ def verify(
 
     Example: curate verify run/shards
     """
+    from curate.export.stdout import verify_lines
     from curate.export.verify.stage import verify as run_verify
 
     report = run_verify(path, None if run is None else Run(Path(run)))

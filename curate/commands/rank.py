@@ -8,7 +8,6 @@ import typer
 from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
 from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS
-from curate.rank.stdout import check_lines, diff_lines, metrics_lines, rank_lines
 from curate.storage.run import Run
 
 
@@ -64,6 +63,7 @@ def rank(
     from curate.rank.selection.selection import Limits
     from curate.rank.stage import RankOptions
     from curate.rank.stage import rank as run_rank
+    from curate.rank.stdout import rank_lines
 
     options = RankOptions(
         parse_psi(psi, psi_norm),
@@ -108,6 +108,7 @@ def metrics(context: typer.Context, as_json: JsonOption = False) -> None:
     if context.invoked_subcommand is not None:
         return
     from curate.rank.check import list_metrics
+    from curate.rank.stdout import metrics_lines
 
     found = list_metrics()
     print_report({"metrics": found}, as_json, metrics_lines(found))
@@ -128,6 +129,7 @@ def check(
     """
     from curate.rank.check import check_metric
     from curate.rank.psi import parse_psi
+    from curate.rank.stdout import check_lines
 
     report = check_metric(Run(Path(run)), file, tuple(param or ()), parse_psi(psi, psi_norm))
     print_report(report, as_json, check_lines(report))
@@ -145,6 +147,7 @@ def diff(
     Example: curate diff default paper
     """
     from curate.rank.diff import diff as run_diff
+    from curate.rank.stdout import diff_lines
 
     report = run_diff(Run(Path(run)), ranking_name(one), ranking_name(two), moved)
     print_report(report, as_json, diff_lines(report))

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
-from curate.report.stdout import report_lines
 from curate.storage.run import Run
 
 
@@ -25,6 +24,7 @@ def report(
     Example: curate report --name default --png
     """
     from curate.report.stage import report as run_report
+    from curate.report.stdout import report_lines
 
     written = run_report(Run(Path(run)), ranking_name(name), page, png, gallery)
     print_report(written, as_json, report_lines(written))

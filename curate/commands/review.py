@@ -7,7 +7,6 @@ import typer
 
 from curate.commands.common import JsonOption, RunOption, print_report
 from curate.errors import UsageError
-from curate.review.stdout import review_lines, reviewed_lines
 from curate.storage.run import Run
 
 
@@ -34,6 +33,7 @@ def review(
     from curate.review.report import review_report
     from curate.review.stage import ReviewOptions
     from curate.review.stage import review as run_review
+    from curate.review.stdout import review_lines, reviewed_lines
 
     if report:
         found = review_report(Run(Path(run)))

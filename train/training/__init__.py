@@ -1,6 +1,7 @@
-"""`train run`: the loop, what guards it, optimizers, checkpoints, the run folder and its log, validation, the card.
+"""`train run`: the loop, what guards it, optimizers, validation.
 
-It uses data, model, objectives and, for pictures while training, sample. Begin at stage.py, then loop.py.
+Room: output (what a run leaves in its folder). It uses data, model, objectives and, for pictures while training,
+sample. Begin at stage.py, then loop.py.
 """
 
 from train.training.stage import TrainOptions, train

@@ -28,12 +28,12 @@ from train.model.memory import peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
 from train.objectives import PairErrors, implicit_accuracy, pair_loss
 from train.terminal import Reporter
-from train.training import checkpoint
-from train.training import run_folder as rundir
-from train.training.card import write_card
 from train.training.guard import Guard, enough_memory
-from train.training.log import RunLog, mean_of_last, shown
 from train.training.optimizers import make_optimizer, moving_average
+from train.training.output import checkpoint
+from train.training.output import run_folder as rundir
+from train.training.output.card import write_card
+from train.training.output.log import RunLog, mean_of_last, shown
 from train.training.pair_errors import pair_errors
 from train.training.validation import sample_grid, validate
 

@@ -22,7 +22,7 @@ from tests.train.training.test_run import LORA, equal, log, weights
 from train.config import as_toml, load_recipe, preset_names
 from train.errors import StorageError
 from train.terminal import silence_libraries
-from train.training.log import RunLog, mean_of_last, read_log
+from train.training.output.log import RunLog, mean_of_last, read_log
 
 RunTiny = Callable[..., Outcome]
 

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.train import tiny
 from tests.train.conftest import Outcome
-from train.training import checkpoint
+from train.training.output import checkpoint
 
 RunTiny = Callable[..., Outcome]
 LORA = ("--lora-rank", 2)

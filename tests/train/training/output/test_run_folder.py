@@ -4,7 +4,7 @@ import pytest
 
 from train.config import load_recipe
 from train.errors import RunDirectoryError
-from train.training.run_folder import begin, finished_summary, settings_of
+from train.training.output.run_folder import begin, finished_summary, settings_of
 
 SETTINGS = settings_of(load_recipe("demo"), ["aa"], latent_cache=True)
 OTHER = settings_of(load_recipe("demo"), ["bb"], latent_cache=True)

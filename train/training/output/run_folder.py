@@ -17,7 +17,7 @@ from typing import Any
 from train.config import Recipe
 from train.errors import RunDirectoryError
 from train.files import read_json, write_json
-from train.training.checkpoint import checkpoints_folder
+from train.training.output.checkpoint import checkpoints_folder
 
 SETTINGS, SUMMARY = "run.json", "summary.json"
 MAY_DIFFER = (  # what changes no weight

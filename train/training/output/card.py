@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from train.config import as_toml
-from train.training.log import read_log
+from train.training.output.log import read_log
 
 CURVES = "curves.png"
 SHOWN = {  # metric: title of its panel
