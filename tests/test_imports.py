@@ -183,9 +183,12 @@ def test_train_help_loads_nothing_heavy(command: str) -> None:
     assert not loaded & (HEAVY | {"curate", "numpy", "pyarrow"})
 
 
-LIGHT = [module for module in sorted(MODULES) if module.startswith(("curate.storage", "curate.database", "curate.rank"))]
-LIGHT += ["curate.ask", "curate.ask.shell", "curate.compare", "curate.report.stage", "curate.report.browse", "curate.review.stage"]
-LIGHT += ["curate.export", "curate.export.verify.stage", "curate.embed", "curate.embed.status", "curate.embed.fetch"]
+LIGHT = [
+    *(module for module in sorted(MODULES) if module.startswith(("curate.storage", "curate.database", "curate.rank"))),
+    *("curate.ask", "curate.ask.shell", "curate.compare", "curate.review.stage"),
+    *("curate.report.stage", "curate.report.browse", "curate.export", "curate.export.verify.stage"),
+    *("curate.embed", "curate.embed.status", "curate.embed.fetch"),
+]
 
 
 def test_what_needs_no_torch_does_not_load_it() -> None:

@@ -22,7 +22,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 
 from benchmarks.speed.small_sd import write_model
 from train.sample import sampling as sample_module
-from train.sample.generate import Manner, open_painter
+from train.sample.generate import GenerationSettings, open_generator
 from train.sample.picture_files import Model
 from train.sample.prompts import Prompt
 from train.sample.sampling import Sampling, draw_pairs
@@ -65,10 +65,12 @@ def main() -> None:
         write_model(folder / "model")
         bare = StableDiffusionPipeline.from_pretrained(folder / "model")
         bare.set_progress_bar_config(disable=True)
-        painter = open_painter(str(folder / "model"), None)
-        sample_module.open_painter = lambda source, scheduler: painter  # opened once: neither time holds it
+        pipeline = open_generator(str(folder / "model"), None)
+        sample_module.open_generator = lambda source, scheduler: pipeline  # opened once: neither time holds it
         models = (Model("a", str(folder / "model")), Model("b", str(folder / "model")))
-        sampling = Sampling(models, list(map(Prompt, prompts)), 1, Manner(given.steps, GUIDANCE), given.batch, 0)
+        sampling = Sampling(
+            models, list(map(Prompt, prompts)), 1, GenerationSettings(given.steps, GUIDANCE), given.batch, 0
+        )
         draw_bare(bare, prompts[: given.batch], given.batch, given.steps)  # warm
         for number in range(given.rounds):
             times["bare"].append(seconds(lambda: draw_bare(bare, prompts * 2, given.batch, given.steps)))

@@ -12,7 +12,7 @@ import pyarrow as pa
 from curate.compare.notes import notes
 from curate.compare.page import write_page
 from curate.compare.statistics.bootstrap import RESAMPLES, SEED, Resamples
-from curate.compare.statistics.diversity import spreads
+from curate.compare.statistics.diversity import diversities
 from curate.compare.statistics.win_rates import Pictures, standings, verdicts
 from curate.database.connection import connect_views, create_view, fetch
 from curate.database.queries import query_text
@@ -166,7 +166,7 @@ def _spreads(connection: duckdb.DuckDBPyConnection, pictures: Pictures, draws: R
         table = connection.sql(query_text("compare/embeddings", tower=[tower])).to_arrow_table()
         column = table.column(0).combine_chunks()
         embeddings = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32)
-        found += spreads(pictures, tower, embeddings, len(pictures.models) - 1, draws)
+        found += diversities(pictures, tower, embeddings, len(pictures.models) - 1, draws)
     return found
 
 

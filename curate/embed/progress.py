@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from curate.embed.device.reports import Done, Tally
+from curate.embed.device.reports import DeviceReport, RunProgress
 from curate.embed.stdout import progress_line
 from curate.errors import WriteError
 from curate.storage.folder import Folder
@@ -26,35 +26,42 @@ LINE_EVERY_SEC = 30.0
 
 
 @contextmanager
-def live(folder: Folder, tally: Tally, settings: dict[str, Any]) -> Iterator[Callable[[Done], None]]:
-    """Give the tally's `add`, and until the block ends show what it holds and write it to RUN/progress.json.
+def shown_progress(
+    folder: Folder, run_progress: RunProgress, settings: dict[str, Any]
+) -> Iterator[Callable[[DeviceReport], None]]:
+    """Give `run_progress.add`, and until the block ends show what it holds and write it to RUN/progress.json.
 
     The file says running, and at the end finished, or stopped and why. It is written whole, once a second or at a URL
     every ten, by a thread of its own, so that a slow disk or a long forward pass holds up neither.
     """
     with ExitStack() as stack:
-        show = stack.enter_context(_bar(tally)) if sys.stderr.isatty() else _lines(tally)
+        show = stack.enter_context(_bar(run_progress)) if sys.stderr.isatty() else _lines(run_progress)
         error: BaseException | None = None
         try:
-            with ticking(folder, tally, settings, show):
-                yield tally.add
+            with kept_progress(folder, run_progress, settings, show):
+                yield run_progress.add
         except BaseException as raised:
             error = raised
             raise
         finally:
             show(True)
             reason = {"error": str(error) or type(error).__name__} if error else {}
-            write_progress(folder, "stopped" if error else "finished", settings, tally, **reason)
+            write_progress(folder, "stopped" if error else "finished", settings, run_progress, **reason)
 
 
 @contextmanager
-def ticking(
-    folder: Folder, tally: Tally, settings: dict[str, Any], show: Callable[[bool], None] = lambda last: None
+def kept_progress(
+    folder: Folder,
+    run_progress: RunProgress,
+    settings: dict[str, Any],
+    show: Callable[[bool], None] = lambda last: None,
 ) -> Iterator[None]:
     """Until the block ends progress.json says that the run is running, also while models load and nothing is done."""
     ended = threading.Event()
-    ticker = threading.Thread(target=_tick, args=(folder, tally, settings, show, ended), name="progress", daemon=True)
-    write_progress(folder, "running", settings, tally)
+    ticker = threading.Thread(
+        target=_tick, args=(folder, run_progress, settings, show, ended), name="progress", daemon=True
+    )
+    write_progress(folder, "running", settings, run_progress)
     ticker.start()
     try:
         yield
@@ -64,10 +71,10 @@ def ticking(
 
 
 def write_progress(
-    folder: Folder, state: str, settings: dict[str, Any], tally: Tally | None = None, **more: Any
+    folder: Folder, state: str, settings: dict[str, Any], run_progress: RunProgress | None = None, **more: Any
 ) -> None:
     """RUN/progress.json. A disk that takes no more is said, and met again by the parts themselves."""
-    numbers = tally.numbers() if tally else {}
+    numbers = run_progress.numbers() if run_progress else {}
     written = {"state": state, **more, **numbers, "settings": settings, "pid": os.getpid(), "written_at": time.time()}
     try:
         folder.write(PROGRESS_FILE, (json_text(written) + "\n").encode("utf-8"))
@@ -84,17 +91,21 @@ def read_progress(folder: Folder) -> dict[str, Any] | None:
 
 
 def _tick(
-    folder: Folder, tally: Tally, settings: dict[str, Any], show: Callable[[bool], None], ended: threading.Event
+    folder: Folder,
+    run_progress: RunProgress,
+    settings: dict[str, Any],
+    show: Callable[[bool], None],
+    ended: threading.Event,
 ) -> None:
     written = time.monotonic()
     while not ended.wait(TICK_SEC):
         show(False)
         if not folder.remote or time.monotonic() - written >= REMOTE_EVERY_SEC:
-            write_progress(folder, "running", settings, tally)
+            write_progress(folder, "running", settings, run_progress)
             written = time.monotonic()
 
 
-def _lines(tally: Tally) -> Callable[[bool], None]:
+def _lines(run_progress: RunProgress) -> Callable[[bool], None]:
     """A line every half minute, and one at the end."""
     printed = time.monotonic()
 
@@ -102,18 +113,18 @@ def _lines(tally: Tally) -> Callable[[bool], None]:
         nonlocal printed
         if last or time.monotonic() - printed >= LINE_EVERY_SEC:
             printed = time.monotonic()
-            say(progress_line(tally.numbers()))
+            say(progress_line(run_progress.numbers()))
 
     return show
 
 
 @contextmanager
-def _bar(tally: Tally) -> Iterator[Callable[[bool], None]]:
+def _bar(run_progress: RunProgress) -> Iterator[Callable[[bool], None]]:
     with Progress(BarColumn(), TextColumn("{task.fields[line]}"), console=stderr) as bar:
-        task = bar.add_task("images", total=tally.images, line="")
+        task = bar.add_task("images", total=run_progress.images, line="")
 
         def show(last: bool) -> None:
-            numbers = tally.numbers()
+            numbers = run_progress.numbers()
             bar.update(task, completed=numbers["images_done"], line=progress_line(numbers))
 
         yield show

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from curate.embed.device.memory import give_back
-from curate.embed.device.reports import Done, PromptsDone, Tally
+from curate.embed.device.reports import DeviceReport, PromptsDone, RunProgress
 from curate.embed.engines import Engine
 from curate.embed.engines.serial import Serial
 from curate.embed.options import ComputeOptions, EmbedOptions
 from curate.embed.planning.parts import part_name
 from curate.embed.planning.plan import Plan, make_plan
-from curate.embed.progress import live, read_progress, ticking, write_progress
+from curate.embed.progress import kept_progress, read_progress, shown_progress, write_progress
 from curate.embed.summary import planned_counts, run_summary
 from curate.errors import RunError, UsageError
 from curate.models.model_set import ModelSet, ScorerSpec, load_model_set
@@ -120,19 +120,19 @@ def embed_source(
         sound = sound_parts(run, [part_name(index) for index in mine], hashed=not run.folder.remote)
         todo = [index for index in mine if part_name(index) not in sound]
         work = EmbedWork(run.absolute(), source, scorers, plan.prompts, options, settings, anew=bool(todo))
-        shown, tally = shown_settings(source, scorers, options), _tally(run, plan, mine, todo)
+        shown, run_progress = shown_settings(source, scorers, options), _run_progress(run, plan, mine, todo)
         with ExitStack() as lines:
             if todo:
-                lines.enter_context(ticking(run.folder, tally, shown))
-            report = _Shown(lines, run, tally, shown, len(plan.prompts))
+                lines.enter_context(kept_progress(run.folder, run_progress, shown))
+            report = _Shown(lines, run, run_progress, shown, len(plan.prompts))
             try:
                 (engine or Serial(options.device)).run(work, plan.parts.only(todo), report)
             except BaseException as error:
                 if todo and report.add is None:  # later failures are written by what shows the images
                     lines.close()
-                    write_progress(run.folder, "stopped", shown, tally, error=str(error) or type(error).__name__)
+                    write_progress(run.folder, "stopped", shown, run_progress, error=str(error) or type(error).__name__)
                 raise
-        return _end(run, plan, planned, scorers, _computed(run, tally, shown, len(todo)))
+        return _end(run, plan, planned, scorers, _computed(run, run_progress, shown, len(todo)))
 
 
 def source_settings(source: Source, options: ComputeOptions) -> dict[str, Any]:
@@ -185,14 +185,22 @@ def _note_another(run: RunFiles) -> None:
 class _Shown:
     """Every worker's reports in one line of progress: first the prompts, then the images."""
 
-    def __init__(self, lines: ExitStack, run: RunFiles, tally: Tally, settings: dict[str, Any], prompts: int) -> None:
-        self.lines, self.run, self.tally, self.settings, self.prompts = lines, run, tally, settings, prompts
+    def __init__(
+        self, lines: ExitStack, run: RunFiles, run_progress: RunProgress, settings: dict[str, Any], prompts: int
+    ) -> None:
+        self.lines, self.run, self.run_progress, self.settings, self.prompts = (
+            lines,
+            run,
+            run_progress,
+            settings,
+            prompts,
+        )
         self.seen: set[str] = set()
         self.advance: Advance | None = None
-        self.add: Callable[[Done], None] | None = None
+        self.add: Callable[[DeviceReport], None] | None = None
 
-    def __call__(self, message: PromptsDone | Done) -> None:
-        if isinstance(message, Done):
+    def __call__(self, message: PromptsDone | DeviceReport) -> None:
+        if isinstance(message, DeviceReport):
             self._images(message)
         elif message.part not in self.seen and self.add is None:  # other workers find it, too
             self.seen.add(message.part)
@@ -203,11 +211,11 @@ class _Shown:
             self.advance = self.lines.enter_context(progress("prompts", self.prompts))
         self.advance(prompts)
 
-    def _images(self, done: Done) -> None:
+    def _images(self, done: DeviceReport) -> None:
         if self.add is None:
             self.lines.close()
-            self.tally.restart(done.elapsed_sec)
-            self.add = self.lines.enter_context(live(self.run.folder, self.tally, self.settings))
+            self.run_progress.restart(done.elapsed_sec)
+            self.add = self.lines.enter_context(shown_progress(self.run.folder, self.run_progress, self.settings))
         self.add(done)
 
 
@@ -242,15 +250,15 @@ def shown_settings(source: Source, scorers: "Scorers", options: ComputeOptions) 
     }
 
 
-def _tally(run: RunFiles, plan: Plan, mine: range, todo: list[int]) -> Tally:
+def _run_progress(run: RunFiles, plan: Plan, mine: range, todo: list[int]) -> RunProgress:
     """Nothing done yet, beside the parts that are there."""
     stands = sorted(set(mine) - set(todo))
     images, before = plan.parts.only(mine).image_count, plan.parts.only(stands).image_count
     rows = rows_of_parts(run, map(part_name, stands)).values()
-    return Tally(images, len(mine), before, len(stands), any((counted or {}).get("images") for counted in rows))
+    return RunProgress(images, len(mine), before, len(stands), any((counted or {}).get("images") for counted in rows))
 
 
-def _computed(run: RunFiles, tally: Tally, settings: dict[str, Any], parts: int) -> dict[str, Any]:
+def _computed(run: RunFiles, run_progress: RunProgress, settings: dict[str, Any], parts: int) -> dict[str, Any]:
     """How this process came to its parts; embed.json's other counts are those of the whole run.
 
     With nothing left to compute, what is known of an earlier process stays.
@@ -260,6 +268,6 @@ def _computed(run: RunFiles, tally: Tally, settings: dict[str, Any], parts: int)
             return dict(run.summary().get("computed", {})) | {"parts": 0}
         except RunError:
             return {"parts": 0}
-    numbers = tally.numbers()
+    numbers = run_progress.numbers()
     kept = ("elapsed_sec", "images_per_sec", "busy_share", "dropped", "devices")
-    return {"images": tally.done_images, "parts": parts} | {name: numbers[name] for name in kept} | settings
+    return {"images": run_progress.done_images, "parts": parts} | {name: numbers[name] for name in kept} | settings

@@ -19,7 +19,7 @@ class _End:
 
 
 @contextmanager
-def ahead(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
+def prefetched(items: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
     """The same items in the same order, each made in a background thread before it is asked for.
 
     At most `depth` items wait or are being made, beside the one in the consumer's hands. An error of the maker is
@@ -69,7 +69,7 @@ def _taken(ready: Any, free: threading.Semaphore) -> Iterator[T]:
 
 
 @contextmanager
-def behind(work: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
+def written_behind(work: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
     """Gives `put(item)`, which has `work(item)` done in a background thread while the caller goes on, one at a time.
 
     `put` waits for the item before. An error of the work is raised by the next `put`, or at the block's end.

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from curate import cli
-from curate.storage import files as storage
+from curate.storage import files
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 from tests.curate.object_store import Gate, object_store
 
@@ -67,7 +67,7 @@ def served() -> Iterator[Gate]:
 @pytest.fixture
 def gate(served: Gate, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """The store with no failure ahead, waits that a test can bear, and nothing known of earlier listings."""
-    monkeypatch.setattr(storage, "RETRY_WAITS_SEC", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(files, "RETRY_WAITS_SEC", (0.0, 0.0, 0.0))
     served.fail()
     served.requests.clear()
     fsspec.filesystem("s3").invalidate_cache()

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from train.config import Recipe
 from train.data.latents import Batch, Encoded, assemble
 from train.data.pairs import PairSet, ShapePx
-from train.data.prefetch import ahead
+from train.data.prefetch import prefetched
 from train.data.random_draws import HELD_OUT, Draw, PairOrder, draw, positions
 from train.errors import ShardError
 from train.model.families import LatentShape
@@ -144,7 +144,7 @@ class BatchStream:
             for micro_batches in [plan.micro_batches(step)]
             for number, places in enumerate(micro_batches, start=1)
         )
-        self._batches = ahead(lambda one: (plan.batch(*one[:2]), one[2]), todo, depth=AHEAD, threads=1)
+        self._batches = prefetched(lambda one: (plan.batch(*one[:2]), one[2]), todo, depth=AHEAD, threads=1)
         self._waited_sec = 0.0
 
     def __next__(self) -> tuple[Batch, bool]:

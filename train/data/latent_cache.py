@@ -31,7 +31,7 @@ from torch import Tensor
 from train.data.images import Cut
 from train.data.latents import check_finite, encode_posterior, read_cut
 from train.data.pairs import PairSet
-from train.data.prefetch import ahead
+from train.data.prefetch import prefetched
 from train.errors import CacheError
 from train.files import read_json, whole_file, write_json
 from train.model.families import Conditioning, DiffusionModel, encode_prompts, prompts_cut
@@ -196,7 +196,7 @@ def fill(
 
     unsafe: list[int] = []
     texts = [*pairs.prompts, ""]
-    pictures = ahead(read, missing, depth=DECODERS, threads=DECODERS)
+    pictures = prefetched(read, missing, depth=DECODERS, threads=DECODERS)
     for count, ((number, chunk), cuts) in enumerate(zip(missing, pictures, strict=True), start=1):
         if chunk.array is None:
             _write_prompts(arrays, chunk.rows, encode_prompts(model, [texts[item] for item in chunk.items]))

@@ -9,7 +9,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, depth: int, threads: int) -> Iterator[Result]:
+def prefetched(
+    function: Callable[[Item], Result], items: Iterable[Item], *, depth: int, threads: int
+) -> Iterator[Result]:
     """`function` of each item, in order, begun up to `depth` items before its turn.
 
     An exception of `function` is raised where its result would have been. Close the generator to stop early.

@@ -1,4 +1,4 @@
-"""What to draw and how one batch of it is drawn: the same prompts from the same noise, whichever model draws."""
+"""What to draw, and one batch of it through a pipeline: the same prompts from the same noise, whichever model draws."""
 
 import hashlib
 import math
@@ -34,7 +34,7 @@ SCHEDULERS = {
 }
 
 
-class Drawing(NamedTuple):
+class PictureRequest(NamedTuple):
     """One picture to draw: its noise comes from `seed` alone."""
 
     prompt: Prompt
@@ -42,12 +42,12 @@ class Drawing(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int]:
-        """What tells one drawing from another."""
+        """What tells one request from another."""
         return self.prompt.text, self.seed
 
 
 @dataclass(frozen=True)
-class Manner:
+class GenerationSettings:
     """How pictures are drawn. scheduler: one of SCHEDULERS or a class's name; None: the pipeline's own."""
 
     steps: int
@@ -55,17 +55,17 @@ class Manner:
     scheduler: str | None = None
 
 
-class Drawn(NamedTuple):
+class GeneratedPicture(NamedTuple):
     """A picture, and `black` or `not_finite` where it is no picture that could be compared."""
 
     image: Image.Image
     fault: str | None
 
 
-def drawings(prompts: Iterable[Prompt], images_per_prompt: int, seed: int) -> list[Drawing]:
+def picture_requests(prompts: Iterable[Prompt], images_per_prompt: int, seed: int) -> list[PictureRequest]:
     """Prompt by prompt. An image's seed depends on (seed, prompt, number), not on the prompt's place."""
     return [
-        Drawing(prompt, _image_seed(seed, prompt.text, number))
+        PictureRequest(prompt, _image_seed(seed, prompt.text, number))
         for prompt in prompts
         for number in range(images_per_prompt)
     ]
@@ -77,17 +77,17 @@ def _image_seed(seed: int, prompt: str, number: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def open_painter(source: str, scheduler: str | None) -> Any:
+def open_generator(source: str, scheduler: str | None) -> Any:
     """A pipeline on this machine's device, its latents decoded in slices. Raises: ModelError, SettingsError."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    painter = open_pipeline(source, torch.float32 if device.type == "cpu" else torch.float16)
+    pipeline = open_pipeline(source, torch.float32 if device.type == "cpu" else torch.float16)
     if scheduler is not None:
-        painter.scheduler = _scheduler(painter.scheduler, scheduler)
-    picture_px = (painter.vae_scale_factor**2) * math.prod(_latent_shape(painter)[1:])
+        pipeline.scheduler = _scheduler(pipeline.scheduler, scheduler)
+    picture_px = (pipeline.vae_scale_factor**2) * math.prod(_latent_shape(pipeline)[1:])
     most_px = DECODED_PX if device.type == "cpu" else DECODED_PX_ON_ACCELERATORS
-    painter.vae.decode = SlicedDecode(painter.vae.decode, max(1, most_px // picture_px))
-    painter.set_progress_bar_config(disable=True)
-    return painter.to(device)
+    pipeline.vae.decode = SlicedDecode(pipeline.vae.decode, max(1, most_px // picture_px))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
 
 
 class SlicedDecode:
@@ -130,41 +130,41 @@ def _scheduler(own: Any, wanted: str) -> Any:
 
 
 @torch.no_grad()
-def paint(painter: Any, chunk: list[Drawing], manner: Manner) -> torch.Tensor:
+def generate(pipeline: Any, chunk: list[PictureRequest], generation: GenerationSettings) -> torch.Tensor:
     """(batch, 3, h, w) in [0, 1], on the CPU; what a picture looks like does not depend on what else is in it."""
-    shape = _latent_shape(painter)
+    shape = _latent_shape(pipeline)
     noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in chunk]
-    pixels: torch.Tensor = painter(
+    pixels: torch.Tensor = pipeline(
         prompt=[one.prompt.text for one in chunk],
-        latents=torch.from_numpy(np.stack(noise)).to(painter.device, _denoiser(painter).dtype),
+        latents=torch.from_numpy(np.stack(noise)).to(pipeline.device, _denoiser(pipeline).dtype),
         generator=[torch.Generator().manual_seed(one.seed) for one in chunk],  # for schedulers that add noise
-        num_inference_steps=manner.steps,
-        guidance_scale=manner.guidance,
+        num_inference_steps=generation.steps,
+        guidance_scale=generation.guidance,
         output_type="pt",
     ).images
     return pixels.cpu()
 
 
-def drawn(pixels: torch.Tensor) -> Drawn:
+def to_picture(pixels: torch.Tensor) -> GeneratedPicture:
     """pixels: (3, h, w) in [0, 1], rounded as diffusers rounds them. What is not finite becomes black, and is named."""
     pixels = pixels.float()
     finite = bool(torch.isfinite(pixels).all())
     values = (pixels.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     image = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
     if not finite:
-        return Drawn(image, "not_finite")
-    return Drawn(image, "black" if int(values.max()) <= BLACK_AT_MOST else None)
+        return GeneratedPicture(image, "not_finite")
+    return GeneratedPicture(image, "black" if int(values.max()) <= BLACK_AT_MOST else None)
 
 
-def _latent_shape(painter: Any) -> tuple[int, int, int]:
-    config = _denoiser(painter).config
+def _latent_shape(pipeline: Any) -> tuple[int, int, int]:
+    config = _denoiser(pipeline).config
     size = config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     return config["in_channels"], height, width
 
 
-def _denoiser(painter: Any) -> Any:
-    return painter.transformer if hasattr(painter, "transformer") else painter.unet
+def _denoiser(pipeline: Any) -> Any:
+    return pipeline.transformer if hasattr(pipeline, "transformer") else pipeline.unet
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from train.errors import RunDirectoryError
 from train.files import whole_folder, write_json
 from train.model.families import locate
 from train.model.saving import read_trained
-from train.sample.generate import Drawing, drawn
+from train.sample.generate import PictureRequest, to_picture
 
 SETTINGS, PART, IMAGES = "sampling.json", "part.json", "images"
-Key = tuple[str, int]  # of a drawing: prompt and seed
+Key = tuple[str, int]  # of a request: prompt and seed
 # Half the time of Pillow's own 6 or less; pictures with grain are no larger, the demo's 17 %, very smooth ones 39 %.
 COMPRESS_LEVEL = 1
 ENCODERS = 4  # pictures of a batch that become PNGs at once
@@ -35,7 +35,7 @@ class Model(NamedTuple):
     source: str
 
 
-class Kept(NamedTuple):
+class StoredPicture(NamedTuple):
     """A picture on disk: its uid, its file relative to the output folder (None where it is at fault), the fault."""
 
     uid: str
@@ -44,7 +44,7 @@ class Kept(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Parts:
+class StoredPictures:
     """The finished parts of one model."""
 
     output: Path
@@ -56,47 +56,47 @@ class Parts:
         word = "".join(letter if letter.isalnum() else "-" for letter in Path(self.model.name).name)[:40]
         return self.output / IMAGES / f"{word}-{hashlib.sha256(self.model.name.encode()).hexdigest()[:8]}"
 
-    def kept(self) -> dict[Key, Kept]:
-        """Every picture of a sound part, by its drawing."""
-        found: dict[Key, Kept] = {}
+    def kept(self) -> dict[Key, StoredPicture]:
+        """Every picture of a sound part, by its request."""
+        found: dict[Key, StoredPicture] = {}
         for path in sorted(self.folder.glob(f"[0-9]*/{PART}")):
             found.update(self._part(path))
         return found
 
-    def _part(self, path: Path) -> dict[Key, Kept]:
+    def _part(self, path: Path) -> dict[Key, StoredPicture]:
         """Nothing of a part that is damaged: it is drawn again."""
-        found: dict[Key, Kept] = {}
+        found: dict[Key, StoredPicture] = {}
         try:
             for row in json.loads(path.read_text("utf-8")):
                 picture = path.parent / row["file"]
                 if picture.stat().st_size != row["bytes"]:
                     return {}
                 file = None if row["fault"] else picture.relative_to(self.output).as_posix()
-                found[row["prompt"], row["seed"]] = Kept(row["uid"], file, row["fault"])
+                found[row["prompt"], row["seed"]] = StoredPicture(row["uid"], file, row["fault"])
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         return found
 
-    def write(self, chunk: list[Drawing], pixels: torch.Tensor) -> None:
-        """One batch, whole or not at all; pixels: as `paint` gives them. Raises: StorageError."""
+    def write(self, chunk: list[PictureRequest], pixels: torch.Tensor) -> None:
+        """One batch, whole or not at all; pixels: as `generate` gives them. Raises: StorageError."""
         with whole_folder(self.folder / f"{chunk[0].seed:019d}") as folder, ThreadPoolExecutor(ENCODERS) as pool:
             rows = []
-            for number, (drawing, (data, fault)) in enumerate(zip(chunk, pool.map(_png, pixels), strict=True)):
+            for number, (request, (data, fault)) in enumerate(zip(chunk, pool.map(_png, pixels), strict=True)):
                 file = f"{number:03d}.png"
                 (folder / file).write_bytes(data)
-                row = {"prompt": drawing.prompt.text, "seed": drawing.seed, "uid": self._uid(drawing, data)}
+                row = {"prompt": request.prompt.text, "seed": request.seed, "uid": self._uid(request, data)}
                 rows.append(row | {"file": file, "bytes": len(data), "fault": fault})
             (folder / PART).write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
 
-    def _uid(self, drawing: Drawing, data: bytes) -> str:
-        """It names model, drawing and bytes: equal pictures of two models are still two images."""
-        named = f"{self.model.name}\0{drawing.seed}\0{drawing.prompt.text}\0".encode()
+    def _uid(self, request: PictureRequest, data: bytes) -> str:
+        """It names model, request and bytes: equal pictures of two models are still two images."""
+        named = f"{self.model.name}\0{request.seed}\0{request.prompt.text}\0".encode()
         return hashlib.sha256(named + data).hexdigest()[:32]
 
 
 def _png(pixels: torch.Tensor) -> tuple[bytes, str | None]:
     """A picture's bytes, and its fault."""
-    buffer, picture = io.BytesIO(), drawn(pixels)
+    buffer, picture = io.BytesIO(), to_picture(pixels)
     picture.image.save(buffer, "PNG", compress_level=COMPRESS_LEVEL)
     return buffer.getvalue(), picture.fault
 

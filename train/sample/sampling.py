@@ -1,8 +1,8 @@
 """Models draw the same prompts from the same noise: a pair data set that `curate embed` takes.
 
-<output>/pairs.parquet   SAMPLED_PAIRS: every two of the models, drawing by drawing
+<output>/pairs.parquet   SAMPLED_PAIRS: every two of the models, request by request
          manifest.toml   the description that `curate embed --manifest` reads
-         images/         the pictures, each once; sampling.json says how they were drawn (train/sample/picture_files.py)
+         images/         the pictures, each once; sampling.json says how they were drawn (picture_files.py)
 """
 
 import gc
@@ -25,9 +25,16 @@ from train.errors import ModelError, SettingsError
 from train.files import whole_file
 from train.model.families import BUNDLED, pipeline_index
 from train.model.saving import read_trained
-from train.sample.generate import Drawing, Manner, drawings, enough_memory_to_draw, open_painter, paint
+from train.sample.generate import (
+    GenerationSettings,
+    PictureRequest,
+    enough_memory_to_draw,
+    generate,
+    open_generator,
+    picture_requests,
+)
 from train.sample.grid import Tile, save_grid
-from train.sample.picture_files import Kept, Key, Model, Parts, earlier_weights, fingerprint, record
+from train.sample.picture_files import Key, Model, StoredPicture, StoredPictures, earlier_weights, fingerprint, record
 from train.sample.prompts import Prompt
 
 PAIRS_FILE, MANIFEST_FILE, SPLIT = "pairs.parquet", "manifest.toml", "sampled"
@@ -35,7 +42,7 @@ MAPPED = [name for name in SAMPLED_PAIRS.names if name != "seed"]  # the columns
 WRITTEN_BEHIND = 2  # batches that may wait for the disk while the next is drawn
 ROWS_TOGETHER = 4096
 
-Pictures = dict[str, dict[Key, Kept]]  # by model
+Pictures = dict[str, dict[Key, StoredPicture]]  # by model
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,14 @@ class Sampling:
     models: tuple[Model, ...]
     prompts: list[Prompt]
     images_per_prompt: int
-    manner: Manner
+    generation: GenerationSettings
     batch_images: int
     seed: int
     score_models: str | None = None
 
-    def drawings(self) -> list[Drawing]:
+    def picture_requests(self) -> list[PictureRequest]:
         """What each model draws."""
-        return drawings(self.prompts, self.images_per_prompt, self.seed)
+        return picture_requests(self.prompts, self.images_per_prompt, self.seed)
 
     @property
     def pictures(self) -> int:
@@ -62,7 +69,9 @@ class Sampling:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides a picture beside its model, prompt and number; None is left out, as TOML knows none."""
-        return {name: value for name, value in {"seed": self.seed, **asdict(self.manner)}.items() if value is not None}
+        return {
+            name: value for name, value in {"seed": self.seed, **asdict(self.generation)}.items() if value is not None
+        }
 
 
 def parse_model(text: str) -> Model:
@@ -93,10 +102,10 @@ def draw_pairs(sampling: Sampling, output: Path, progress: Callable[[int, int], 
     weights = earlier_weights(output, sampling.settings, weights) | weights
     pictures: Pictures = {}
     for index, model in enumerate(sampling.models):
-        before = index * len(sampling.drawings())
-        for done in _draw(sampling, Parts(output, model), weights):
+        before = index * len(sampling.picture_requests())
+        for done in _draw(sampling, StoredPictures(output, model), weights):
             progress(before + done, sampling.pictures)
-        pictures[model.name] = Parts(output, model).kept()
+        pictures[model.name] = StoredPictures(output, model).kept()
     faults = {model.name: _faults(model, pictures, sampling) for model in sampling.models}
     rows = _pairs(sampling, pictures)
     with whole_file(output / PAIRS_FILE) as temporary, pq.ParquetWriter(temporary, SAMPLED_PAIRS) as writer:
@@ -107,15 +116,15 @@ def draw_pairs(sampling: Sampling, output: Path, progress: Callable[[int, int], 
     return {name: found for name, found in faults.items() if found}
 
 
-def _draw(sampling: Sampling, parts: Parts, weights: dict[str, str]) -> Iterator[int]:
+def _draw(sampling: Sampling, parts: StoredPictures, weights: dict[str, str]) -> Iterator[int]:
     """Draw and write the model's missing pictures; how many of its pictures stand, again and again."""
-    todo, there = sampling.drawings(), parts.kept()
+    todo, there = sampling.picture_requests(), parts.kept()
     missing = [one for one in todo if one.key not in there]
     done = len(todo) - len(missing)
     if missing:
         memory = partial(enough_memory_to_draw, parts.model.name, sampling.batch_images)
         with memory():
-            painter = open_painter(parts.model.source, sampling.manner.scheduler)
+            pipeline = open_generator(parts.model.source, sampling.generation.scheduler)
         record(parts.output, sampling.settings, weights)  # only now: a scheduler that does not fit leaves nothing
         # One writer: parts stand in order, so a run that was killed cuts as one that was not.
         with ThreadPoolExecutor(1) as disk:
@@ -123,7 +132,7 @@ def _draw(sampling: Sampling, parts: Parts, weights: dict[str, str]) -> Iterator
             for start in range(0, len(missing), sampling.batch_images):
                 chunk = missing[start : start + sampling.batch_images]
                 with memory():
-                    pixels = paint(painter, chunk, sampling.manner)
+                    pixels = generate(pipeline, chunk, sampling.generation)
                 writing.append((disk.submit(parts.write, chunk, pixels), len(chunk)))
                 while len(writing) > WRITTEN_BEHIND or (writing and writing[0][0].done()):
                     done += _finished(*writing.popleft())
@@ -131,7 +140,7 @@ def _draw(sampling: Sampling, parts: Parts, weights: dict[str, str]) -> Iterator
             while writing:
                 done += _finished(*writing.popleft())
                 yield done
-        del painter
+        del pipeline
         gc.collect()  # a pipeline refers to itself; the next model needs its memory
     else:
         yield done
@@ -144,7 +153,7 @@ def _finished(written: Future[None], pictures: int) -> int:
 
 def _faults(model: Model, pictures: Pictures, sampling: Sampling) -> dict[str, int]:
     """Raises: ModelError when the model drew nothing that could be compared."""
-    kept = [pictures[model.name][one.key] for one in sampling.drawings()]
+    kept = [pictures[model.name][one.key] for one in sampling.picture_requests()]
     faults = Counter(one.fault for one in kept if one.fault)
     if sum(faults.values()) == len(kept):
         words = " and ".join(f"{count} {fault.replace('_', ' ')}" for fault, count in sorted(faults.items()))
@@ -153,12 +162,12 @@ def _faults(model: Model, pictures: Pictures, sampling: Sampling) -> dict[str, i
 
 
 def _pairs(sampling: Sampling, pictures: Pictures) -> Iterator[dict[str, Any]]:
-    """Rows of SAMPLED_PAIRS: of each drawing every two of the models, side 0 the one named first."""
-    for drawing in sampling.drawings():
+    """Rows of SAMPLED_PAIRS: of each request every two of the models, side 0 the one named first."""
+    for request in sampling.picture_requests():
         for pair in itertools.combinations([model.name for model in sampling.models], 2):
-            row = {"prompt": drawing.prompt.text, "category": drawing.prompt.category, "seed": drawing.seed}
+            row = {"prompt": request.prompt.text, "category": request.prompt.category, "seed": request.seed}
             for side, name in zip(IMAGE_SIDES, pair, strict=True):
-                kept = pictures[name][drawing.key]
+                kept = pictures[name][request.key]
                 row |= {f"image_{side}_uid": kept.uid, f"image_{side}_path": kept.path, f"image_{side}_model": name}
             yield row
 
@@ -205,12 +214,12 @@ def save_tiles(path: Path, sampling: Sampling, output: Path, prompts: int) -> No
     trained = read_trained(Path(right.source))
     words = ("base", "trained") if trained and trained.base == left.source else ("against", "model")
     heading = f"{words[0]}: {left.name}   {words[1]}: {right.name}   seed {sampling.seed}"
-    chosen = sampling.drawings()[:: sampling.images_per_prompt][:prompts]
-    kept = [Parts(output, side).kept() for side in (left, right)]
+    chosen = sampling.picture_requests()[:: sampling.images_per_prompt][:prompts]
+    kept = [StoredPictures(output, side).kept() for side in (left, right)]
     tiles = [Tile(one.prompt.text, *(_picture(output, side[one.key]) for side in kept)) for one in chosen]
     save_grid(path, tiles, words, heading)
 
 
-def _picture(output: Path, kept: Kept) -> Image.Image:
+def _picture(output: Path, kept: StoredPicture) -> Image.Image:
     """A picture at fault is shown black, as it came."""
     return Image.open(output / kept.path).convert("RGB") if kept.path else Image.new("RGB", (64, 64))

@@ -42,7 +42,7 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
     >>> sample(twice)["pairs"]
     2
     """
-    from train.sample.generate import Manner
+    from train.sample.generate import GenerationSettings
     from train.sample.sampling import Sampling, save_tiles
 
     options = options or SampleOptions()
@@ -51,7 +51,7 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
         _models_to_draw(options.model, options.against),
         _prompts_to_draw(options.prompts, options.prompts_file),
         options.images_per_prompt,
-        Manner(options.steps, options.guidance, options.scheduler),
+        GenerationSettings(options.steps, options.guidance, options.scheduler),
         options.batch_images,
         options.seed,
         options.models,

@@ -19,8 +19,7 @@ from train.data.latents import Encoded, OnTheFly
 from train.data.pairs import PairSet
 from train.errors import RunDirectoryError, SettingsError
 from train.files import write_json
-from train.model import fsdp
-from train.model import saving as export
+from train.model import fsdp, saving
 from train.model.families import DiffusionModel, load, prompts_cut
 from train.model.fsdp import whole
 from train.model.lora import trainable
@@ -30,8 +29,7 @@ from train.objectives import PairErrors, implicit_accuracy, pair_loss
 from train.terminal import Reporter
 from train.training.guard import Guard, enough_memory
 from train.training.optimizers import make_optimizer, moving_average
-from train.training.output import checkpoint
-from train.training.output import run_folder as rundir
+from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
 from train.training.output.log import RunLog, mean_of_last, shown
 from train.training.pair_errors import pair_errors
@@ -64,8 +62,8 @@ def run_training(
     """
     run, accelerator = recipe.run, open_accelerator(recipe)
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
-    settings = rundir.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache)
-    finished = rundir.finished_summary(output, settings, resume=resume)
+    settings = run_folder.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache)
+    finished = run_folder.finished_summary(output, settings, resume=resume)
     agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:
         reporter = stack.enter_context(Reporter(main=main))
@@ -74,7 +72,7 @@ def run_training(
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
         if main:
-            rundir.begin(output, settings)
+            run_folder.begin(output, settings)
         accelerator.wait_for_everyone()
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
 
@@ -191,7 +189,7 @@ def run_training(
             "peak_memory_bytes": peak_memory_bytes(device),
         }
         facts = {**pairs.counts(), **summary, "source": pairs.source}
-        export.save_model(
+        saving.save_model(
             output,
             denoiser,
             family,
@@ -200,7 +198,7 @@ def run_training(
             source=pairs.source,
             card=lambda folder: write_card(folder, settings, facts, output / "log.jsonl"),
         )
-        write_json(output / rundir.SUMMARY, summary)
+        write_json(output / run_folder.SUMMARY, summary)
         return summary
 
 

@@ -12,7 +12,7 @@ from train.model.families import FAMILIES, Family, Scheduler
 from train.model.policy import Reference
 from train.model.saving import open_pipeline
 from train.objectives import implicit_accuracy, pair_loss
-from train.sample.generate import Drawing, Manner, drawings, drawn, paint
+from train.sample.generate import GenerationSettings, PictureRequest, generate, picture_requests, to_picture
 from train.sample.grid import Tile, save_grid
 from train.sample.prompts import Prompt
 from train.training.pair_errors import pair_errors
@@ -44,15 +44,15 @@ def sample_grid(
     The base is opened anew each time, so nothing of it is held between. A policy whose weights are spread over
     processes draws on all of them; one of them is told to `save`. Raises: StorageError.
     """
-    manner = Manner(SAMPLE_STEPS, SAMPLE_GUIDANCE)
-    todo = drawings(map(Prompt, prompts), 1, recipe.run.seed)
+    generation = GenerationSettings(SAMPLE_STEPS, SAMPLE_GUIDANCE)
+    todo = picture_requests(map(Prompt, prompts), 1, recipe.run.seed)
     device = next(policy.parameters()).device
-    painter = open_pipeline(recipe.model, torch.float32).to(device)  # a policy returns float32
-    painter.set_progress_bar_config(disable=True)
-    before = _drawn(painter, todo, manner)
-    setattr(painter, FAMILIES[family].denoiser_name, policy)
+    pipeline = open_pipeline(recipe.model, torch.float32).to(device)  # a policy returns float32
+    pipeline.set_progress_bar_config(disable=True)
+    before = _generated(pipeline, todo, generation)
+    setattr(pipeline, FAMILIES[family].denoiser_name, policy)
     policy.eval()
-    after = _drawn(painter, todo, manner)
+    after = _generated(pipeline, todo, generation)
     policy.train()
     path = output / "samples" / f"step-{step:06d}.png"
     tiles = [Tile(prompt, *sides) for prompt, *sides in zip(prompts, before, after, strict=True)]
@@ -61,5 +61,5 @@ def sample_grid(
     return path
 
 
-def _drawn(painter: Any, todo: list[Drawing], manner: Manner) -> list[Any]:
-    return [drawn(paint(painter, [one], manner)[0]).image for one in todo]
+def _generated(pipeline: Any, todo: list[PictureRequest], generation: GenerationSettings) -> list[Any]:
+    return [to_picture(generate(pipeline, [one], generation)[0]).image for one in todo]

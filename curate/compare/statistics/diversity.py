@@ -15,7 +15,7 @@ from curate.compare.statistics.win_rates import Pictures
 
 
 @dataclass(frozen=True)
-class Spread:
+class Diversity:
     """One model by one tower. diversity: mean distance between two pictures of a prompt, mean over `prompts`; None
     where no prompt has two. from_reference: mean distance to the reference's picture of the same pair.
     """
@@ -31,9 +31,9 @@ class Spread:
     from_reference_high: float | None
 
 
-def spreads(
+def diversities(
     pictures: Pictures, tower: str, embeddings: NDArray[np.float32], reference: int, draws: Resamples
-) -> list[Spread]:
+) -> list[Diversity]:
     """embeddings: (pictures, dimension). reference: which model the others are measured from."""
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -43,7 +43,7 @@ def spreads(
     drawn = np.split(draws.sums(np.concatenate([apart, several, away, pairs], axis=1)), 4, axis=1)
     diversity, distance = ratio_intervals(*drawn[:2]), ratio_intervals(*drawn[2:])
     return [
-        Spread(
+        Diversity(
             tower, name, int(several[:, index].sum()),
             *_mean(apart, several, index, diversity[index]), *_mean(away, pairs, index, distance[index]),
         )

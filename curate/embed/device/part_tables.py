@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 
 from curate.embed.decode.preprocess import Facts
-from curate.embed.device.reports import Offender
+from curate.embed.device.reports import DroppedImage
 from curate.embed.planning.plan import Part
 from curate.models.scoring import Scoring, embedding_columns
 from curate.sources.images import Rejected
@@ -22,15 +22,15 @@ class PartResults:
 
     part: Part
     images: list[tuple[str, Location, Facts]] = field(default_factory=list)
-    dropped: list[Offender] = field(default_factory=list)
+    dropped: list[DroppedImage] = field(default_factory=list)
     matched: list[tuple[str, str]] = field(default_factory=list)  # (prompt_id, image_uid) of each score
     embeddings: list[dict[str, torch.Tensor]] = field(default_factory=list)
     scores: list[dict[str, np.ndarray]] = field(default_factory=list)
 
 
-def offender(image_uid: str, location: Location, rejected: Rejected) -> Offender:
+def dropped_image(image_uid: str, location: Location, rejected: Rejected) -> DroppedImage:
     """A dropped image with its place and the reason."""
-    return Offender(image_uid, *location, rejected.reason, rejected.detail)
+    return DroppedImage(image_uid, *location, rejected.reason, rejected.detail)
 
 
 def part_files(results: PartResults, scoring: Scoring) -> dict[str, tuple[pa.Table, pa.Schema]]:
@@ -77,7 +77,7 @@ def _image_row(image_uid: str, location: Location, facts: Facts) -> dict[str, ob
     }
 
 
-def _dropped_row(one: Offender) -> dict[str, object]:
+def _dropped_row(one: DroppedImage) -> dict[str, object]:
     return {
         "stage": "embed",
         "pair_id": None,

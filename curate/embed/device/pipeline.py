@@ -33,8 +33,8 @@ from curate.embed.decode.pool import Prepared, decoder
 from curate.embed.decode.preprocess import Facts
 from curate.embed.decode.reading import cut_batches, read_groups
 from curate.embed.device.batch_size import make_ready
-from curate.embed.device.part_tables import PartResults, offender, part_files
-from curate.embed.device.reports import SAMPLE, Done
+from curate.embed.device.part_tables import PartResults, dropped_image, part_files
+from curate.embed.device.reports import SAMPLE, DeviceReport
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
 from curate.models.batch_limit import free_memory
@@ -42,7 +42,7 @@ from curate.models.scoring import EmbeddedPrompts, Scoring
 from curate.models.towers.preprocessing import OnDevice, needed_side_px
 from curate.sources.images import Rejected
 from curate.sources.parquet import Source
-from curate.storage.prefetch import ahead, behind
+from curate.storage.prefetch import prefetched, written_behind
 from curate.storage.run import RunFiles, part_rows, write_part
 
 
@@ -53,7 +53,7 @@ def compute_parts(
     prompts: EmbeddedPrompts,
     parts: Iterable[Part],
     options: ComputeOptions,
-    report: Callable[[Done], None],
+    report: Callable[[DeviceReport], None],
 ) -> None:
     """Compute and write each part as `parts` yields it; a part stands whole or not at all.
 
@@ -81,9 +81,9 @@ def compute_parts(
         decoder(
             decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, on_cuda
         ) as decoding,
-        ahead(read_groups(source, parts), options.groups_ahead) as groups,
-        ahead(_on_device(decoding.batches(cut_batches(groups, batch_images)), options.device), 1) as batches,
-        behind(write) as put,
+        prefetched(read_groups(source, parts), options.groups_ahead) as groups,
+        prefetched(_on_device(decoding.batches(cut_batches(groups, batch_images)), options.device), 1) as batches,
+        written_behind(write) as put,
     ):
         results: PartResults | None = None
         for batch in batches:
@@ -106,7 +106,7 @@ def _add_batch(
         if isinstance(result, Facts):
             kept.append((uid, location, result))
         else:
-            results.dropped.append(offender(uid, location, result))
+            results.dropped.append(dropped_image(uid, location, result))
     if kept:
         matched = [(row, prompt_id) for row, (uid, *_) in enumerate(kept) for prompt_id in batch.part.prompt_ids[uid]]
         embeddings, scores = scoring.score_pictures(batch.pixels, matched, prompts)
@@ -144,7 +144,7 @@ def _on_device(batches: Iterable[Prepared], device: str) -> Iterator[Prepared]:
 class _Reporter:
     """Puts together what one device did since the last report."""
 
-    def __init__(self, device: str, scoring: Scoring, report: Callable[[Done], None]) -> None:
+    def __init__(self, device: str, scoring: Scoring, report: Callable[[DeviceReport], None]) -> None:
         self.device, self.scoring, self.report = device, scoring, report
         self.written: deque[str] = deque()  # filled by the writer
         self.busy_sec = 0.0
@@ -154,7 +154,7 @@ class _Reporter:
         now = time.perf_counter()
         dropped = (
             [
-                offender(*place, result)
+                dropped_image(*place, result)
                 for place, result in zip(batch.places, batch.results, strict=True)
                 if isinstance(result, Rejected)
             ]
@@ -164,7 +164,7 @@ class _Reporter:
         parts = len(self.written)
         for _ in range(parts):
             self.written.popleft()
-        done = Done(
+        done = DeviceReport(
             self.device,
             len(batch.places) if batch else 0,
             dict(Counter(one.reason for one in dropped)),

@@ -1,4 +1,4 @@
-"""What the devices of a run have done so far: each reports, one tally adds up. Light: nothing here loads torch."""
+"""What the devices of a run have done so far: each reports, RunProgress adds up. Light: nothing here loads torch."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ ALL_BAD_IMAGES = 200
 SAMPLE = 5
 
 
-class Offender(NamedTuple):
+class DroppedImage(NamedTuple):
     """One dropped image: which, where it lies, and why."""
 
     image_uid: str
@@ -26,24 +26,24 @@ class Offender(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Done:
+class DeviceReport:
     """What one device did since its last report; it travels between processes and machines by pickle.
 
-    images counts the dropped ones, too; offenders is a sample of them. busy_sec is the time that the towers
+    images counts the dropped ones, too; examples is a sample of them. busy_sec is the time that the towers
     computed, of elapsed_sec; parts is how many were written; batch_images the largest batch that it now computes.
     """
 
     device: str
     images: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    offenders: tuple[Offender, ...] = ()
+    examples: tuple[DroppedImage, ...] = ()
     parts: int = 0
     busy_sec: float = 0.0
     elapsed_sec: float = 0.0
     batch_images: int | None = None
 
 
-class Tally:
+class RunProgress:
     """Sum of every device's reports; `add` may be called from any thread."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Tally:
         self.restart()
         self.done_images = self.done_parts = 0
         self.dropped: Counter[str] = Counter()
-        self.offenders: list[Offender] = []
+        self.examples: list[DroppedImage] = []
         self.devices: dict[str, Counter[str]] = {}
         self.batches: dict[str, int | None] = {}
         self._lock = threading.Lock()
@@ -64,13 +64,13 @@ class Tally:
         """The clock starts now, or so long ago: what came before was not images."""
         self.started = time.monotonic() - seconds_ago
 
-    def add(self, done: Done) -> None:
+    def add(self, done: DeviceReport) -> None:
         """Count a report. Raises SourceError when every image so far was dropped, and they are many."""
         with self._lock:
             self.done_images += done.images
             self.done_parts += done.parts
             self.dropped.update(done.dropped)
-            self.offenders += done.offenders[: SAMPLE - len(self.offenders)]
+            self.examples += done.examples[: SAMPLE - len(self.examples)]
             device = self.devices.setdefault(done.device, Counter())
             self.batches[done.device] = done.batch_images or self.batches.get(done.device)
             device["images"] += done.images
@@ -104,7 +104,7 @@ class Tally:
     def _all_bad(self) -> str:
         counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()))
         sample = "; ".join(
-            f"{one.file} row group {one.row_group} row {one.row}: {one.reason} ({one.detail})" for one in self.offenders
+            f"{one.file} row group {one.row_group} row {one.row}: {one.reason} ({one.detail})" for one in self.examples
         )
         return (
             f"not one of the first {self.done_images:,} images can be used: {counts}; such as {sample}; correct the "

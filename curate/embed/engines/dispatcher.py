@@ -1,4 +1,4 @@
-"""The desk that hands out tasks: which wait, which are in whose hands, and what is done about the dead."""
+"""The dispatcher that hands out tasks: which wait, which are in whose hands, and what is done about the dead."""
 
 import traceback
 from collections import Counter, defaultdict, deque
@@ -18,7 +18,7 @@ ADVICE = (
 )
 
 
-class Desk(Generic[T]):
+class Dispatcher(Generic[T]):
     """Workers are known by a number that their replacements inherit."""
 
     def __init__(self, tasks: Sequence[T], stands: Callable[[T], bool]) -> None:

@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from curate.embed.engines import Engine, Report, T, Work
-from curate.embed.engines.dispatcher import Desk, portable
+from curate.embed.engines.dispatcher import Dispatcher, portable
 from curate.embed.engines.serial import Serial
 from curate.embed.options import CORES
 from curate.terminal.progress import say
@@ -26,7 +26,7 @@ class Processes:
 
     def run(self, work: Work[T], tasks: Sequence[T], report: Report) -> None:
         """As `Engine.run`. No worker outlives this call, nor this process."""
-        desk = Desk(tasks, work.stands)
+        dispatcher = Dispatcher(tasks, work.stands)
         devices = self.devices[: max(1, len(tasks))]
         staff: list[_Worker] = []
         with _sharing_cores(len(devices)):
@@ -34,11 +34,11 @@ class Processes:
                 staff += [_start(number, device, work) for number, device in enumerate(devices)]
                 while staff:
                     for worker in _ready(staff):
-                        _serve(worker, desk, staff, work, report)
+                        _serve(worker, dispatcher, staff, work, report)
             finally:
                 for worker in staff:
                     worker.end()
-        desk.check_done()
+        dispatcher.check_done()
 
 
 @contextmanager
@@ -92,35 +92,35 @@ def _ready(staff: list[_Worker]) -> list[_Worker]:
     return [worker for worker in staff if worker.line in lines]
 
 
-def _serve(worker: _Worker, desk: Desk[T], staff: list[_Worker], work: Work[T], report: Report) -> None:
+def _serve(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], work: Work[T], report: Report) -> None:
     """One message of one worker, or its death."""
     try:
         kind, content = worker.line.recv()
         if kind == "next":
-            worker.line.send(desk.next(worker.number))
+            worker.line.send(dispatcher.next(worker.number))
     except (EOFError, OSError):
-        _replace(worker, desk, staff, work)
+        _replace(worker, dispatcher, staff, work)
         return
     if kind == "report":
         report(content)
     elif kind == "failed":
         raise content
     elif kind == "finished":
-        desk.finished(worker.number)
+        dispatcher.finished(worker.number)
         staff.remove(worker)
         worker.process.join()
         worker.line.close()
 
 
-def _replace(worker: _Worker, desk: Desk[T], staff: list[_Worker], work: Work[T]) -> None:
+def _replace(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], work: Work[T]) -> None:
     how = worker.how_it_died()
     worker.line.close()
     staff.remove(worker)
-    if desk.lost(worker.number, f"worker {worker.number} on {worker.device}", how):
+    if dispatcher.lost(worker.number, f"worker {worker.number} on {worker.device}", how):
         staff.append(_start(worker.number, worker.device, work))
 
 
-class _Desk:
+class _Line:
     """The worker's end of the line. Tasks are drawn by one thread, reports may come from another."""
 
     def __init__(self, line: Connection) -> None:
@@ -145,13 +145,13 @@ class _Desk:
 def _worker_main(line: Connection, device: str, work: Work[Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    desk = _Desk(line)
+    dispatcher = _Line(line)
     try:
-        work(device, desk.tasks(), desk.report)
+        work(device, dispatcher.tasks(), dispatcher.report)
     except Exception as error:
-        desk.send("failed", portable(error))
+        dispatcher.send("failed", portable(error))
     else:
-        desk.send("finished")
+        dispatcher.send("finished")
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,6 @@
 """A Ray cluster that the user already has: one actor per GPU, or per CPU where it has none.
 
-The desk stays in this process. An actor puts what it wants and what it reports into a queue that this process
+The dispatcher stays in this process. An actor puts what it wants and what it reports into a queue that this process
 empties, so tasks and reports take the same way as between processes of one machine.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from curate.embed.engines import Report, T, Work
-from curate.embed.engines.dispatcher import Desk, portable
+from curate.embed.engines.dispatcher import Dispatcher, portable
 from curate.errors import UsageError
 from curate.terminal.progress import say
 
@@ -46,21 +46,21 @@ class RayEngine:
         """As `Engine.run`. Actors for which the cluster has no room yet join when it has."""
         import ray
 
-        desk = Desk(tasks, work.stands)
+        dispatcher = Dispatcher(tasks, work.stands)
         sent = ray.put(work)
         staff = [self._start(number, sent) for number in range(min(self.workers, max(1, len(tasks))))]
         try:
-            while _are_needed(staff, desk):
+            while _are_needed(staff, dispatcher):
                 ready, _ = ray.wait([actor.awaited for actor in staff], timeout=WAIT_SEC)
                 if not ready and not any(actor.began for actor in staff):
                     say(NO_ROOM)
                 for actor in [actor for actor in staff if actor.awaited in ready]:
-                    if _serve(actor, desk, staff, report):
+                    if _serve(actor, dispatcher, staff, report):
                         staff.append(self._start(actor.number, sent))
         finally:
             for actor in staff:
                 ray.kill(actor.handle)
-        desk.check_done()
+        dispatcher.check_done()
 
     def _start(self, number: int, sent: Any) -> "_Actor":
         import ray
@@ -157,12 +157,12 @@ class _Worker:
             yield task
 
 
-def _are_needed(staff: list[_Actor], desk: Desk[Any]) -> bool:
+def _are_needed(staff: list[_Actor], dispatcher: Dispatcher[Any]) -> bool:
     """Until all who began have ended, and somebody has; those that never found room are not waited for."""
-    return any(actor.began for actor in staff) or bool(staff and (desk.left or not desk.finishes))
+    return any(actor.began for actor in staff) or bool(staff and (dispatcher.left or not dispatcher.finishes))
 
 
-def _serve(actor: _Actor, desk: Desk[Any], staff: list[_Actor], report: Report) -> bool:
+def _serve(actor: _Actor, dispatcher: Dispatcher[Any], staff: list[_Actor], report: Report) -> bool:
     """What an actor has to say, or its death; True when it should be replaced."""
     import ray
 
@@ -170,20 +170,20 @@ def _serve(actor: _Actor, desk: Desk[Any], staff: list[_Actor], report: Report) 
         messages = ray.get(actor.awaited)
     except ray.exceptions.RayActorError:
         staff.remove(actor)
-        return desk.lost(actor.number, f"worker {actor.number}", "its process or its machine is gone")
+        return dispatcher.lost(actor.number, f"worker {actor.number}", "its process or its machine is gone")
     actor.awaited = actor.handle.next_messages.remote()
     for kind, content in messages:
         if kind == "began":
             actor.began = True
             say(f"worker {actor.number}: {content}")
         elif kind == "next":
-            actor.handle.give.remote(desk.next(actor.number))
+            actor.handle.give.remote(dispatcher.next(actor.number))
         elif kind == "report":
             report(content)
         elif kind == "failed":
             raise content
         else:
-            desk.finished(actor.number)
+            dispatcher.finished(actor.number)
             staff.remove(actor)
             ray.kill(actor.handle)
     return False

@@ -18,7 +18,7 @@ from curate.embed.planning.parts import Part as Part
 from curate.embed.planning.parts import Parts, cut
 from curate.errors import SourceError
 from curate.sources.parquet import Source
-from curate.storage.prefetch import ahead
+from curate.storage.prefetch import prefetched
 from schemas import tables
 
 OPTIONAL_TEXT = ("annotator_id", "image_0_model", "image_1_model", "category")
@@ -136,7 +136,7 @@ def _counts(reasons: pl.Series) -> dict[str, int]:
 
 def _canonical_rows(source: Source) -> tuple[pl.DataFrame, pl.Series]:
     """Every row, files and prompts by number; the prompts, in order of appearance. Raises: SourceError."""
-    with ahead(source.key_rows(), 1) as tables_read:  # arrow needs no GIL, which hashing holds
+    with prefetched(source.key_rows(), 1) as tables_read:  # arrow needs no GIL, which hashing holds
         frames = [_row_frame(table, source.files) for table in tables_read if table.num_rows]
     if not frames:
         raise SourceError(f"no rows in {', '.join(source.files)}; correct --source or the manifest's files")

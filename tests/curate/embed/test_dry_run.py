@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.embed import dry_run as calibrate
+from curate.embed import dry_run
 from curate.embed.device.batch_size import made_up
 from curate.embed.dry_run import Rates, expected_time, total_tflop, tower_gflop
 from curate.embed.options import ComputeOptions
@@ -59,11 +59,11 @@ def test_total_and_time_are_sums_of_the_plan(source_file: Path, monkeypatch: pyt
     assert total_tflop(plan, {"a": {"image": 2.0, "prompt": 1.0}, "b": None}) is None
     models = load_model_set(MODELS)
     scoring = load_scoring(models, models.choose(["clip"]), "cpu", "fp32")
-    monkeypatch.setattr(calibrate, "measure", lambda *_: Rates(1000.0, 30.0, 70.0, 50.0))
+    monkeypatch.setattr(dry_run, "measure", lambda *_: Rates(1000.0, 30.0, 70.0, 50.0))
     found = expected_time(source, plan, scoring, ComputeOptions("cpu", "fp32"), 1.0)
     assert found["images_per_sec"] == 21.0  # the cores do both: 1 / (1/30 + 1/70)
     assert found["seconds"] == 1.1  # 21 / 21 + 5 / 50
-    monkeypatch.setattr(calibrate, "make_ready", lambda *_: 64)
+    monkeypatch.setattr(dry_run, "make_ready", lambda *_: 64)
     on_gpu = expected_time(source, plan, scoring, ComputeOptions("cuda", "bf16"), 1.0)
     assert (on_gpu["images_per_sec"], on_gpu["limited_by"], on_gpu["seconds"]) == (30.0, "decoding", 0.8)
 

@@ -15,7 +15,7 @@ import torch
 
 from curate import cli
 from curate.embed import status as status_module
-from curate.embed.device.reports import Tally
+from curate.embed.device.reports import RunProgress
 from curate.embed.progress import write_progress
 from curate.embed.status import status
 from curate.storage.run import RunFiles
@@ -230,7 +230,7 @@ def after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_the_state_of_a_run_that_nobody_can_lock(
     remote: RunFiles, monkeypatch: pytest.MonkeyPatch, written: str, seconds: float, finished: bool, state: str
 ) -> None:
-    write_progress(remote.folder, written, {"device": "cpu"}, Tally(10, 2))
+    write_progress(remote.folder, written, {"device": "cpu"}, RunProgress(10, 2))
     if finished:
         remote.mark_finished({})
     remote.folder.write("parts/part-00001.json", b"{}")
@@ -254,15 +254,15 @@ def test_a_run_without_progress_or_settings(remote: RunFiles, curate: Curate) ->
 def test_progress_is_written_while_models_load_and_seldom_to_a_url(
     remote: RunFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate.embed import progress as live
+    from curate.embed import progress
 
     written: list[Any] = []
-    monkeypatch.setattr(live, "write_progress", lambda *arguments: written.append(arguments))
-    monkeypatch.setattr(live, "TICK_SEC", 0.001)
-    with live.ticking(remote.folder, Tally(1, 1), {}):
+    monkeypatch.setattr(progress, "write_progress", lambda *arguments: written.append(arguments))
+    monkeypatch.setattr(progress, "TICK_SEC", 0.001)
+    with progress.kept_progress(remote.folder, RunProgress(1, 1), {}):
         time.sleep(0.05)
     assert len(written) == 1
-    monkeypatch.setattr(live, "REMOTE_EVERY_SEC", 0.001)
-    with live.ticking(remote.folder, Tally(1, 1), {}):
+    monkeypatch.setattr(progress, "REMOTE_EVERY_SEC", 0.001)
+    with progress.kept_progress(remote.folder, RunProgress(1, 1), {}):
         while len(written) < 4:
             time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""What a run says of itself: the tally of its devices, RUN/progress.json, and `curate status` from another process."""
+"""What a run says of itself: what its devices have done, RUN/progress.json, and `curate status` from another process."""
 
 import json
 import pickle
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from curate.embed import progress as live_module
-from curate.embed.device.reports import ALL_BAD_IMAGES, Done, Offender, Tally
-from curate.embed.progress import live, read_progress
+from curate.embed import progress
+from curate.embed.device.reports import ALL_BAD_IMAGES, DeviceReport, DroppedImage, RunProgress
+from curate.embed.progress import read_progress, shown_progress
 from curate.embed.status import is_locked, status
 from curate.embed.stdout import progress_line
 from curate.errors import SourceError
@@ -27,18 +27,22 @@ Curate = Callable[..., Outcome]
 
 
 def test_a_report_travels_by_pickle() -> None:
-    done = Done("cuda:1", 3, {"image_empty": 1}, (Offender("u", "f", 0, 1, 0, "image_empty", "0 bytes"),), 1, 0.5, 0.6)
+    done = DeviceReport(
+        "cuda:1", 3, {"image_empty": 1}, (DroppedImage("u", "f", 0, 1, 0, "image_empty", "0 bytes"),), 1, 0.5, 0.6
+    )
     assert pickle.loads(pickle.dumps(done)) == done  # noqa: S301
 
 
 def test_reports_of_several_devices_add_up() -> None:
-    tally = Tally(images=100, parts=10, images_before=20, parts_before=2)
-    tally.add(Done("cuda:0", 30, {"image_empty": 2}, parts=3, busy_sec=3.0, elapsed_sec=4.0))
-    tally.add(Done("cuda:1", 10, {"image_empty": 1, "image_missing": 1}, parts=1, busy_sec=1.0, elapsed_sec=4.0))
-    tally.add(Done("cuda:0", batch_images=128))
-    tally.add(Done("cuda:0"))
-    tally.started -= 10  # ten seconds ago
-    numbers = tally.numbers()
+    run_progress = RunProgress(images=100, parts=10, images_before=20, parts_before=2)
+    run_progress.add(DeviceReport("cuda:0", 30, {"image_empty": 2}, parts=3, busy_sec=3.0, elapsed_sec=4.0))
+    run_progress.add(
+        DeviceReport("cuda:1", 10, {"image_empty": 1, "image_missing": 1}, parts=1, busy_sec=1.0, elapsed_sec=4.0)
+    )
+    run_progress.add(DeviceReport("cuda:0", batch_images=128))
+    run_progress.add(DeviceReport("cuda:0"))
+    run_progress.started -= 10  # ten seconds ago
+    numbers = run_progress.numbers()
     assert (numbers["images_done"], numbers["parts_done"]) == (60, 6)
     assert numbers["dropped"] == {"image_empty": 3, "image_missing": 1}
     assert numbers["busy_share"] == pytest.approx(0.5)
@@ -48,10 +52,10 @@ def test_reports_of_several_devices_add_up() -> None:
 
 
 def test_bad_images_alone_end_a_run_but_not_one_that_scored_before() -> None:
-    bad = Done("cpu", ALL_BAD_IMAGES, {"image_empty": ALL_BAD_IMAGES})
-    Tally(1000, 1, images_before=5, scored_before=True).add(bad)
+    bad = DeviceReport("cpu", ALL_BAD_IMAGES, {"image_empty": ALL_BAD_IMAGES})
+    RunProgress(1000, 1, images_before=5, scored_before=True).add(bad)
     with pytest.raises(SourceError, match=f"not one of the first {ALL_BAD_IMAGES} images can be used"):
-        Tally(1000, 1, images_before=5).add(bad)
+        RunProgress(1000, 1, images_before=5).add(bad)
 
 
 def test_the_line_says_it_all() -> None:
@@ -63,7 +67,7 @@ def test_the_line_says_it_all() -> None:
         "images 1,024/7,012, 61.4/s, towers busy 98 %, parts 1/7, "
         "dropped 3 (2 image_empty, 1 image_missing), 1 min 38 s left"
     )
-    start = Tally(7012, 7).numbers()
+    start = RunProgress(7012, 7).numbers()
     assert progress_line(start) == "images 0/7,012, 0.0/s, parts 0/7"
 
 
@@ -73,17 +77,17 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 def test_the_file_follows_the_run_and_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "TICK_SEC", 0.01)
-    with live(LocalFolder(tmp_path), Tally(10, 1), {"device": "cpu"}) as report:
-        report(Done("cpu", 4))
+    monkeypatch.setattr(progress, "TICK_SEC", 0.01)
+    with shown_progress(LocalFolder(tmp_path), RunProgress(10, 1), {"device": "cpu"}) as report:
+        report(DeviceReport("cpu", 4))
         while (read_progress(LocalFolder(tmp_path)) or {}).get("images_done") != 4:
             time.sleep(0.01)
         assert (read_progress(LocalFolder(tmp_path)) or {})["state"] == "running"
-        report(Done("cpu", 6, parts=1))
+        report(DeviceReport("cpu", 6, parts=1))
     found = read_progress(LocalFolder(tmp_path)) or {}
     assert (found["state"], found["images_done"], found["parts_done"]) == ("finished", 10, 1)
     assert found["settings"] == {"device": "cpu"}
-    with pytest.raises(SourceError), live(LocalFolder(tmp_path), Tally(10, 1), {}):
+    with pytest.raises(SourceError), shown_progress(LocalFolder(tmp_path), RunProgress(10, 1), {}):
         raise SourceError("file is gone")
     assert (
         (read_progress(LocalFolder(tmp_path)) or {})["state"],
@@ -97,11 +101,11 @@ def test_the_file_follows_the_run_and_says_how_it_ended(tmp_path: Path, monkeypa
 def test_lines_come_every_half_minute_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(live_module, "TICK_SEC", 0.01)
-    monkeypatch.setattr(live_module, "LINE_EVERY_SEC", 0.0)
+    monkeypatch.setattr(progress, "TICK_SEC", 0.01)
+    monkeypatch.setattr(progress, "LINE_EVERY_SEC", 0.0)
     said = ""
-    with live(LocalFolder(tmp_path), Tally(10, 1), {}) as report:
-        report(Done("cpu", 10, parts=1))
+    with shown_progress(LocalFolder(tmp_path), RunProgress(10, 1), {}) as report:
+        report(DeviceReport("cpu", 10, parts=1))
         while "images 10/10, " not in said:
             time.sleep(0.01)
             said += capsys.readouterr().err

@@ -263,15 +263,15 @@ def test_from_splits_to_none_and_back_leaves_nothing_over(export: Callable[..., 
 KILLED = """
 import os, signal, sys
 from curate import cli
-from curate.export.tars import fill as shard_fill
-shard_fill.NOTE_EVERY_SEC, shard_fill.ROW_GROUPS_TOGETHER = 0.0, 1
+from curate.export.tars import fill
+fill.NOTE_EVERY_SEC, fill.ROW_GROUPS_TOGETHER = 0.0, 1
 from curate.export.destination import Destination
-whole, units = shard_fill._fill, []
+whole, units = fill._fill, []
 def fill(*arguments):
     if len(units) == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)
     units.append(1)
     whole(*arguments)
-shard_fill._fill = fill
+fill._fill = fill
 publish, published = Destination.publish, []
 def counted(self, name):
     if len(published) == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)

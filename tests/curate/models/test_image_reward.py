@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.parity.image_reward import PROMPTS, Sizes, our_scores, random_state, write_models, write_pictures
 from curate.errors import ModelError
-from curate.models import image_reward as blip
+from curate.models import image_reward
 from curate.models.image_reward import ImageReward, image_reward_transform, load_image_reward, vision_name
 from curate.models.model_set import ScorerSpec, load_model_set
 from curate.models.scorers import Matched
@@ -66,7 +66,7 @@ def test_a_picture_is_encoded_once_for_all_its_prompts(scorer: ImageReward, monk
         return forward(pixel_values=pixel_values)
 
     monkeypatch.setattr(scorer.vision, "forward", counting)
-    monkeypatch.setattr(blip, "TEXT_ROWS", 2)  # five rows are three passes of the text encoder
+    monkeypatch.setattr(image_reward, "TEXT_ROWS", 2)  # five rows are three passes of the text encoder
     rows = torch.tensor([0, 0, 0, 1, 1])
     texts = ["a red circle", "a blue square", "the", "a red circle", "number"]
     together = scorer(Matched(texts, None, (pictures(scorer, 2), rows)))
@@ -123,10 +123,10 @@ def test_published_names_have_one_of_transformers(published: str, name: str) -> 
 @pytest.mark.parametrize(
     ("lost", "message"),
     [
-        ("blip.text_encoder.encoder.layer.1.crossattention.self.key.bias", "crossattention.self.key.bias"),
-        ("blip.visual_encoder.blocks.1.norm1.bias", "encoder.layers.1.layer_norm1.bias"),
+        ("image_reward.text_encoder.encoder.layer.1.crossattention.self.key.bias", "crossattention.self.key.bias"),
+        ("image_reward.visual_encoder.blocks.1.norm1.bias", "encoder.layers.1.layer_norm1.bias"),
         ("mlp.", "no 'mlp.…' among its keys"),
-        ("blip.", "no 'blip.visual_encoder.…' among its keys"),
+        ("blip.", "no 'image_reward.visual_encoder.…' among its keys"),
     ],
 )
 def test_lacking_weights_are_named(folder: Path, tmp_path: Path, lost: str, message: str) -> None:
@@ -168,8 +168,8 @@ def test_stated_sha256_is_held(folder: Path) -> None:
 
 def write_set(folder: Path) -> Path:
     lines = ["[scorers.image_reward]", 'head = "image_reward"', *(f'{key} = "{OPTIONS[key]}"' for key in OPTIONS)]
-    (folder / "blip.toml").write_text("\n".join(lines))
-    return folder / "blip.toml"
+    (folder / "image_reward.toml").write_text("\n".join(lines))
+    return folder / "image_reward.toml"
 
 
 def test_a_run_without_a_tower(folder: Path, tmp_path: Path, source_file: Path, curate: Callable[..., Outcome]) -> None:

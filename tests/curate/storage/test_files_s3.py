@@ -16,7 +16,7 @@ from curate.errors import SourceError
 from curate.models.weights import weights_file
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import Location, Source, open_source
-from curate.storage import files as storage
+from curate.storage import files
 from curate.storage.files import fingerprint, is_transient, retrying
 from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs
 from tests.curate.object_store import BUCKET, Gate
@@ -228,11 +228,11 @@ def test_what_passes_and_what_does_not(error: Exception, transient: bool) -> Non
 
 def test_retries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[Any] = []
-    monkeypatch.setattr(storage.time, "sleep", waits.append)
+    monkeypatch.setattr(files.time, "sleep", waits.append)
 
     def failing() -> None:
         raise ConnectionResetError("reset")
 
     with pytest.raises(ConnectionResetError):
         retrying(failing, "a file")
-    assert waits == list(storage.RETRY_WAITS_SEC)
+    assert waits == list(files.RETRY_WAITS_SEC)

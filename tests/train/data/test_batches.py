@@ -13,7 +13,7 @@ from train.config import Recipe, load_recipe
 from train.data.batches import VALIDATION_DRAWS, BatchPlan, BatchStream, Place, split
 from train.data.latents import Batch
 from train.data.pairs import PairSet, read_pairs
-from train.data.prefetch import ahead
+from train.data.prefetch import prefetched
 from train.errors import ShardError
 from train.model.families import load
 
@@ -182,7 +182,7 @@ def test_work_is_done_ahead_in_order_and_errors_come_at_their_turn() -> None:
             raise ZeroDivisionError
         return item * item
 
-    results = ahead(slow, range(100), depth=2, threads=1)
+    results = prefetched(slow, range(100), depth=2, threads=1)
     assert next(results) == 0
     while len(begun) < 3:  # two more are begun before they are asked for
         time.sleep(0.001)

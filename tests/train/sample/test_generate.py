@@ -8,7 +8,16 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 from train.errors import SettingsError
-from train.sample.generate import SCHEDULERS, Drawing, Manner, SlicedDecode, drawings, drawn, open_painter, paint
+from train.sample.generate import (
+    SCHEDULERS,
+    GenerationSettings,
+    PictureRequest,
+    SlicedDecode,
+    generate,
+    open_generator,
+    picture_requests,
+    to_picture,
+)
 from train.sample.prompts import Prompt
 
 PROMPTS = [Prompt(text) for text in ("red box", "green box", "blue sky")]
@@ -17,7 +26,7 @@ PROMPTS = [Prompt(text) for text in ("red box", "green box", "blue sky")]
 def test_seeds_fit_a_signed_column_and_depend_on_the_prompt_not_its_place() -> None:
     def seeds(prompts: list[Prompt], seed: int = 0) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
-        for one in drawings(prompts, 2, seed):
+        for one in picture_requests(prompts, 2, seed):
             found.setdefault(one.prompt.text, []).append(one.seed)
         return found
 
@@ -30,8 +39,8 @@ def test_seeds_fit_a_signed_column_and_depend_on_the_prompt_not_its_place() -> N
 
 def test_the_pictures_are_those_of_diffusers_itself(sd: Path) -> None:
     """Byte for byte what the pipeline gives for this noise, the latents decoded in slices or not."""
-    chunk = drawings(PROMPTS, 1, 0)
-    ours = map(drawn, paint(open_painter(str(sd), None), chunk, Manner(2, 3.0)))
+    chunk = picture_requests(PROMPTS, 1, 0)
+    ours = map(to_picture, generate(open_generator(str(sd), None), chunk, GenerationSettings(2, 3.0)))
     bare = StableDiffusionPipeline.from_pretrained(sd)
     bare.set_progress_bar_config(disable=True)
     shape = (4, 16, 16)
@@ -76,40 +85,43 @@ def test_a_slice_of_one_that_does_not_fit_and_other_errors_are_raised() -> None:
 
 
 def test_on_the_cpu_slices_hold_as_many_pixels_as_one_picture_of_512(sd: Path) -> None:
-    assert open_painter(str(sd), None).vae.decode.pictures == 512 * 512 // (32 * 32)
+    assert open_generator(str(sd), None).vae.decode.pictures == 512 * 512 // (32 * 32)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, for diffusers
 @pytest.mark.parametrize("name", [*SCHEDULERS, "LMSDiscreteScheduler"])
 def test_each_scheduler_draws(sd: Path, name: str) -> None:
-    painter = open_painter(str(sd), name)
-    assert type(painter.scheduler).__name__ == SCHEDULERS.get(name, name)
-    assert drawn(paint(painter, drawings(PROMPTS[:1], 1, 0), Manner(3, 3.0, name))[0]).fault is None
+    pipeline = open_generator(str(sd), name)
+    assert type(pipeline.scheduler).__name__ == SCHEDULERS.get(name, name)
+    assert (
+        to_picture(generate(pipeline, picture_requests(PROMPTS[:1], 1, 0), GenerationSettings(3, 3.0, name))[0]).fault
+        is None
+    )
 
 
 def test_a_scheduler_that_does_not_fit_names_those_that_do(sd: Path, sd3: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        open_painter(str(sd), "eular")
+        open_generator(str(sd), "eular")
     assert str(caught.value).startswith("--scheduler eular: this model takes DPMSolverSDEScheduler, ")
     assert "dpm++, euler, euler-a, heun" in str(caught.value)
     with pytest.raises(SettingsError) as caught:
-        open_painter(str(sd3), "ddim")
+        open_generator(str(sd3), "ddim")
     assert str(caught.value) == "--scheduler ddim: this model takes FlowMatchEulerDiscreteScheduler."
 
 
 def test_black_and_not_finite_pictures_are_named_and_their_neighbours_are_not(sd: Path) -> None:
-    painter, chunk = open_painter(str(sd), None), drawings(PROMPTS, 1, 0)
-    token = painter.tokenizer("sky", add_special_tokens=False).input_ids[-1]  # the last letter of one prompt alone
+    pipeline, chunk = open_generator(str(sd), None), picture_requests(PROMPTS, 1, 0)
+    token = pipeline.tokenizer("sky", add_special_tokens=False).input_ids[-1]  # the last letter of one prompt alone
     with torch.no_grad():
-        painter.text_encoder.get_input_embeddings().weight[token] = torch.nan
-    found = paint(painter, chunk, Manner(2, 3.0))
-    assert [drawn(one).fault for one in found] == [None, None, "not_finite"]
-    painter = open_painter(str(sd), None)
+        pipeline.text_encoder.get_input_embeddings().weight[token] = torch.nan
+    found = generate(pipeline, chunk, GenerationSettings(2, 3.0))
+    assert [to_picture(one).fault for one in found] == [None, None, "not_finite"]
+    pipeline = open_generator(str(sd), None)
     with torch.no_grad():
-        painter.vae.decoder.conv_out.weight.zero_()
-        painter.vae.decoder.conv_out.bias.fill_(-1.0)
-    assert [drawn(one).fault for one in paint(painter, chunk, Manner(1, 1.0))] == ["black"] * 3
+        pipeline.vae.decoder.conv_out.weight.zero_()
+        pipeline.vae.decoder.conv_out.bias.fill_(-1.0)
+    assert [to_picture(one).fault for one in generate(pipeline, chunk, GenerationSettings(1, 1.0))] == ["black"] * 3
 
 
 def test_a_category_is_no_part_of_what_is_drawn() -> None:
-    assert Drawing(Prompt("a", "x"), 1).key == Drawing(Prompt("a"), 1).key
+    assert PictureRequest(Prompt("a", "x"), 1).key == PictureRequest(Prompt("a"), 1).key

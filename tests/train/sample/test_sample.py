@@ -23,7 +23,7 @@ from schemas.tables import SAMPLED_PAIRS
 from tests.demo import ROOT
 from tests.train.conftest import Outcome, Train
 from train.model.saving import read_trained
-from train.sample.generate import Manner
+from train.sample.generate import GenerationSettings
 from train.sample.picture_files import Model
 from train.sample.prompts import Prompt
 from train.sample.sampling import Sampling, manifest, parse_model
@@ -51,11 +51,11 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def brittle(sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose numbers are lost on one of the prompts: the one that ends in `y`."""
     folder = tmp_path_factory.mktemp("models") / "brittle"
-    painter = StableDiffusionPipeline.from_pretrained(sd)
+    pipeline = StableDiffusionPipeline.from_pretrained(sd)
     with torch.no_grad():
-        token = painter.tokenizer("sky", add_special_tokens=False).input_ids[-1]
-        painter.text_encoder.get_input_embeddings().weight[token] = torch.nan
-    painter.save_pretrained(folder)
+        token = pipeline.tokenizer("sky", add_special_tokens=False).input_ids[-1]
+        pipeline.text_encoder.get_input_embeddings().weight[token] = torch.nan
+    pipeline.save_pretrained(folder)
     return folder
 
 
@@ -328,7 +328,7 @@ def test_killed_and_run_again_it_ends_the_same(others: list[Path], sd: Path, tmp
 
 def sampling(model: str, score_models: str | None = None) -> Sampling:
     models = (Model(model, model), Model("demo", "demo"))
-    return Sampling(models, [Prompt(one) for one in PROMPTS], 1, Manner(1, 1.0), 1, 0, score_models)
+    return Sampling(models, [Prompt(one) for one in PROMPTS], 1, GenerationSettings(1, 1.0), 1, 0, score_models)
 
 
 def test_a_manifest_survives_any_name() -> None:

@@ -8,7 +8,7 @@ import pytest
 from curate.compare.gallery import by_importance, drawing_rows
 from curate.compare.notes import notes
 from curate.compare.statistics.bootstrap import Resamples
-from curate.compare.statistics.diversity import spreads
+from curate.compare.statistics.diversity import diversities
 from curate.compare.statistics.win_rates import Pictures, sign_test, standings, verdicts
 
 DRAWS = 100
@@ -156,12 +156,12 @@ def test_what_was_left_out_and_who_chose_is_said() -> None:
 def test_spread_by_hand() -> None:
     """a's two pictures of p are at right angles: distance 1; b's are equal: 0."""
     embeddings = np.array([[1, 0], [0, 2], [1, 0], [1, 0], [0, 1], [0, -1], [1, 0], [1, 0]], np.float32)
-    a, b = spreads(two_models(), "clip", embeddings, 1, Resamples(3, DRAWS))
+    a, b = diversities(two_models(), "clip", embeddings, 1, Resamples(3, DRAWS))
     assert (a.prompts, a.diversity) == (1, pytest.approx(1.0))
     assert b.diversity == pytest.approx(0.0)
     assert a.from_reference == pytest.approx((0 + 1 + 2 + 0) / 4)
     assert b.from_reference is None
-    alone = spreads(three_models(), "clip", np.eye(5, dtype=np.float32), 2, Resamples(2, DRAWS))
+    alone = diversities(three_models(), "clip", np.eye(5, dtype=np.float32), 2, Resamples(2, DRAWS))
     assert [one.diversity for one in alone] == [None] * 3
 
 

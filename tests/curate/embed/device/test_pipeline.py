@@ -11,17 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.speed.cheap import PROMPTS, CheapTower, MadeSource, cheap_scoring, column, made_parts
-from curate.embed.decode import decoders
-from curate.embed.decode import preprocess as preparing
+from curate.embed.decode import decoders, preprocess
 from curate.embed.decode.pool import batches_ahead
 from curate.embed.device import pipeline
 from curate.embed.device.pipeline import compute_parts
-from curate.embed.device.reports import ALL_BAD_IMAGES, Done, Tally
+from curate.embed.device.reports import ALL_BAD_IMAGES, DeviceReport, RunProgress
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
 from curate.errors import ModelError, SourceError, WriteError
 from curate.models.scoring import Scoring
-from curate.storage.prefetch import ahead, behind
+from curate.storage.prefetch import prefetched, written_behind
 from curate.storage.run import Run, part_rows
 from tests.curate.builders import picture_bytes
 
@@ -37,8 +36,8 @@ def run_parts(
     options: ComputeOptions = OPTIONS,
     scoring: Scoring | None = None,
     report: Any = None,
-) -> list[Done]:
-    reports: list[Done] = []
+) -> list[DeviceReport]:
+    reports: list[DeviceReport] = []
     compute_parts(Run(root), source, scoring or cheap_scoring(), PROMPTS, parts, options, report or reports.append)
     return reports
 
@@ -87,9 +86,9 @@ def rows(run: Run) -> list[dict[str, Any]]:
 
 
 def test_reports_add_up(tmp_path: Path) -> None:
-    tally = Tally(50, 5)
-    run_parts(tmp_path, MadeSource(one_in_five_bad), made_parts(50, 12), report=tally.add)
-    numbers = tally.numbers()
+    run_progress = RunProgress(50, 5)
+    run_parts(tmp_path, MadeSource(one_in_five_bad), made_parts(50, 12), report=run_progress.add)
+    numbers = run_progress.numbers()
     assert (numbers["images_done"], numbers["parts_done"]) == (50, 5)
     assert numbers["dropped"] == {"image_unreadable": 10}
     assert 0 < numbers["busy_share"] <= 1
@@ -100,7 +99,7 @@ def test_each_row_group_of_a_part_is_read_once_and_ahead_of_the_part_before(tmp_
     source = MadeSource(good)
     seen: list[int] = []
 
-    def report(done: Done) -> None:
+    def report(done: DeviceReport) -> None:
         if done.images and not seen:
             wait_until(lambda: len(source.read) >= 2)  # the second part's group, while the first part is at the towers
             seen.append(len(source.read))
@@ -129,7 +128,7 @@ def test_the_next_part_is_computed_while_one_is_written(tmp_path: Path, monkeypa
 
     counted: list[int] = []
 
-    def report(done: Done) -> None:
+    def report(done: DeviceReport) -> None:
         counted.append(done.images)
         if sum(counted) > 10:
             computed.set()
@@ -162,7 +161,7 @@ def test_memory_is_bounded_by_row_groups_and_batches_not_by_the_source(
 
     decode = decoders.decode
     monkeypatch.setattr(decoders, "decode", lambda counted, **options: decode(counted.data, **options))
-    monkeypatch.setattr(preparing, "sha256", lambda counted: hashlib.sha256(counted.data))
+    monkeypatch.setattr(preprocess, "sha256", lambda counted: hashlib.sha256(counted.data))
     source = MadeSource(Counted)  # type: ignore[arg-type]
     run_parts(tmp_path, source, made_parts(600, 100))
     ahead_of_towers = batches_ahead(BATCH, OPTIONS.decode_threads)
@@ -212,7 +211,7 @@ def test_a_tower_that_fails_ends_the_work(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_source_of_bad_images_only_ends_early_with_a_sample(tmp_path: Path) -> None:
     source = MadeSource(lambda index: b"" if index % 2 else b"<html>", group_images=100)
     with pytest.raises(SourceError) as raised:
-        run_parts(tmp_path, source, made_parts(2000, 1000, 100), report=Tally(2000, 2).add)
+        run_parts(tmp_path, source, made_parts(2000, 1000, 100), report=RunProgress(2000, 2).add)
     assert str(raised.value) == (
         f"not one of the first {ALL_BAD_IMAGES} images can be used: 100 image_empty, 100 image_unreadable; such as "
         "made.parquet row group 0 row 0: image_unreadable (not an image: 6 bytes starting 3c68746d); "
@@ -228,7 +227,7 @@ def test_a_source_of_bad_images_only_ends_early_with_a_sample(tmp_path: Path) ->
 
 def test_one_good_image_is_enough_to_go_on(tmp_path: Path) -> None:
     source = MadeSource(lambda index: good(0) if index == 50 else b"no", group_images=100)
-    run_parts(tmp_path, source, made_parts(400, 200, 100), report=Tally(400, 2).add)
+    run_parts(tmp_path, source, made_parts(400, 200, 100), report=RunProgress(400, 2).add)
     assert column(Run(tmp_path), "images", "image_uid") == ["image-50"]
 
 
@@ -240,7 +239,7 @@ def test_ahead_makes_no_more_than_it_may_and_stops_with_its_block() -> None:
             made.append(number)
             yield number
 
-    with ahead(items(), 3) as taken:
+    with prefetched(items(), 3) as taken:
         assert next(taken) == 0
         wait_until(lambda: len(made) == 4)
     assert len(made) <= 5
@@ -253,7 +252,7 @@ def test_behind_raises_the_error_of_its_last_item() -> None:
             raise KeyboardInterrupt
 
     def put_both() -> None:
-        with behind(work) as put:
+        with written_behind(work) as put:
             put(1)
             put(2)
 

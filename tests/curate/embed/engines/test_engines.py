@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from curate.embed.engines.dispatcher import DEATHS, Desk
+from curate.embed.engines.dispatcher import DEATHS, Dispatcher
 from curate.embed.engines.processes import Processes, local_engine
 from curate.embed.engines.serial import Serial
 from curate.errors import RunError, SourceError
@@ -22,12 +22,12 @@ from tests.demo import ROOT
 TWO = Processes(("cpu", "cpu"))
 
 
-def desk(count: int, done: set[str] | None = None) -> Desk[Item]:
-    return Desk(items(count), lambda task: task.name in (done or set()))
+def dispatcher(count: int, done: set[str] | None = None) -> Dispatcher[Item]:
+    return Dispatcher(items(count), lambda task: task.name in (done or set()))
 
 
 def test_desk_hands_out_each_task_once_in_order() -> None:
-    handing = desk(3)
+    handing = dispatcher(3)
     assert [task and task.name for task in (handing.next(n % 2) for n in range(4))] == [
         "item-0",
         "item-1",
@@ -42,7 +42,7 @@ def test_desk_hands_out_each_task_once_in_order() -> None:
 
 def test_desk_takes_back_what_the_dead_left_before_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     done: set[str] = set()
-    handing = desk(5, done)
+    handing = dispatcher(5, done)
     for _ in range(3):
         handing.next(0)
     done.add("item-0")
@@ -52,7 +52,7 @@ def test_desk_takes_back_what_the_dead_left_before_the_rest(capsys: pytest.Captu
 
 
 def test_desk_gives_up_a_task_that_kills() -> None:
-    handing = desk(2)
+    handing = dispatcher(2)
     for _ in range(DEATHS - 1):
         handing.next(0)
         handing.lost(0, "worker 0", "killed by SIGSEGV")
@@ -66,7 +66,7 @@ def test_desk_gives_up_a_task_that_kills() -> None:
 
 
 def test_desk_gives_up_a_worker_that_dies_before_it_takes_a_task() -> None:
-    handing = desk(2)
+    handing = dispatcher(2)
     assert [handing.lost(0, "worker 0", "exit code 1") for _ in range(DEATHS)] == [True] * (DEATHS - 1) + [False]
     handing.next(1)
     assert [handing.lost(1, "worker 1", "exit code 1") for _ in range(2)] == [True, True]
