@@ -175,20 +175,20 @@ def rows_of(run: Run, name: str, embedding: list[float], limit: int) -> list[tup
 
 
 def test_search_by_hand(by_hand: Run) -> None:
-    rows = rows_of(by_hand, "search", [0.0, 2.0], 10)
+    rows = rows_of(by_hand, "ask/search", [0.0, 2.0], 10)
     assert [(round(row[0], 6), row[5], row[2]) for row in rows] == [(1.0, "q", 1), (0.8, "r", 1), (0.0, "p", 2)]
     assert [row[4] is None for row in rows] == [True, False, False]
     assert sum(row[3] for row in rows) == 1
-    assert [row[5] for row in rows_of(by_hand, "search", [0.0, 2.0], 1)] == ["q"]
+    assert [row[5] for row in rows_of(by_hand, "ask/search", [0.0, 2.0], 1)] == ["q"]
 
 
 def test_search_pairs_by_hand(by_hand: Run) -> None:
-    rows = rows_of(by_hand, "search_pairs", [0.0, 2.0], 10)
+    rows = rows_of(by_hand, "ask/search_pairs", [0.0, 2.0], 10)
     assert [row[5] for row in rows][:2] == ["pair-2", "pair-3"]
     assert {row[5] for row in rows[2:]} == {"pair-0", "pair-1"}
     assert rows[2][2] < rows[3][2]
     assert [(row[6], row[7]) for row in rows][:2] == [(None, None), ("b", "a")]
-    assert len(rows_of(by_hand, "search_pairs", [0.0, 2.0], 3)) == 3
+    assert len(rows_of(by_hand, "ask/search_pairs", [0.0, 2.0], 3)) == 3
 
 
 def test_embeddings_are_arrays_in_every_view(root: Path) -> None:

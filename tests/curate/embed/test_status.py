@@ -1,4 +1,4 @@
-"""What a run says of itself: what its devices have done, RUN/progress.json, and `curate status` from another process."""
+"""What a run says of itself: its devices' reports, RUN/progress.json, and `curate status` from another process."""
 
 import json
 import pickle
