@@ -14,6 +14,7 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, depth: i
 
     An exception of `function` is raised where its result would have been. Close the generator to stop early.
     """
+    # From Python 3.14 on `pool.map(function, items, buffersize=…)`; before, `map` takes all items at once.
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
