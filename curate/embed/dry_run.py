@@ -44,19 +44,18 @@ def dry_run(options: EmbedOptions, calibrate_sec: int | None = None) -> dict[str
 
     With `calibrate_sec` the weights are loaded, and the time to expect is measured. Raises: as `embed`.
     """
-    with prepared(options, here=calibrate_sec is not None) as (job, _, _):
-        source, compute = job.source, job.compute
+    with prepared(options, here=calibrate_sec is not None) as (source, scorers, compute, _):
         plan = make_plan(source, compute.part_images, compute.part_bytes)
-        gflop = tower_gflop(job.model_set, list(job.specs))
+        gflop = tower_gflop(scorers.model_set, list(scorers.specs))
         costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
         if calibrate_sec is not None:
-            costs["expected"] = expected_time(source, plan, job.scorers.on(compute.device), compute, calibrate_sec)
+            costs["expected"] = expected_time(source, plan, scorers.on(compute.device), compute, calibrate_sec)
     settings = {
         "manifest": source.manifest.settings(),
         "split": source.split,
         "files": list(source.files),
-        "models": job.model_set.name,
-        "scorers": job.scorers.names,
+        "models": scorers.model_set.name,
+        "scorers": scorers.names,
     }
     return settings | plan.counts() | costs
 
