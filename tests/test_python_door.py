@@ -4,7 +4,6 @@ import doctest
 import importlib
 import inspect
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ FUNCTIONS = [(module, name) for module, names in DOOR.items() for name in names 
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, demo_run: Path) -> Iterator[Path]:
+def desk(tmp_path_factory: pytest.TempPathFactory, demo_run: Path) -> Path:
     """A folder with a run of the demo, a trained model's pictures beside its base's, and a file of prompts."""
     folder = tmp_path_factory.mktemp("door")
     run = Path(shutil.copytree(demo_run, folder / "run"))
@@ -35,7 +34,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, demo_run: Path) -> Iterator[P
     sampled = ("--prompts", folder / "prompts.txt", "--steps", 1, "--output", run / "sampled")
     command("train", "sample", "--model", "one=demo", "--model", "two=demo", *sampled, run=run)
     command("curate", "embed", "--manifest", run / "sampled/manifest.toml", "--run", run / "evaluation", run=run)
-    yield folder
+    return folder
 
 
 @pytest.mark.parametrize(("module", "name"), FUNCTIONS)
