@@ -7,7 +7,6 @@ origin or fetch site is refused, and what writes takes nothing but JSON that nam
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import duckdb
@@ -125,7 +124,8 @@ def _not_allowed(request: Request, error: HTTPException) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    say(f"curate: {request.scope['raw_path'].decode()}: {first_line(error)}")
+    asked = b"?".join(filter(None, (request.scope["raw_path"], request.scope["query_string"])))
+    say(f"curate: {asked.decode()}: {first_line(error)}")
     return PlainTextResponse(first_line(error), 500)
 
 
@@ -154,8 +154,11 @@ class Server(uvicorn.Server):
         self.address = f"http://{HOST}:{self.port}/"
 
     def serve_until_ctrl_c(self) -> None:
-        """Answer; after Ctrl-C finish the answers under way and close connections that only wait."""
-        with self.listening, suppress(KeyboardInterrupt):  # uvicorn raises what it caught once all has ended
+        """Answer; after Ctrl-C finish the answers under way and close connections that only wait.
+
+        Raises: KeyboardInterrupt, once all has ended. Outside the main thread it ends when `should_exit` is set.
+        """
+        with self.listening:
             self.run([self.listening])
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -118,7 +119,8 @@ def make_server(run: Run, name: str, port: int) -> Server:
 def browse(run: Run, name: str, port: int) -> None:
     """Serve until Ctrl-C. Raises: RunError, UsageError."""
     server = make_server(run, name, port)
-    say(f"serving ranking '{name}' of {run.root}; end with Ctrl-C")
-    print(server.address, flush=True)  # noqa: T201
-    server.serve_until_ctrl_c()
+    with suppress(KeyboardInterrupt):
+        say(f"serving ranking '{name}' of {run.root}; end with Ctrl-C")
+        print(server.address, flush=True)  # noqa: T201
+        server.serve_until_ctrl_c()
     say("ended")

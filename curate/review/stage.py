@@ -9,7 +9,7 @@ import math
 import sys
 import threading
 from collections import OrderedDict
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,7 +174,7 @@ def make_server(sitting: Sitting) -> Server:
 def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
     """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError."""
     sitting = open_sitting(run, options)
-    with closing(sitting.log):
+    with closing(sitting.log), suppress(KeyboardInterrupt):
         server = make_server(sitting)
         say(
             f"{options.reviewer}: {len(sitting.log.judged):,} of {len(sitting.pairs):,} pairs are judged; "

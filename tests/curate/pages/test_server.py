@@ -92,7 +92,7 @@ def test_failures_are_said_in_one_line(port: int, capfd: pytest.CaptureFixture[s
     for name, text in (("run", "no such picture"), ("sql", "a first line")):
         answer, body = ask(port, "GET", f"/fail/{name}?a=%20b")
         assert (answer.status, body.decode()) == (500, text)
-        assert capfd.readouterr().err == f"curate: /fail/{name}: {text}\n"
+        assert capfd.readouterr().err == f"curate: /fail/{name}?a=%20b: {text}\n"
 
 
 def test_a_bug_keeps_its_traceback_and_the_headers(port: int, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,7 +146,8 @@ def test_ctrl_c_lets_an_answer_under_way_finish() -> None:
     server, found = Server(page_app({"/": slow}), 0), []
     asking = threading.Thread(target=lambda: found.append(ask(server.port, "GET", "/")[1]))
     asking.start()
-    server.serve_until_ctrl_c()
+    with pytest.raises(KeyboardInterrupt):
+        server.serve_until_ctrl_c()
     asking.join()
     assert found == [b"finished"]
 
@@ -164,7 +165,8 @@ def test_ctrl_c_as_a_connection_comes_in(monkeypatch: pytest.MonkeyPatch) -> Non
     server = Server(page_app({}), 0)
     with socket.create_connection(("127.0.0.1", server.port)) as waiting:
         began = time.monotonic()
-        server.serve_until_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            server.serve_until_ctrl_c()
         assert time.monotonic() - began < 10  # it does not wait for a request that never comes
         assert waiting.recv(1) == b""
     assert not server.server_state.connections
@@ -183,7 +185,8 @@ def test_connections_that_only_wait_do_not_hold_the_end() -> None:
     asking = threading.Thread(target=ask_and_wait)
     asking.start()
     began = time.monotonic()
-    server.serve_until_ctrl_c()
+    with pytest.raises(KeyboardInterrupt):
+        server.serve_until_ctrl_c()
     assert time.monotonic() - began < 10
     asking.join()
     kept.close()
