@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "diffusers", "open_clip", "duckdb", "polars", "prompt_toolkit")
+HEAVY = (
+    "torch",
+    "transformers",
+    "diffusers",
+    "open_clip",
+    "duckdb",
+    "polars",
+    "prompt_toolkit",
+    "starlette",
+    "uvicorn",
+)
 
 # A module may import modules of its own level or below. Levels of curate, top to bottom.
 LEVELS = [
