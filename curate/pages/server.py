@@ -4,6 +4,7 @@ Loopback only. A page of another site that the same browser has open could send 
 origin or fetch site is refused, and what writes takes nothing but JSON that names its origin.
 """
 
+import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +28,8 @@ from curate.terminal.progress import say
 HOST = "127.0.0.1"
 SILENT_SEC = 30
 """How long a connection may stay open without a request, and how long answers under way may take after Ctrl-C."""
+BODY_SEC = 5
+"""How long the rest of a short body may take to come."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -109,8 +112,9 @@ async def _sent(request: Request) -> dict[str, Any]:
     if headers.get("content-type") != "application/json" or not size.isdecimal() or len(size) > 4:
         raise HTTPException(400, "a short JSON document is needed")
     try:
-        return dict(await request.json())
-    except (ValueError, TypeError) as error:
+        async with asyncio.timeout(BODY_SEC):
+            return dict(await request.json())
+    except (ValueError, TypeError, TimeoutError, ClientDisconnect) as error:
         raise HTTPException(400, "a JSON object is needed") from error
 
 

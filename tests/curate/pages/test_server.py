@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from curate.errors import RunError, UsageError
+from curate.pages import server as server_module
 from curate.pages.server import HEADERS, Server, page_app
 from tests.curate.serving import in_a_thread
 
@@ -43,15 +44,17 @@ def port() -> Iterator[int]:
 def raw(port: int, text: str) -> str:
     """What comes back for these bytes, until the server closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        connection.sendall(text.replace("\n", "\r\n").encode())
+        connection.sendall(text.encode())
         return connection.makefile("rb").read().decode()
 
 
+def own_head(port: int, *headers: str) -> str:
+    lines = ["POST /echo HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Origin: http://127.0.0.1:{port}", "Connection: close"]
+    return "\r\n".join((*lines, "Content-Type: application/json", *headers, "", ""))
+
+
 def own_post(port: int, body: str, *headers: str) -> str:
-    own = f"POST /echo HTTP/1.1\nHost: 127.0.0.1:{port}\nOrigin: http://127.0.0.1:{port}\nConnection: close\n"
-    return raw(
-        port, own + "".join(f"{header}\n" for header in ("Content-Type: application/json", *headers)) + "\n" + body
-    )
+    return raw(port, own_head(port, *headers) + body)
 
 
 def ask(port: int, method: str, target: str) -> tuple[http.client.HTTPResponse, bytes]:
@@ -68,9 +71,22 @@ def test_what_a_page_sends(port: int) -> None:
 
 
 def test_a_body_of_no_stated_length_is_not_read(port: int) -> None:
-    chunks = "8\n" + '{"a": 1}' + "\n0\n\n"
+    chunks = '8\r\n{"a": 1}\r\n0\r\n\r\n'
     for headers in (["Transfer-Encoding: chunked"], ["Transfer-Encoding: chunked", "Content-Length: 8"]):
         assert own_post(port, chunks, *headers).endswith("\r\n\r\na short JSON document is needed")
+
+
+def test_a_body_that_does_not_come(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "BODY_SEC", 0.2)
+    assert own_post(port, '{"a"', "Content-Length: 8").endswith("\r\n\r\na JSON object is needed")
+    monkeypatch.setattr(server_module, "BODY_SEC", 20)
+    with socket.create_connection(("127.0.0.1", port)) as leaving:
+        leaving.sendall(own_head(port, "Content-Length: 8").encode())
+    assert ask(port, "GET", "/")[1] == b"here"
+    time.sleep(0.2)  # in which a traceback would have come
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -107,8 +123,8 @@ def test_a_bug_keeps_its_traceback_and_the_headers(port: int, caplog: pytest.Log
 
 
 def test_what_is_no_request_is_answered_without_a_word(port: int, capfd: pytest.CaptureFixture[str]) -> None:
-    assert raw(port, "nonsense\n\n").startswith("HTTP/1.1 400 ")
-    assert raw(port, "GET / HTTP/1.0\n\n").endswith("refused: another host")
+    assert raw(port, "nonsense\r\n\r\n").startswith("HTTP/1.1 400 ")
+    assert raw(port, "GET / HTTP/1.0\r\n\r\n").endswith("refused: another host")
     assert capfd.readouterr() == ("", "")
 
 
