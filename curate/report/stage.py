@@ -6,11 +6,12 @@ from typing import Any
 import altair as alt
 
 from curate.errors import UsageError
+from curate.pages.palettes import PALETTES
 from curate.rank.stdout import coverage_words
-from curate.report.charts import CONFIG, PALETTES, Figure, themed
+from curate.report.charts import CONFIG, Figure, themed
 from curate.report.figures import figures
 from curate.report.gallery import Ranking, count_steps, metric_purpose, open_ranking
-from curate.report.page import MOST_BYTES, Gallery, make_gallery, render_page
+from curate.report.page import MOST_BYTES, Gallery, make_gallery, report_page
 from curate.storage.run import Run
 from curate.storage.tables import atomic_path, write_text
 from curate.storage.threads import batched
@@ -34,9 +35,9 @@ def report(run: Run, name: str, page: Path | None, png: bool, wanted: int) -> di
     steps = count_steps(run.summary(), ranking.settings)
     drawn = figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
     values = page_values(run, ranking, steps)
-    bare, _ = render_page(drawn, Gallery({}), **values)
+    bare, _ = report_page(drawn, Gallery({}), **values)
     gallery = make_gallery(run, ranking, wanted, MOST_BYTES - len(bare.encode()))
-    text, _ = render_page(drawn, gallery, **values)
+    text, _ = report_page(drawn, gallery, **values)
     write_text(text, path)
     if png:
         write_png(drawn, f"{values['title']}: {values['lede']}", path.with_suffix(".png"))

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from curate.report.charts import PALETTES
+from curate.pages.palettes import PALETTES
 from curate.report.stage import report
 from curate.storage.run import Run
 from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px, until
