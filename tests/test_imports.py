@@ -18,7 +18,7 @@ CURATE = {
     "storage": ("errors", "terminal"),
     "sources": GROUNDS,
     "database": GROUNDS,
-    "pages": (*GROUNDS, "sources"),
+    "pages": (*GROUNDS, "sources", "database"),
     "models": (*GROUNDS, "sources"),
     "rank": (*GROUNDS, "database"),
     "ask": (*GROUNDS, "database", "models", "rank"),

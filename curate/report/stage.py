@@ -1,5 +1,6 @@
 """`curate report`: one HTML page about a ranking, and its charts as one picture."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,29 @@ PNG_ORDER = ("counts", "quality", "agreement", "score-", "margin-", "calibration
 PNG_SCALE = 2
 
 
-def report(run: Run, name: str, page: Path | None, png: bool, wanted: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ReportOptions:
+    """name: of the ranking. page: None for RUN/report.html. png: the charts as one picture, too. gallery: its pairs."""
+
+    name: str = "default"
+    page: Path | None = None
+    png: bool = False
+    gallery: int = 300
+
+
+def report(run: Run, options: ReportOptions | None = None) -> dict[str, Any]:
     """Write the page, and its charts as PNG when asked to; return what was written and counted.
 
-    wanted: pairs of the gallery. Raises: UsageError, RunError, WriteError.
+    Raises: UsageError, RunError, WriteError.
+
+    >>> from curate.storage import open_run
+    >>> written = report(open_run("run"), ReportOptions(gallery=6))
+    >>> written["page"], written["gallery_pairs"]
+    ('run/report.html', 6)
     """
-    path = page or default_page(run, name)
+    options = options or ReportOptions()
+    name, png = options.name, options.png
+    path = options.page or default_page(run, name)
     if png and path.suffix == ".png":
         raise UsageError(f"--page {path}: the picture of --png would be written there; name the page .html")
     ranking = open_ranking(run, name)
@@ -36,7 +54,7 @@ def report(run: Run, name: str, page: Path | None, png: bool, wanted: int) -> di
     drawn = figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
     values = page_values(run, ranking, steps)
     bare, _ = report_page(drawn, Gallery({}), **values)
-    gallery = make_gallery(run, ranking, wanted, MOST_BYTES - len(bare.encode()))
+    gallery = make_gallery(run, ranking, options.gallery, MOST_BYTES - len(bare.encode()))
     text, _ = report_page(drawn, gallery, **values)
     write_text(text, path)
     if png:

@@ -172,7 +172,12 @@ def make_server(sitting: Sitting) -> Server:
 
 
 def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
-    """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError."""
+    """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError.
+
+    >>> from curate.storage import open_run
+    >>> review(open_run("run/evaluation"), ReviewOptions("anna"))["judged"]  # doctest: +SKIP
+    12
+    """
     sitting = open_sitting(run, options)
     with closing(sitting.log), suppress(KeyboardInterrupt):
         server = make_server(sitting)
