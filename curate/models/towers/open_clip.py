@@ -2,67 +2,20 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
-from PIL import Image
 
 from curate.errors import ModelError
 from curate.models.model_set import TowerSpec
-from curate.models.towers.precision import autocast, hold, memory_format
-from curate.storage.files import file_sha256
+from curate.models.towers.clip import ClipTower
+from curate.models.weights import checked_sha256
 
 
-class OpenClipTower:
-    """An open_clip model with its own tokenizer; `transform` is the picture's preprocessing."""
-
-    def __init__(
-        self,
-        name: str,
-        model: open_clip.CLIP,
-        transform: Callable[[Image.Image], torch.Tensor],
-        tokenizer: Callable[[list[str]], torch.Tensor],
-        identity: dict[str, Any],
-        device: str,
-        precision: str,
-    ) -> None:
-        self.name = name
-        self.model = model.eval().requires_grad_(False)
-        hold(self.model.visual, device, precision)
-        self.model.to(device)
-        self.image_features: Callable[[torch.Tensor], torch.Tensor] = self.model.visual
-        self.preprocess = transform
-        self.tokenizer = tokenizer
-        self.identity = identity
-        self.device = device
-        self.precision = precision
-        self.preprocessing = str(transform)
-        self.scale = float(self.model.logit_scale.exp())
-        self.dimension = int(self.embed_prompts(["a"]).shape[1])
-
-    @torch.inference_mode()
-    def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(n, 3, height, width) -> float32 (n, dimension), L2-normalised, on the CPU."""
-        with autocast(self.device, self.precision):
-            features = self.image_features(
-                pixels.to(self.device, memory_format=memory_format(self.device, self.precision))
-            )
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
-
-    @torch.inference_mode()
-    def embed_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """n prompts -> float32 (n, dimension), L2-normalised, on the CPU; long prompts are cut."""
-        tokens = self.tokenizer(prompts).to(self.device)
-        with autocast(self.device, self.precision):
-            features = self.model.encode_text(tokens)
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
-
-
-def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -> OpenClipTower:
+def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -> ClipTower:
     """`folder` in the spec is a local directory; else `model` and `pretrained` are open_clip's names."""
     options = spec.options
     if "folder" in options:
@@ -82,32 +35,16 @@ def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -
         tokenizer = open_clip.get_tokenizer(architecture)
     identity = {"model": options.get("model", options.get("folder")), "pretrained": pretrained or "folder"}
     identity["sha256"] = checked_sha256(weights, options.get("sha256"))
-    return OpenClipTower(spec.name, model, transform, tokenizer, identity, device, precision)
+    parts = (model, (model.visual,), transform, model.visual, tokenizer, model.encode_text)
+    return ClipTower(spec.name, *parts, identity, device, precision)
 
 
-def architecture_of(
-    options: dict[str, Any], folder: Path
-) -> tuple[open_clip.CLIP, Callable[[list[str]], torch.Tensor], int]:
-    """An untrained model of the named or described architecture, its tokenizer, and its image side in pixels."""
-    if "folder" in options:
-        directory = (folder / options["folder"]).resolve()
-        config = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
-        name = f"local-dir:{directory}"
-    else:
-        name = options["model"]
-        config = open_clip.get_model_config(name)
-    with quiet():
-        model = open_clip.create_model(name, load_weights=False)
-        tokenizer = open_clip.get_tokenizer(name)
-    return model, tokenizer, int(config["vision_cfg"]["image_size"])
-
-
-def checked_sha256(path: Path, stated: str | None) -> str:
-    """The file's sha256. Raises ModelError when it is not the stated one."""
-    found = file_sha256(path)
-    if stated is not None and found != stated:
-        raise ModelError(f"{path}: sha256 is {found}, the set of models states {stated}")
-    return found
+def architecture_of(options: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
+    """open_clip's name for the named or described architecture, and its configuration."""
+    if "folder" not in options:
+        return options["model"], open_clip.get_model_config(options["model"])
+    directory = (folder / options["folder"]).resolve()
+    return f"local-dir:{directory}", json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
 
 
 @contextmanager
