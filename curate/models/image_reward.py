@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,29 +57,23 @@ VISION_NAMES = (
 )
 
 
+@dataclass(eq=False)
 class ImageReward:
     """(mlp(text feature) - 0.16717) / 1.03334 for a picture and a prompt; about -2 to 2, unbounded."""
 
-    def __init__(
-        self,
-        vision: BlipVisionModel,
-        text: BlipTextModel,
-        head: AestheticHead,
-        transform: Compose,
-        tokenizer: BertTokenizer,
-        identity: dict[str, Any],
-        device: str,
-        precision: str,
-    ) -> None:
-        self.vision = vision.eval().requires_grad_(False).to(device)
-        self.text = text.eval().requires_grad_(False).to(device)
-        self.head = head
-        self.tokenizer = tokenizer
-        self.identity = identity
-        self.device = device
-        self.precision = precision
-        self.preprocess = transform
-        self.preprocessing = str(transform)
+    vision: BlipVisionModel
+    text: BlipTextModel
+    head: AestheticHead
+    preprocess: Compose
+    tokenizer: BertTokenizer
+    identity: dict[str, Any]
+    device: str
+    precision: str
+
+    def __post_init__(self) -> None:
+        for encoder in (self.vision, self.text):
+            encoder.eval().requires_grad_(False).to(self.device)
+        self.preprocessing = str(self.preprocess)
 
     @torch.inference_mode()
     def __call__(self, matched: Matched) -> torch.Tensor:

@@ -21,16 +21,13 @@ def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -
     if "folder" in options:
         directory = (folder / options["folder"]).resolve()
         architecture, weights = f"local-dir:{directory}", _weights_in(directory)
-        pretrained = None
+        pretrained, preprocessing = None, dict[str, Any]()
     else:
         architecture, pretrained = options["model"], options["pretrained"]
-        weights = _published_weights(architecture, pretrained)
+        weights, preprocessing = _published(architecture, pretrained)
     with quiet():
         model, _, transform = open_clip.create_model_and_transforms(
-            architecture,
-            pretrained=pretrained and str(weights),
-            weights_only=True,
-            **_published_preprocessing(architecture, pretrained),
+            architecture, pretrained=pretrained and str(weights), weights_only=True, **preprocessing
         )
         tokenizer = open_clip.get_tokenizer(architecture)
     identity = {"model": options.get("model", options.get("folder")), "pretrained": pretrained or "folder"}
@@ -66,25 +63,19 @@ def _weights_in(directory: Path) -> Path:
     raise ModelError(f"{directory} holds no open_clip_model.safetensors; give a folder in open_clip's layout")
 
 
-def _published_weights(model: str, tag: str) -> Path:
+def _published(model: str, tag: str) -> tuple[Path, dict[str, Any]]:
+    """A tag's weights, and its mean, std and resize: open_clip takes these from the tag, not from a file's path."""
     config = open_clip.pretrained.get_pretrained_cfg(model, tag)
     if not config:
         raise ModelError(f"open_clip knows no weights '{tag}' for '{model}'")
     try:
-        return Path(open_clip.download_pretrained(config))
+        weights = Path(open_clip.download_pretrained(config))
     except Exception as error:  # hub errors differ by version
         raise ModelError(
             f"cannot download open_clip's {model}/{tag} ({type(error).__name__}); run once where there is a network, "
             "or give a local folder in a TOML file to --models"
         ) from error
-
-
-def _published_preprocessing(model: str, tag: str | None) -> dict[str, Any]:
-    """Mean, std and resize that belong to a tag: open_clip takes them from the tag, not from a file's path."""
-    if tag is None:
-        return {}
-    config = open_clip.pretrained.get_pretrained_cfg(model, tag)
-    return {
+    return weights, {
         "image_mean": config["mean"],
         "image_std": config["std"],
         "image_interpolation": config["interpolation"],
