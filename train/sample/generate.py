@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -12,8 +12,8 @@ import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from PIL import Image
 
-from train.errors import MemoryFullError, SettingsError
-from train.model.memory import memory_full
+from train.errors import SettingsError
+from train.model.memory import enough_memory, memory_full
 from train.model.saving import open_pipeline
 from train.sample.prompts import Prompt
 
@@ -167,17 +167,9 @@ def _denoiser(pipeline: Any) -> Any:
     return pipeline.transformer if hasattr(pipeline, "transformer") else pipeline.unet
 
 
-@contextmanager
-def enough_memory_to_draw(model: str, batch_images: int) -> Iterator[None]:
-    """The same for pictures. Raises: MemoryFullError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not memory_full(error):
-            raise
-        change = "free some, or take a smaller model"
-        if batch_images > 1:
-            change = f"lower --batch from {batch_images}, which changes pictures by rounding at most, or free some"
-        raise MemoryFullError(
-            f"There is not enough memory to draw with {model}: {change}; run again, and it goes on."
-        ) from error
+def enough_memory_to_draw(model: str, batch_images: int) -> AbstractContextManager[None]:
+    """Turn a refused allocation into what to change. Raises: MemoryFullError."""
+    change = "free some, or take a smaller model"
+    if batch_images > 1:
+        change = f"lower --batch from {batch_images}, which changes pictures by rounding at most, or free some"
+    return enough_memory(f"to draw with {model}: {change}; run again, and it goes on.")

@@ -1,14 +1,13 @@
 """What stops a run from spoiling its own weights, or ends it with one sentence."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from train.config import Recipe
-from train.errors import DivergenceError, MemoryFullError
-from train.model.memory import memory_full
+from train.errors import DivergenceError
+from train.model.memory import enough_memory
 
 MOST_IN_A_ROW = 10
 
@@ -46,18 +45,12 @@ class Guard:
             )
 
 
-@contextmanager
-def enough_memory(recipe: Recipe) -> Iterator[None]:
+def enough_memory_to_train(recipe: Recipe) -> AbstractContextManager[None]:
     """Turn a refused allocation into what to change. Raises: MemoryFullError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not memory_full(error):
-            raise
-        raise MemoryFullError(
-            f"There is not enough memory for this recipe: {'; or '.join(_savings(recipe))}."
-            " --resume takes none of these changes: where there is a checkpoint, name another --output, too."
-        ) from error
+    return enough_memory(
+        f"for this recipe: {'; or '.join(_savings(recipe))}."
+        " --resume takes none of these changes: where there is a checkpoint, name another --output, too."
+    )
 
 
 def _savings(recipe: Recipe) -> list[str]:

@@ -27,7 +27,7 @@ from train.model.memory import peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
 from train.objectives import PairErrors, implicit_accuracy, pair_loss
 from train.terminal import Reporter
-from train.training.guard import Guard, enough_memory
+from train.training.guard import Guard, enough_memory_to_train
 from train.training.optimizers import make_optimizer, moving_average
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
@@ -67,7 +67,7 @@ def run_training(
     agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:
         reporter = stack.enter_context(Reporter(main=main))
-        stack.enter_context(enough_memory(recipe))
+        stack.enter_context(enough_memory_to_train(recipe))
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None

@@ -12,7 +12,7 @@ from train.config import load_recipe
 from train.errors import DivergenceError, MemoryFullError, SettingsError
 from train.sample.generate import enough_memory_to_draw
 from train.training import loop
-from train.training.guard import Guard, enough_memory
+from train.training.guard import Guard, enough_memory_to_train
 
 RunTiny = Callable[..., Outcome]
 
@@ -124,7 +124,7 @@ def test_another_way_to_spread_weights_is_refused() -> None:
 
 def test_too_little_memory_says_what_to_change() -> None:
     recipe = load_recipe("sd15")
-    with pytest.raises(MemoryFullError) as caught, enough_memory(recipe):
+    with pytest.raises(MemoryFullError) as caught, enough_memory_to_train(recipe):
         torch.empty(2**60, dtype=torch.uint8)  # no machine has it
     assert str(caught.value) == (
         "There is not enough memory for this recipe: lower run.micro_batch_pairs from 8, which changes results by"
@@ -132,7 +132,7 @@ def test_too_little_memory_says_what_to_change() -> None:
         " data.resolution_px from 512. --resume takes none of these changes: where there is a checkpoint, name another"
         " --output, too."
     )
-    with pytest.raises(RuntimeError, match="another"), enough_memory(recipe):
+    with pytest.raises(RuntimeError, match="another"), enough_memory_to_train(recipe):
         raise RuntimeError("another error")
 
 
