@@ -24,7 +24,6 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
@@ -32,9 +31,9 @@ from train.data.images import Cut
 from train.data.latents import check_finite, encode_posterior, read_cut
 from train.data.pairs import PairSet
 from train.data.prefetch import prefetched
-from train.errors import CacheError
+from train.errors import CacheError, shortened
 from train.files import read_json, whole_file, write_json
-from train.model.families import Conditioning, DiffusionModel, encode_prompts, prompts_cut
+from train.model.families import Conditioning, DiffusionModel, Latents, encode_prompts, prompts_cut
 from train.terminal import Reporter
 
 CHUNK = 16  # rows encoded at once
@@ -109,22 +108,15 @@ class LatentCache:
         return LatentCache(arrays, _stored(folder)["prompts_cut"], [places[image] for image in range(len(places))])
 
     def encoded(
-        self,
-        images: list[int],
-        noise: Float[Tensor, "image channel height width"],
-        flipped: list[bool],
-        prompts: list[int],
-    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
+    ) -> tuple[Latents, Conditioning]:
         """See `latents.Encoded`; all images of a call are of one shape."""
         name = self.places[images[0]][0]
         rows = [self.places[image][1] for image in images]
         moments = self._rows(name, (rows, [int(one) for one in flipped]))
-        conditioning = Conditioning(
-            self._rows("prompt_embeds", prompts),
-            self._rows("pooled_embeds", prompts) if "pooled_embeds" in self.arrays else None,
-            self._rows("time_ids", images) if "time_ids" in self.arrays else None,
-        )
-        return moments[:, 0] + moments[:, 1] * noise, conditioning
+        rows_of = {"prompt_embeds": prompts, "pooled_embeds": prompts, "time_ids": images}
+        parts = {name: self._rows(name, rows) for name, rows in rows_of.items() if name in self.arrays}
+        return moments[:, 0] + moments[:, 1] * noise, Conditioning(**parts)
 
     def _rows(self, name: str, rows: Any) -> Tensor:
         return torch.from_numpy(np.asarray(self.arrays[name][rows])).float()
@@ -229,9 +221,8 @@ def _write_images(arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, p
 
 
 def _write_prompts(arrays: dict[str, Any], here: slice, encoded: Conditioning) -> None:
-    for name, value in vars(encoded).items():
-        if value is not None:
-            arrays[name][here] = value.to("cpu", torch.float16).numpy()
+    for name, value in encoded.parts().items():
+        arrays[name][here] = value.to("cpu", torch.float16).numpy()
 
 
 def _flush(arrays: dict[str, Any]) -> None:
@@ -244,21 +235,19 @@ def prepare(folder: Path, key: Key, model: DiffusionModel, pairs: PairSet, resol
     stored = _stored(folder) if (folder / INDEX).is_file() else None
     if stored is not None:
         for name, wanted in key.items():
-            held = stored["key"].get(name)
-            if held != wanted:
+            if (held := stored["key"].get(name)) != wanted:
                 raise CacheError(
-                    f"{folder} holds the latents of another model or other shards (its {name} is {_short(held)},"
-                    f" this run's {_short(wanted)}); name another --cache, or remove it."
+                    f"{folder} holds the latents of another model or other shards"
+                    f" (its {name} is {shortened(str(held))}, this run's {shortened(str(wanted))});"
+                    " name another --cache, or remove it."
                 )
         return
-    empty = encode_prompts(model, [""])
     shapes: dict[str, Shape] = {}
     for array, images in _images_by_array(pairs, resolution_px).items():
         latent = model.latent_shape(*pairs.shape_px(images[0], resolution_px))
         shapes[array] = Shape((len(images), views, 2, *latent), STORED)
-    for name, value in vars(empty).items():
-        if value is not None:
-            shapes[name] = Shape((len(pairs.prompts) + 1, *value.shape[1:]), STORED)
+    for name, value in encode_prompts(model, [""]).parts().items():
+        shapes[name] = Shape((len(pairs.prompts) + 1, *value.shape[1:]), STORED)
     if model.spec.has_time_ids:
         shapes["time_ids"] = Shape((len(pairs.images), 6), np.float32)
     shapes["done"] = Shape((sum(1 for _ in _chunks(pairs, resolution_px)),), np.uint8)
@@ -286,11 +275,6 @@ def _stored(folder: Path) -> dict[str, Any]:
         return read_json(folder / INDEX)
     except (OSError, ValueError) as error:
         raise CacheError(f"{folder / INDEX} cannot be read; remove {folder}, and it is made again.") from error
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 @contextmanager

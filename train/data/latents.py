@@ -18,7 +18,7 @@ from train.data.images import Cut, decode, middle
 from train.data.pairs import PairSet
 from train.data.random_draws import Draw
 from train.errors import ModelError, ShardError
-from train.model.families import Conditioning, DiffusionModel, encode_prompts
+from train.model.families import Conditioning, DiffusionModel, Latents, encode_prompts
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Batch:
     def to(self, device: torch.device, *, channels_last: bool = False) -> "Batch":
         """On `device`, by copies that the host need not wait for."""
         moved = {name: _moved(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        parts = {name: _moved(value, device) for name, value in vars(self.conditioning).items() if value is not None}
-        return replace(self, **moved, conditioning=Conditioning(**parts), channels_last=channels_last)
+        conditioning = self.conditioning.mapped(lambda part: _moved(part, device))
+        return replace(self, **moved, conditioning=conditioning, channels_last=channels_last)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -58,12 +58,8 @@ class Encoded(Protocol):
     """Where the latents and embeddings of a batch come from."""
 
     def encoded(
-        self,
-        images: list[int],
-        noise: Float[Tensor, "image channel height width"],
-        flipped: list[bool],
-        prompts: list[int],
-    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
+    ) -> tuple[Latents, Conditioning]:
         """Draws from the (scaled) posteriors of images or of their mirror images, and the conditioning.
 
         One flag and one prompt for each image; the prompt after the last stands for the empty one.
@@ -80,12 +76,8 @@ class OnTheFly:
     resolution_px: int
 
     def encoded(
-        self,
-        images: list[int],
-        noise: Float[Tensor, "image channel height width"],
-        flipped: list[bool],
-        prompts: list[int],
-    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
+    ) -> tuple[Latents, Conditioning]:
         cuts = [read_cut(self.pairs, image, self.resolution_px) for image in images]
         views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(cuts, flipped, strict=True)]
         mean, std = (part.float() for part in encode_posterior(self.model, torch.stack(views)))
@@ -94,19 +86,15 @@ class OnTheFly:
         unique = list(dict.fromkeys(prompts))
         found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
         rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
-        pooled, time_ids = found.pooled_embeds, torch.tensor([one.time_ids for one in cuts]).float()
-        conditioning = Conditioning(
-            found.prompt_embeds[rows].float(),
-            None if pooled is None else pooled[rows].float(),
-            time_ids.to(mean.device) if self.model.spec.has_time_ids else None,
-        )
+        conditioning = found.mapped(lambda part: part[rows].float())
+        if self.model.spec.has_time_ids:
+            time_ids = torch.tensor([one.time_ids for one in cuts], dtype=torch.float32, device=mean.device)
+            conditioning = replace(conditioning, time_ids=time_ids)
         return mean + std * noise.to(mean.device), conditioning
 
 
 @torch.no_grad()
-def encode_posterior(
-    model: DiffusionModel, pixels: Float[Tensor, "image 3 px_h px_w"]
-) -> tuple[Float[Tensor, "image channel height width"], Float[Tensor, "image channel height width"]]:
+def encode_posterior(model: DiffusionModel, pixels: Float[Tensor, "image 3 px_h px_w"]) -> tuple[Latents, Latents]:
     """Mean and standard deviation of the scaled latents, computed in the VAE's own dtype."""
     posterior = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist
     scale, shift = model.vae.config["scaling_factor"], model.vae.config.get("shift_factor")

@@ -9,7 +9,7 @@ import torch
 
 from train.config import Recipe
 from train.model.families import DiffusionModel, load
-from train.model.fsdp import spread, whole_weights
+from train.model.fsdp import on_host, spread
 from train.model.lora import add_lora
 
 Reference = Callable[[], AbstractContextManager[torch.nn.Module]]  # enter it to have the frozen denoiser
@@ -50,7 +50,7 @@ def whole_denoiser(denoiser: torch.nn.Module, recipe: Recipe, *, keep: bool) -> 
     """The trained denoiser in one piece, on each process that is to `keep` it; spread weights are gathered by all."""
     if not recipe.run.fsdp:
         return denoiser
-    weights = whole_weights(denoiser, keep=keep)
+    weights = on_host(denoiser.state_dict(), keep=keep)
     if keep:
         denoiser = load(recipe.model).denoiser
         denoiser.load_state_dict(weights)

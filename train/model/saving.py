@@ -17,7 +17,7 @@ from peft.utils.save_and_load import get_peft_model_state_dict
 
 from train.errors import ModelError
 from train.files import whole_folder
-from train.model.families import FAMILIES, Family, locate, pipeline_index
+from train.model.families import FAMILIES, Family, locate, pipeline_index, whole_pipeline
 from train.model.lora import ADAPTER
 
 TRAINING = "training.json"
@@ -124,7 +124,5 @@ def open_pipeline(source: str, dtype: torch.dtype) -> Any:
 
 def _pipeline(source: str, dtype: torch.dtype, **components: Any) -> Any:
     absent = {name: None for name, kind in pipeline_index(source).items() if kind == [None, None]}  # SD3 without T5
-    try:
+    with whole_pipeline(source):
         return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **(absent | components))
-    except OSError as error:
-        raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error

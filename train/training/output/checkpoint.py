@@ -25,7 +25,7 @@ from torch.nn import Parameter
 
 from train.errors import RunDirectoryError
 from train.files import whole_folder
-from train.model.fsdp import spread_like, whole
+from train.model.fsdp import on_host, spread_like
 from train.training.optimizers import MovingAverage, Parameters
 
 WEIGHTS, OPTIMIZER, AVERAGE, STATE = (
@@ -69,7 +69,7 @@ def save(
     held: dict[str, dict[str, Tensor]] = {WEIGHTS: dict(parameters), OPTIMIZER: tensors}
     if average is not None:
         held[AVERAGE] = average.averages
-    files = {name: _on_host(content, keep=write) for name, content in held.items()}
+    files = {name: on_host(content, keep=write) for name, content in held.items()}
     if not write:
         return
     with whole_folder(folder) as temporary:
@@ -148,12 +148,3 @@ def _optimizer_state(
     }
     tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
     return tensors, {name: value for name, value in held.items() if name not in tensors}
-
-
-def _on_host(tensors: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    found = {}
-    for name, tensor in tensors.items():
-        gathered = whole(tensor.detach())  # one at a time: a device has no room for all
-        if keep:
-            found[name] = gathered.to("cpu", copy=True).contiguous()
-    return found
