@@ -9,6 +9,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,11 +138,9 @@ class PairSet:
 class _Collector:
     """Gives equal images (by sha256) and equal prompts one index each."""
 
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[tuple[str, Pair, dict[str, float]]] = field(default_factory=list)  # key, pair, its values
     images: dict[str, tuple[int, Side]] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
-    values: list[dict[str, float]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
     unequal_sides: list[str] = field(default_factory=list)
 
     def add(self, key: str, sample: Sample) -> None:
@@ -150,21 +149,17 @@ class _Collector:
             self.images.setdefault(side.sha256, (len(self.images), side))[0]
             for side in (sample.preferred, sample.rejected)
         ]
-        self.pairs.append(Pair(prompt_index, *sides))
-        self.values.append(sample.values)
-        self.keys.append(key)
+        self.pairs.append((key, Pair(prompt_index, *sides), sample.values))
         if sample.sides_differ:
             sizes = " and ".join("{} x {}".format(*side.size_px or ()) for side in (sample.preferred, sample.rejected))
             self.unequal_sides.append(f"{key}, {sizes} px")
 
-    def sort(self) -> None:
-        """By key, which is the rank: an export may be shuffled."""
-        order = sorted(range(len(self.keys)), key=self.keys.__getitem__)
-        self.pairs, self.values = [self.pairs[i] for i in order], [self.values[i] for i in order]
-
-    def columns(self) -> dict[str, NDArray[np.float64]]:
-        names = dict.fromkeys(name for one in self.values for name in one)
-        return {name: np.array([one.get(name, np.nan) for one in self.values]) for name in names}
+    def ranked(self) -> tuple[list[Pair], dict[str, NDArray[np.float64]]]:
+        """Pairs and columns of their values by key, which is the rank: an export may be shuffled."""
+        ranked = sorted(self.pairs, key=itemgetter(0))
+        names = dict.fromkeys(name for _, _, values in ranked for name in values)
+        columns = {name: np.array([values.get(name, np.nan) for _, _, values in ranked]) for name in names}
+        return [pair for _, pair, _ in ranked], columns
 
 
 def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
@@ -186,15 +181,15 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
             raise ShardError(f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {SAME_EXPORT}.")
     if not collector.pairs:
         raise ShardError(f"{folder} holds no pairs; rank with a larger --top and export again.")
-    collector.sort()
+    pairs, values = collector.ranked()
     return PairSet(
-        pairs=collector.pairs,
+        pairs=pairs,
         images=[side.location for _, side in collector.images.values()],
         sizes_px=[side.size_px for _, side in collector.images.values()],
         prompts=list(collector.prompts),
         shard_hashes=[entry["sha256"] for entry in entries],
         folder=folder,
-        values=collector.columns(),
+        values=values,
         source={name: index[name] for name in ("dataset", "ranking", "pairs") if name in index},
         unequal_sides=collector.unequal_sides,
     )

@@ -96,6 +96,12 @@ def _chosen_by(document: dict[str, Any]) -> tuple[str, ...]:
     return tuple(sorted({*chosen, *(earlier.chosen_by if earlier else ())}))
 
 
+def pipeline_of(source: str) -> str:
+    """The pipeline that `source` draws with: its base, where it is a LoRA of ours. Raises: ModelError."""
+    trained = read_trained(Path(source))
+    return trained.base if trained is not None and trained.kind == "lora" else source
+
+
 def base_of(source: str) -> str:
     """The model that `source` was trained from. Raises: ModelError when nothing says so."""
     trained = read_trained(Path(source))
@@ -110,8 +116,7 @@ def open_pipeline(source: str, dtype: torch.dtype) -> Any:
     The safety checker is left out: the pictures it blackens would be compared as if they had been drawn.
     Raises: ModelError.
     """
-    trained = read_trained(Path(source))
-    base = trained.base if trained is not None and trained.kind == "lora" else source
+    base = pipeline_of(source)
     checked = "safety_checker" in pipeline_index(base)
     pipeline = _pipeline(base, dtype, **({"safety_checker": None} if checked else {}))
     if base != source:

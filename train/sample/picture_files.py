@@ -17,7 +17,7 @@ import torch
 from train.errors import RunDirectoryError
 from train.files import whole_folder, write_json
 from train.model.families import locate
-from train.model.saving import read_trained
+from train.model.saving import pipeline_of
 from train.sample.generate import PictureRequest, to_picture
 
 SETTINGS, PART, IMAGES = "sampling.json", "part.json", "images"
@@ -77,8 +77,8 @@ class StoredPictures:
             return {}
         return found
 
-    def write(self, chunk: list[PictureRequest], pixels: torch.Tensor) -> None:
-        """One batch, whole or not at all; pixels: as `generate` gives them. Raises: StorageError."""
+    def write(self, chunk: list[PictureRequest], pixels: torch.Tensor) -> int:
+        """One batch, whole or not at all; how many pictures. pixels: as `generate` gives them. Raises: StorageError."""
         with whole_folder(self.folder / f"{chunk[0].seed:019d}") as folder, ThreadPoolExecutor(ENCODERS) as pool:
             rows = []
             for number, (request, (data, fault)) in enumerate(zip(chunk, pool.map(_png, pixels), strict=True)):
@@ -87,6 +87,7 @@ class StoredPictures:
                 row = {"prompt": request.prompt.text, "seed": request.seed, "uid": self._uid(request, data)}
                 rows.append(row | {"file": file, "bytes": len(data), "fault": fault})
             (folder / PART).write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
+        return len(chunk)
 
     def _uid(self, request: PictureRequest, data: bytes) -> str:
         """It names model, request and bytes: equal pictures of two models are still two images."""
@@ -138,7 +139,6 @@ def fingerprint(source: str) -> str:
     for path in sorted(item for item in folder.rglob("*") if item.suffix in WEIGHTS and item.is_file()):
         with path.open("rb") as stream:
             digest.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    trained = read_trained(folder)
-    if trained is not None and trained.kind == "lora":
-        digest.update(fingerprint(trained.base).encode())
+    if (base := pipeline_of(str(folder))) != str(folder):
+        digest.update(fingerprint(base).encode())
     return digest.hexdigest()

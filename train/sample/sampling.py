@@ -24,7 +24,7 @@ from schemas.tables import IMAGE_SIDES, SAMPLED_PAIRS
 from train.errors import ModelError, SettingsError
 from train.files import whole_file
 from train.model.families import BUNDLED, pipeline_index
-from train.model.saving import read_trained
+from train.model.saving import pipeline_of, read_trained
 from train.sample.generate import (
     GenerationSettings,
     PictureRequest,
@@ -67,6 +67,11 @@ class Sampling:
         return len(self.models) * len(self.prompts) * self.images_per_prompt
 
     @property
+    def pairs(self) -> int:
+        """How many these make, every two of the models' of one request."""
+        return self.pictures * (len(self.models) - 1) // 2
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides a picture beside its model, prompt and number; None is left out, as TOML knows none."""
         return {
@@ -88,8 +93,7 @@ def check_models(models: tuple[Model, ...]) -> None:
     if len(names) < 2:
         raise SettingsError(f"{names[0]} alone has nothing to be compared with; name a second --model, or --against.")
     for model in models:
-        trained = read_trained(Path(model.source))
-        pipeline_index(trained.base if trained and trained.kind == "lora" else model.source)
+        pipeline_index(pipeline_of(model.source))
 
 
 def draw_pairs(sampling: Sampling, output: Path, progress: Callable[[int, int], None]) -> dict[str, dict[str, int]]:
@@ -128,17 +132,17 @@ def _draw(sampling: Sampling, parts: StoredPictures, weights: dict[str, str]) ->
         record(parts.output, sampling.settings, weights)  # only now: a scheduler that does not fit leaves nothing
         # One writer: parts stand in order, so a run that was killed cuts as one that was not.
         with ThreadPoolExecutor(1) as disk:
-            writing: deque[tuple[Future[None], int]] = deque()
+            writing: deque[Future[int]] = deque()
             for start in range(0, len(missing), sampling.batch_images):
                 chunk = missing[start : start + sampling.batch_images]
                 with memory():
                     pixels = generate(pipeline, chunk, sampling.generation)
-                writing.append((disk.submit(parts.write, chunk, pixels), len(chunk)))
-                while len(writing) > WRITTEN_BEHIND or (writing and writing[0][0].done()):
-                    done += _finished(*writing.popleft())
+                writing.append(disk.submit(parts.write, chunk, pixels))
+                while len(writing) > WRITTEN_BEHIND or (writing and writing[0].done()):
+                    done += writing.popleft().result()
                     yield done
             while writing:
-                done += _finished(*writing.popleft())
+                done += writing.popleft().result()
                 yield done
         del pipeline
         gc.collect()  # a pipeline refers to itself; the next model needs its memory
@@ -146,19 +150,20 @@ def _draw(sampling: Sampling, parts: StoredPictures, weights: dict[str, str]) ->
         yield done
 
 
-def _finished(written: Future[None], pictures: int) -> int:
-    written.result()
-    return pictures
-
-
 def _faults(model: Model, pictures: Pictures, sampling: Sampling) -> dict[str, int]:
     """Raises: ModelError when the model drew nothing that could be compared."""
     kept = [pictures[model.name][one.key] for one in sampling.picture_requests()]
     faults = Counter(one.fault for one in kept if one.fault)
     if sum(faults.values()) == len(kept):
-        words = " and ".join(f"{count} {fault.replace('_', ' ')}" for fault, count in sorted(faults.items()))
-        raise ModelError(f"{model.name} drew nothing that could be compared: {words} of {len(kept)} pictures.")
+        words = fault_words(faults, len(kept))
+        raise ModelError(f"{model.name} drew nothing that could be compared: {words}.")
     return dict(sorted(faults.items()))
+
+
+def fault_words(faults: dict[str, int], pictures: int) -> str:
+    """`2 black and 1 not finite of 8 pictures`."""
+    words = " and ".join(f"{count} {fault.replace('_', ' ')}" for fault, count in sorted(faults.items()))
+    return f"{words} of {pictures} pictures"
 
 
 def _pairs(sampling: Sampling, pictures: Pictures) -> Iterator[dict[str, Any]]:
@@ -175,13 +180,12 @@ def _pairs(sampling: Sampling, pictures: Pictures) -> Iterator[dict[str, Any]]:
 def manifest(sampling: Sampling, faults: dict[str, dict[str, int]]) -> str:
     """manifest.toml. It maps no label: nobody has judged these pairs."""
     models = sampling.score_models or ("demo" if uses_bundled(sampling.models[0].source) else None)
-    rows = sampling.pictures * (len(sampling.models) - 1) // 2
     document: dict[str, Any] = {
         "name": "sampled",
         "description": f"{' against '.join(model.name for model in sampling.models)}, seed {sampling.seed}",
         **({"models": models} if models else {}),
         "default_split": SPLIT,
-        "splits": {SPLIT: {"files": [PAIRS_FILE], "rows": rows}},
+        "splits": {SPLIT: {"files": [PAIRS_FILE], "rows": sampling.pairs}},
         "columns": {name: name for name in MAPPED},
         "sampled": {
             **sampling.settings,

@@ -11,7 +11,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
-from train.config import Optimizer, Recipe, as_toml
+from train.config import Recipe, as_toml
 from train.data.batches import BatchPlan, BatchStream
 from train.data.buckets import bucketed
 from train.data.latent_cache import open_cache
@@ -25,29 +25,18 @@ from train.model.fsdp import whole
 from train.model.lora import trainable
 from train.model.memory import peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
-from train.objectives import PairErrors, implicit_accuracy, pair_loss
+from train.objectives import pair_loss
 from train.terminal import Reporter
 from train.training.guard import Guard, enough_memory_to_train
-from train.training.optimizers import make_optimizer, moving_average
+from train.training.optimizers import learning_rate, make_optimizer, moving_average
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
 from train.training.output.log import RunLog, mean_of_last, shown
-from train.training.pair_errors import pair_errors
+from train.training.pair_errors import pair_errors, pair_metrics
 from train.training.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PATIENCE = timedelta(days=1)  # processes wait for one that fills the cache or writes; NCCL's own limit is 10 minutes
-METRICS = (  # summed over pairs, in the order of `metric_sums`
-    "loss",
-    "policy_mse_preferred",
-    "policy_mse_rejected",
-    "reference_mse_preferred",
-    "reference_mse_rejected",
-    "policy_margin",
-    "reference_margin",
-    "implicit_accuracy",
-    "drift",
-)
 
 
 def run_training(
@@ -119,7 +108,7 @@ def run_training(
             rate = learning_rate(recipe.optimizer, step)
             for group in plain_optimizer.param_groups:
                 group["lr"] = rate
-            sums = torch.zeros(len(METRICS), device=device)
+            sums: Tensor | float = 0.0
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
             # Processes average theirs, hence the factor; they meet in the last micro-step only.
@@ -131,7 +120,8 @@ def run_training(
                         errors = pair_errors(policy, reference, scheduler, batch)
                     losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
                     accelerator.backward(losses.sum() * (processes / run.batch_pairs))
-                sums += metric_sums(errors, losses)
+                per_pair = pair_metrics(errors, losses)
+                sums = sums + torch.stack([values.sum() for values in per_pair.values()])
 
             # One look at the device a step: the sums of all processes and the gradient's norm, which tell
             # whether the step may be taken. Under fp16 the scaler must hear of every step.
@@ -148,7 +138,7 @@ def run_training(
                 average.update(parameters)
 
             done, seconds = step + 1, time.perf_counter() - step_began
-            metrics = dict(zip(METRICS, values, strict=True)) | {
+            metrics = dict(zip(per_pair, values, strict=True)) | {
                 "learning_rate": rate,
                 "grad_norm": grad_norm,
                 "pairs_per_sec": run.batch_pairs / seconds,
@@ -299,24 +289,3 @@ def restore_counts(state: dict[str, Any], accelerator: Accelerator, guard: Guard
     guard.skipped, guard.in_a_row = state.get("skipped", (0, 0))
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["loss_scale"])
-
-
-def learning_rate(optimizer: Optimizer, step: int) -> float:
-    """Of step `step`, counted from 0: linear warm-up that reaches the full rate at `warmup_steps`."""
-    return optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
-
-
-def metric_sums(errors: PairErrors, losses: Tensor) -> Tensor:
-    """The METRICS of a micro-batch, summed over its pairs, on the device and without gradient."""
-    per_pair = (
-        losses,
-        errors.policy_w,
-        errors.policy_l,
-        errors.reference_w,
-        errors.reference_l,
-        errors.policy_margin,
-        errors.reference_margin,
-        implicit_accuracy(errors),
-        errors.policy_w.new_zeros(()).expand_as(errors.policy_w) if errors.drift is None else errors.drift,
-    )
-    return torch.stack([values.detach().float().sum() for values in per_pair])

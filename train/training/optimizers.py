@@ -76,3 +76,8 @@ class MovingAverage:
 def moving_average(optimizer: Optimizer, parameters: Parameters) -> MovingAverage | None:
     """The average that the recipe asks for, if it does."""
     return None if optimizer.ema_decay is None else MovingAverage(parameters, optimizer.ema_decay)
+
+
+def learning_rate(optimizer: Optimizer, step: int) -> float:
+    """Of step `step`, counted from 0: linear warm-up that reaches the full rate at `warmup_steps`."""
+    return optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
