@@ -27,8 +27,8 @@ from accelerate import Accelerator
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from train.data.images import Cut
-from train.data.latents import check_finite, encode_posterior, read_cut
+from train.data.images import Crop
+from train.data.latents import check_finite, encode_posterior, read_crop
 from train.data.pairs import PairSet
 from train.data.prefetch import prefetched
 from train.errors import CacheError, shortened
@@ -36,13 +36,13 @@ from train.files import read_json, whole_file, write_json
 from train.model.families import Conditioning, DiffusionModel, Latents, encode_prompts, prompts_cut
 from train.terminal import Reporter
 
-CHUNK = 16  # rows encoded at once
-SAFE_EVERY_CHUNKS = 16  # what is flushed together, and lost at most when the machine fails
-DECODERS = 4  # threads that read pictures ahead of the VAE
-STORED = np.float16  # posterior and embeddings; half of float32's disk, error 2^-11 of the value
+CHUNK_ROWS = 16  # rows encoded at once
+FLUSH_EVERY_CHUNKS = 16  # what is flushed together, and lost at most when the machine fails
+DECODE_THREADS = 4  # threads that read pictures ahead of the VAE
+STORED_DTYPE = np.float16  # posterior and embeddings; half of float32's disk, error 2^-11 of the value
 INDEX, DONE = "cache.json", "done.npy"
 FORMAT = 2  # of the files; another format is another cache
-CUT = "centre"  # how `images.middle` cuts; another cut is another cache
+CROP = "centre"  # how `images.centre_crop` cuts; another crop is another cache
 Key = dict[str, Any]
 
 
@@ -58,7 +58,7 @@ class Chunk(NamedTuple):
         return slice(self.first_row, self.first_row + len(self.items))
 
 
-class Shape(NamedTuple):
+class ArraySpec(NamedTuple):
     """What one array of the cache looks like."""
 
     shape: tuple[int, ...]
@@ -77,7 +77,7 @@ def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flip
         "zero_empty_prompt": model.zero_empty_prompt,
         "precision": [str(part.dtype).removeprefix("torch.") for part in (model.vae, model.text_encoders[0])],
         "resolution_px": resolution_px,
-        "cut": CUT if shapes is None else [CUT, *(f"{height}x{width}" for height, width in shapes)],
+        "cut": CROP if shapes is None else [CROP, *(f"{height}x{width}" for height, width in shapes)],
         "mirrored": flips,
         "shards_sha256": pairs.shard_hashes,
     }
@@ -183,22 +183,22 @@ def fill(
     chunks = list(enumerate(_chunks(pairs, resolution_px)))[share[0] :: share[1]]
     missing = [(number, chunk) for number, chunk in chunks if not done[number]]
 
-    def read(one: tuple[int, Chunk]) -> list[Cut]:
-        return [] if one[1].array is None else [read_cut(pairs, image, resolution_px) for image in one[1].items]
+    def read(one: tuple[int, Chunk]) -> list[Crop]:
+        return [] if one[1].array is None else [read_crop(pairs, image, resolution_px) for image in one[1].items]
 
-    unsafe: list[int] = []
+    unflushed: list[int] = []
     texts = [*pairs.prompts, ""]
-    pictures = prefetched(read, missing, depth=DECODERS, threads=DECODERS)
-    for count, ((number, chunk), cuts) in enumerate(zip(missing, pictures, strict=True), start=1):
+    pictures = prefetched(read, missing, depth=DECODE_THREADS, threads=DECODE_THREADS)
+    for count, ((number, chunk), crops) in enumerate(zip(missing, pictures, strict=True), start=1):
         if chunk.array is None:
             _write_prompts(arrays, chunk.rows, encode_prompts(model, [texts[item] for item in chunk.items]))
         else:
-            _write_images(arrays, chunk, model, pairs, cuts)
-        unsafe.append(number)
-        if len(unsafe) == SAFE_EVERY_CHUNKS or count == len(missing):
+            _write_images(arrays, chunk, model, pairs, crops)
+        unflushed.append(number)
+        if len(unflushed) == FLUSH_EVERY_CHUNKS or count == len(missing):
             _flush(arrays)
-            done[unsafe] = 1
-            unsafe.clear()
+            done[unflushed] = 1
+            unflushed.clear()
         reporter.advance("encode chunks", count, len(missing))
     _flush(arrays)
 
@@ -207,22 +207,26 @@ def _chunks(pairs: PairSet, resolution_px: int) -> Iterator[Chunk]:
     lists: list[tuple[str | None, list[int]]] = [*_images_by_array(pairs, resolution_px).items()]
     lists.append((None, list(range(len(pairs.prompts) + 1))))
     for array, items in lists:
-        yield from (Chunk(array, items[start : start + CHUNK], start) for start in range(0, len(items), CHUNK))
+        yield from (
+            Chunk(array, items[start : start + CHUNK_ROWS], start) for start in range(0, len(items), CHUNK_ROWS)
+        )
 
 
-def _write_images(arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, pairs: PairSet, cuts: list[Cut]) -> None:
-    pixels, moments = torch.stack([one.pixels for one in cuts]), arrays[str(chunk.array)]
+def _write_images(
+    arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, pairs: PairSet, crops: list[Crop]
+) -> None:
+    pixels, moments = torch.stack([one.pixels for one in crops]), arrays[str(chunk.array)]
     for view, seen in enumerate([pixels, pixels.flip(-1)][: moments.shape[1]]):
         for part, moment in enumerate(encode_posterior(model, seen)):
             moments[chunk.rows, view, part] = moment.to("cpu", torch.float16).numpy()
     check_finite(model, pairs, chunk.items, torch.from_numpy(moments[chunk.rows]))
     if "time_ids" in arrays:
-        arrays["time_ids"][chunk.items] = [one.time_ids for one in cuts]
+        arrays["time_ids"][chunk.items] = [one.time_ids for one in crops]
 
 
-def _write_prompts(arrays: dict[str, Any], here: slice, encoded: Conditioning) -> None:
+def _write_prompts(arrays: dict[str, Any], rows: slice, encoded: Conditioning) -> None:
     for name, value in encoded.parts().items():
-        arrays[name][here] = value.to("cpu", torch.float16).numpy()
+        arrays[name][rows] = value.to("cpu", torch.float16).numpy()
 
 
 def _flush(arrays: dict[str, Any]) -> None:
@@ -242,21 +246,21 @@ def prepare(folder: Path, key: Key, model: DiffusionModel, pairs: PairSet, resol
                     " name another --cache, or remove it."
                 )
         return
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, ArraySpec] = {}
     for array, images in _images_by_array(pairs, resolution_px).items():
         latent = model.latent_shape(*pairs.shape_px(images[0], resolution_px))
-        shapes[array] = Shape((len(images), views, 2, *latent), STORED)
+        shapes[array] = ArraySpec((len(images), views, 2, *latent), STORED_DTYPE)
     for name, value in encode_prompts(model, [""]).parts().items():
-        shapes[name] = Shape((len(pairs.prompts) + 1, *value.shape[1:]), STORED)
+        shapes[name] = ArraySpec((len(pairs.prompts) + 1, *value.shape[1:]), STORED_DTYPE)
     if model.spec.has_time_ids:
-        shapes["time_ids"] = Shape((len(pairs.images), 6), np.float32)
-    shapes["done"] = Shape((sum(1 for _ in _chunks(pairs, resolution_px)),), np.uint8)
+        shapes["time_ids"] = ArraySpec((len(pairs.images), 6), np.float32)
+    shapes["done"] = ArraySpec((sum(1 for _ in _chunks(pairs, resolution_px)),), np.uint8)
     for name, shape in shapes.items():
         _allocate(folder / f"{name}.npy", shape)
     write_json(folder / INDEX, {"key": key, "complete": False, "prompts_cut": prompts_cut(model, pairs.prompts)})
 
 
-def _allocate(path: Path, shape: Shape) -> None:
+def _allocate(path: Path, shape: ArraySpec) -> None:
     """A file of zeros that has its room on disk: writing to a mapped file must not find the disk full."""
     dtype = np.dtype(shape.dtype)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape.shape}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from schemas.shards import INDEX_FORMAT, META, PREFERRED, PROMPT, REJECTED, SHARD_INDEX
 from train.errors import ShardError
 
-SAME_EXPORT = "copy the shards again, or export them anew with `curate export-shards`"
+EXPORT_AGAIN = "copy the shards again, or export them anew with `curate export-shards`"
 DECIDED: dict[str, tuple[float, ...]] = {  # how a judgement is written in tables and at the source: no tie, no null
     "preference": (0, 1),
     "label_0": (0, 1),
@@ -178,7 +178,7 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
             collector.add(key, _checked(path, key, members))
         found = len(collector.pairs) - before
         if found != entry["samples"]:
-            raise ShardError(f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {SAME_EXPORT}.")
+            raise ShardError(f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {EXPORT_AGAIN}.")
     if not collector.pairs:
         raise ShardError(f"{folder} holds no pairs; rank with a larger --top and export again.")
     pairs, values = collector.ranked()
@@ -206,9 +206,9 @@ def _index(folder: Path) -> dict[str, Any]:
         hint = f"it holds splits; give the folder of one of them, such as {split}" if split else hint
         raise ShardError(f"{folder} has no {SHARD_INDEX}; {hint}.") from error
     except (OSError, ValueError) as error:
-        raise ShardError(f"{path} cannot be read as JSON; {SAME_EXPORT}.") from error
+        raise ShardError(f"{path} cannot be read as JSON; {EXPORT_AGAIN}.") from error
     if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
-        raise ShardError(f"{path} is not an index of format {INDEX_FORMAT}; {SAME_EXPORT}.")
+        raise ShardError(f"{path} is not an index of format {INDEX_FORMAT}; {EXPORT_AGAIN}.")
     return index
 
 
@@ -224,16 +224,16 @@ def _refuse_url(folder: Path) -> None:
 
 def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
     if not path.is_file():
-        raise ShardError(f"{path} is missing, but {SHARD_INDEX} lists it; {SAME_EXPORT}.")
+        raise ShardError(f"{path} is missing, but {SHARD_INDEX} lists it; {EXPORT_AGAIN}.")
     size_bytes = path.stat().st_size
     if size_bytes != entry["bytes"]:
-        raise ShardError(f"{path} has {size_bytes} bytes, {SHARD_INDEX} says {entry['bytes']}; {SAME_EXPORT}.")
+        raise ShardError(f"{path} has {size_bytes} bytes, {SHARD_INDEX} says {entry['bytes']}; {EXPORT_AGAIN}.")
     if not verify:
         return
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != entry["sha256"]:
-        raise ShardError(f"{path} is not the file that {SHARD_INDEX} describes: its sha256 differs; {SAME_EXPORT}.")
+        raise ShardError(f"{path} is not the file that {SHARD_INDEX} describes: its sha256 differs; {EXPORT_AGAIN}.")
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, ImageLocation]]]:
@@ -249,7 +249,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, ImageLocation]]]:
                 key = next_key
                 members[member] = ImageLocation(path, info.name, info.offset_data, info.size)
     except tarfile.TarError as error:
-        raise ShardError(f"{path} is not a whole tar file ({error}); {SAME_EXPORT}.") from error
+        raise ShardError(f"{path} is not a whole tar file ({error}); {EXPORT_AGAIN}.") from error
     if members:
         yield key, members
 
@@ -258,13 +258,13 @@ def _checked(path: Path, key: str, members: dict[str, ImageLocation]) -> Sample:
     found = {name.partition(".")[0]: location for name, location in members.items()}
     for name in (PREFERRED, REJECTED, PROMPT, META):
         if name not in found:
-            raise ShardError(f"Sample {key} of {path} has no member `{name}`; {SAME_EXPORT}.")
+            raise ShardError(f"Sample {key} of {path} has no member `{name}`; {EXPORT_AGAIN}.")
     try:
         meta = json.loads(found[META].read())
         preferred, rejected = (_side(meta[side], found[side]) for side in (PREFERRED, REJECTED))
         sample = Sample(found[PROMPT].read().decode("utf-8"), preferred, rejected, _values(meta))
     except (ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"Sample {key} of {path} has a broken `{META}` or `{PROMPT}`; {SAME_EXPORT}.") from error
+        raise ShardError(f"Sample {key} of {path} has a broken `{META}` or `{PROMPT}`; {EXPORT_AGAIN}.") from error
     if tie := _tie(meta, sample):
         raise ShardError(
             f"Sample {key} of {path} prefers neither side: {tie}; a tie would be trained on as a win: rank and export"

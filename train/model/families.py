@@ -303,17 +303,17 @@ def denoise(
     conditioning: Conditioning,
 ) -> Latents:
     """The denoiser's prediction (epsilon, v, or the flow, as the model was trained), for every family."""
-    told: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds, "return_dict": False}
+    inputs: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds, "return_dict": False}
     if conditioning.time_ids is not None:
-        told["added_cond_kwargs"] = {"text_embeds": conditioning.pooled_embeds, "time_ids": conditioning.time_ids}
+        inputs["added_cond_kwargs"] = {"text_embeds": conditioning.pooled_embeds, "time_ids": conditioning.time_ids}
     elif conditioning.pooled_embeds is not None:
-        told["pooled_projections"] = conditioning.pooled_embeds
-    prediction: Tensor = denoiser(noisy, timestep=timesteps, **told)[0]
+        inputs["pooled_projections"] = conditioning.pooled_embeds
+    prediction: Tensor = denoiser(noisy, timestep=timesteps, **inputs)[0]
     return prediction
 
 
 @lru_cache(maxsize=2)
-def _flow_levels(scheduler: FlowMatchEulerDiscreteScheduler, device: torch.device) -> Tensor:
+def _flow_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, device: torch.device) -> Tensor:
     """Sigma of each training timestep, rising; copied to the device once, not at every step."""
     return scheduler.sigmas.flip(0).to(device)
 
@@ -338,10 +338,10 @@ def add_noise(
     noisy = (1 - sigma) * latents + sigma * noise, target = noise - latents, sigma by the scheduler's shift.
     """
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        sigma = _flow_levels(scheduler, latents.device)[timesteps]
-        level = sigma[:, None, None, None].to(latents.dtype)
-        told = sigma * scheduler.config["num_train_timesteps"]
-        return Noised((1 - level) * latents + level * noise, noise - latents, told)
+        sigma = _flow_sigmas(scheduler, latents.device)[timesteps]
+        mix = sigma[:, None, None, None].to(latents.dtype)
+        model_timesteps = sigma * scheduler.config["num_train_timesteps"]
+        return Noised((1 - mix) * latents + mix * noise, noise - latents, model_timesteps)
     noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
     if scheduler.config["prediction_type"] == "v_prediction":
         return Noised(noisy, scheduler.get_velocity(latents, noise, timesteps), timesteps)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
     2
     """
     from train.sample.generate import GenerationSettings
-    from train.sample.sampling import Sampling, save_tiles
+    from train.sample.sampling import Sampling, save_comparison
 
     options = options or SampleOptions()
     output = Path(options.output or run_folder() / "sampled")
@@ -58,7 +58,7 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
     )
     summary = _sampled(sampling, output)
     if options.grid is not None:
-        save_tiles(options.grid, sampling, output, GRID_PROMPTS)
+        save_comparison(options.grid, sampling, output, GRID_PROMPTS)
         summary["grid"] = str(options.grid)
     return summary
 
@@ -82,8 +82,8 @@ def _prompts_to_draw(prompts: str | None, file: Path | None) -> "list[Prompt]":
         prompts = str(bundled_prompts())
         note("No --prompts: drawing the bundled demo's held-out prompts.")
     found = load_prompts(prompts, file)
-    for said in found.notes():
-        note(said)
+    for sentence in found.notes():
+        note(sentence)
     return found.prompts
 
 

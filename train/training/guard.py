@@ -9,7 +9,7 @@ from train.config import Recipe
 from train.errors import DivergenceError
 from train.model.memory import enough_memory
 
-MOST_IN_A_ROW = 10
+MAX_SKIPPED_IN_A_ROW = 10
 
 
 @dataclass
@@ -35,9 +35,9 @@ class Guard:
             return f"the gradient norm is {grad_norm:.4g}, over optimizer.skip_grad_norm_over {self.grad_norm_limit:g}"
         return None
 
-    def stop_if_lost(self, step: int, fault: str, last_good: Path | None) -> None:
-        """Raises: DivergenceError after MOST_IN_A_ROW skipped steps, naming the last good checkpoint."""
-        if self.in_a_row >= MOST_IN_A_ROW:
+    def stop_if_diverged(self, step: int, fault: str, last_good: Path | None) -> None:
+        """Raises: DivergenceError after MAX_SKIPPED_IN_A_ROW skipped steps, naming the last good checkpoint."""
+        if self.in_a_row >= MAX_SKIPPED_IN_A_ROW:
             kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
             raise DivergenceError(
                 f"{self.in_a_row} steps in a row were skipped, the last of them step {step}: {fault}; {kept}."

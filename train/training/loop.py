@@ -31,12 +31,12 @@ from train.training.guard import Guard, enough_memory_to_train
 from train.training.optimizers import learning_rate, make_optimizer, moving_average
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
-from train.training.output.log import RunLog, mean_of_last, shown
+from train.training.output.log import RunLog, mean_of_last, progress_text
 from train.training.pair_errors import pair_errors, pair_metrics
 from train.training.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PATIENCE = timedelta(days=1)  # processes wait for one that fills the cache or writes; NCCL's own limit is 10 minutes
+PROCESS_TIMEOUT = timedelta(days=1)  # while one fills the cache or writes; NCCL's own limit is 10 minutes
 
 
 def run_training(
@@ -82,11 +82,11 @@ def run_training(
         optimizer = accelerator.prepare(plain_optimizer)
         average = moving_average(recipe.optimizer, parameters)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
-        found = checkpoint.newest(output, reporter.say)
-        first_step = agreed_step(accelerator, output, 0 if found is None else found.step)
-        if found is not None:
-            checkpoint.restore(found, parameters, plain_optimizer, average)
-            restore_counts(found.state, accelerator, guard)
+        newest = checkpoint.newest(output, reporter.say)
+        first_step = agreed_step(accelerator, output, 0 if newest is None else newest.step)
+        if newest is not None:
+            checkpoint.restore(newest, parameters, plain_optimizer, average)
+            restore_scaler_and_guard(newest.state, accelerator, guard)
             reporter.say(f"Resuming after step {first_step}.")
         plan = BatchPlan(
             recipe=recipe,
@@ -112,10 +112,10 @@ def run_training(
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
             # Processes average theirs, hence the factor; they meet in the last micro-step only.
-            last = False
-            while not last:
-                batch, last = next(batches)
-                with nullcontext() if last else accelerator.no_sync(policy):
+            last_micro_step = False
+            while not last_micro_step:
+                batch, last_micro_step = next(batches)
+                with nullcontext() if last_micro_step else accelerator.no_sync(policy):
                     with accelerator.autocast():
                         errors = pair_errors(policy, reference, scheduler, batch)
                     losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
@@ -149,13 +149,13 @@ def run_training(
             if run.validate_every_steps and done % run.validate_every_steps == 0:
                 metrics |= validate(plan, denoiser, reference, scheduler, accelerator)
             log.write(done, metrics)
-            reporter.advance("train", done, run.steps, shown(metrics))
+            reporter.advance("train", done, run.steps, progress_text(metrics))
             if fault is not None:
                 reporter.say(f"Step {done} skipped: {fault}.")
                 last_good = checkpoint.newest(output, reporter.say)
-                guard.stop_if_lost(done, fault, None if last_good is None else last_good.folder)
+                guard.stop_if_diverged(done, fault, None if last_good is None else last_good.folder)
             if (main or run.fsdp) and (done % run.checkpoint_every_steps == 0 or done == run.steps):
-                state, keep = counts(accelerator, guard), run.keep_checkpoints
+                state, keep = scaler_and_guard_state(accelerator, guard), run.keep_checkpoints
                 checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=keep, write=main)
             if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
                 sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser, save=main)
@@ -202,7 +202,7 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the launcher's would divide the loss
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
     )
     _check_distribution(accelerator.distributed_type)
     fsdp.check(recipe, accelerator.num_processes)
@@ -278,14 +278,14 @@ def announce(
         )
 
 
-def counts(accelerator: Accelerator, guard: Guard) -> dict[str, Any]:
+def scaler_and_guard_state(accelerator: Accelerator, guard: Guard) -> dict[str, Any]:
     """What a checkpoint holds beside weights and moments: the fp16 loss scale, the steps skipped."""
     scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
     return {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
 
 
-def restore_counts(state: dict[str, Any], accelerator: Accelerator, guard: Guard) -> None:
-    """The inverse of `counts`."""
+def restore_scaler_and_guard(state: dict[str, Any], accelerator: Accelerator, guard: Guard) -> None:
+    """The inverse of `scaler_and_guard_state`."""
     guard.skipped, guard.in_a_row = state.get("skipped", (0, 0))
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["loss_scale"])

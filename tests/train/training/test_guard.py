@@ -32,10 +32,10 @@ def test_what_is_not_finite_or_too_large_is_a_fault_and_is_counted() -> None:
 def test_ten_faults_in_a_row_end_the_run() -> None:
     guard = Guard(None, skipped=20, in_a_row=8)
     guard.fault(math.nan, 1.0)
-    guard.stop_if_lost(9, "the loss is nan", None)
+    guard.stop_if_diverged(9, "the loss is nan", None)
     guard.fault(math.nan, 1.0)
     with pytest.raises(DivergenceError) as caught:
-        guard.stop_if_lost(10, "the loss is nan", Path("out/checkpoints/step-000002"))
+        guard.stop_if_diverged(10, "the loss is nan", Path("out/checkpoints/step-000002"))
     assert str(caught.value) == (
         "10 steps in a row were skipped, the last of them step 10: the loss is nan; the last good checkpoint is"
         " out/checkpoints/step-000002. Lower optimizer.learning_rate or objective.beta and train into another --output."

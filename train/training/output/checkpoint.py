@@ -55,12 +55,12 @@ def save(
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None,
-    further: dict[str, Any],
+    extra_state: dict[str, Any],
     *,
     keep: int,
     write: bool = True,
 ) -> None:
-    """Write the checkpoint of `step`, `further` into its state.json, and remove all but the newest `keep`.
+    """Write the checkpoint of `step`, `extra_state` into its state.json, and remove all but the newest `keep`.
 
     Where weights are spread over processes all must call it, and one of them `write`s. Raises: StorageError.
     """
@@ -76,7 +76,7 @@ def save(
         for name, content in files.items():
             save_file(content, temporary / name)
         sizes = {name: (temporary / name).stat().st_size for name in files}
-        state = {"step": step, "sizes_bytes": sizes, "optimizer": numbers, **further}
+        state = {"step": step, "sizes_bytes": sizes, "optimizer": numbers, **extra_state}
         (temporary / STATE).write_text(json.dumps(state), "utf-8")
     for old in _newest_first(output)[keep:]:
         shutil.rmtree(old)
