@@ -28,7 +28,7 @@ from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
 from train.terminal import Reporter
 from train.training.guard import Guard, enough_memory_to_train
-from train.training.optimizers import learning_rate, make_optimizer, moving_average
+from train.training.optimizers import make_optimizer, moving_average, set_learning_rate
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
 from train.training.output.log import RunLog, mean_of_last, progress_text
@@ -105,9 +105,7 @@ def run_training(
 
         for step in range(first_step, run.steps):
             step_began = time.perf_counter()
-            rate = learning_rate(recipe.optimizer, step)
-            for group in plain_optimizer.param_groups:
-                group["lr"] = rate
+            rate = set_learning_rate(plain_optimizer, recipe.optimizer, step)
             sums: Tensor | float = 0.0
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
