@@ -21,8 +21,8 @@ CHECKED = [
     "train.objectives",
 ]
 with install_import_hook(CHECKED, "beartype.beartype"):
-    from train import cli
-    from train.data import batches, latent_cache  # noqa: F401  (they and policy import all the others)
+    from train import cli, objectives  # noqa: F401
+    from train.data import batches, buckets, latent_cache  # noqa: F401  (they and policy import all the others)
     from train.model import policy  # noqa: F401
 
 
