@@ -18,9 +18,9 @@ CURATE = {
     "storage": ("errors", "terminal"),
     "sources": GROUNDS,
     "database": GROUNDS,
-    "pages": (*GROUNDS, "sources"),
+    "pages": (*GROUNDS, "sources", "database"),
     "models": (*GROUNDS, "sources"),
-    "rank": (*GROUNDS, "database"),
+    "rank": (*GROUNDS, "database", "models"),
     "ask": (*GROUNDS, "database", "models", "rank"),
     "embed": (*GROUNDS, "sources", "models", "rank"),  # --parity ranks its sample as `curate rank` does
     "export": (*GROUNDS, "sources", "database", "rank", "embed"),

@@ -2,13 +2,14 @@
 
 import dataclasses
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import tomli_w
 
 from train.errors import SettingsError
 
@@ -271,18 +272,9 @@ def _check_values(recipe: Recipe) -> None:
 
 def as_toml(recipe: Table) -> str:
     """A recipe's table as TOML that `--config` takes; what is absent is left out."""
-    plain = {key: value for key, value in recipe.items() if not isinstance(value, dict) and value is not None}
-    blocks = [[f"{key} = {_toml_value(value)}" for key, value in plain.items()]]
-    for key, section in recipe.items():
-        if isinstance(section, dict):
-            lines = [f"{name} = {_toml_value(value)}" for name, value in section.items() if value is not None]
-            blocks.append([f"[{key}]", *lines])
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    return tomli_w.dumps(_without_none(recipe))
 
 
-def _toml_value(value: Any) -> str:
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+def _without_none(table: Table) -> Table:
+    plain = {key: _without_none(value) if isinstance(value, dict) else value for key, value in table.items()}
+    return {key: value for key, value in plain.items() if value is not None}

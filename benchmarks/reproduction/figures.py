@@ -17,7 +17,7 @@ from benchmarks.reproduction.pictures import SIDE_PX, draw_scenes
 from benchmarks.reproduction.results import ArmResult, Results
 from benchmarks.reproduction.statistics import Estimate
 from benchmarks.reproduction.world import World
-from curate.report.charts import PALETTES
+from curate.pages.palettes import PALETTES
 
 LIGHT = PALETTES["light"]
 COLOURS = [LIGHT[f"s{number}"] for number in range(6)]

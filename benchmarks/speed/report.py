@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curate import cli
-from curate.report.stage import report
+from curate.report import ReportOptions, report
 from curate.storage.run import Run
 
 SIDE_PX = 512
@@ -98,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder), options.pairs, options.noise)
         start = time.perf_counter()
-        written = report(Run(run), "default", None, False, options.pairs)
+        written = report(Run(run), ReportOptions(gallery=options.pairs))
         seconds = time.perf_counter() - start
         took = open_page(run / "report.html", options.rounds)
     print(f"{written['gallery_pairs']:,} of {options.pairs:,} pairs, {written['pictures']:,} pictures")

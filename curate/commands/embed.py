@@ -83,26 +83,11 @@ def embed(
     if calibrate is not None and not dry_run:
         raise UsageError("--calibrate belongs to --dry-run: a run says how fast it is as it goes")
     here = run_at(run)
+    named = tuple(name.strip() for name in scorers.split(",") if name.strip())
     options = EmbedOptions(
-        manifest,
-        tuple(source or ()),
-        split,
-        models,
-        tuple(name.strip() for name in scorers.split(",") if name.strip()),
-        device,
-        precision,
-        parse_batch(batch),
-        compiled,
-        decode,
-        decode_processes,
-        part_images,
-        part_bytes,
-        _part_range(part_range),
-        workers,
-        engine,
-        address,
-        parity,
-    )
+        manifest, tuple(source or ()), split, models, named, device, precision, parse_batch(batch), compiled, decode,
+        decode_processes, part_images, part_bytes, _part_range(part_range), workers, engine, address, parity,
+    )  # fmt: skip
     if dry_run:
         return print_report(run_dry(options, calibrate), as_json)
     summary = run_embed(here, options)

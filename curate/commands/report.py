@@ -23,10 +23,11 @@ def report(
 
     Example: curate report --name default --png
     """
-    from curate.report.stage import report as run_report
+    from curate.report import ReportOptions
+    from curate.report import report as run_report
     from curate.report.stdout import report_lines
 
-    written = run_report(Run(Path(run)), ranking_name(name), page, png, gallery)
+    written = run_report(Run(Path(run)), ReportOptions(ranking_name(name), page, png, gallery))
     print_report(written, as_json, report_lines(written))
 
 

@@ -1,19 +1,6 @@
-"use strict";
-const byId = id => document.getElementById(id), block = id => JSON.parse(byId(id).textContent);
-const { models, scorers, prompts } = block("data"), missing = block("missing"), root = document.documentElement;
+/* After pages/base.js. */
+const { models, scorers, prompts } = block("data"), missing = block("missing");
 const home = byId("prompts"), perBlock = Number(home.dataset.block), sidePx = Number(home.dataset.sidePx);
-
-/* Light and dark: as the system says until the button says otherwise; the style sheet does the same. */
-const system = matchMedia("(prefers-color-scheme: dark)");
-const mode = () => root.dataset.mode ?? (system.matches ? "dark" : "light");
-function showMode() {
-  const other = mode() === "dark" ? "Light" : "Dark";
-  byId("mode").textContent = other;
-  byId("mode").setAttribute("aria-label", `Switch to ${other.toLowerCase()} colours`);
-}
-byId("mode").addEventListener("click", () => { root.dataset.mode = mode() === "dark" ? "light" : "dark"; showMode(); });
-system.addEventListener("change", showMode);
-showMode();
 
 /* Pictures are unpacked a block at a time, when the first of it is wanted. */
 const unpacked = new Map();
@@ -79,7 +66,6 @@ function card(prompt, by) {
 }
 
 /* Which prompts, in which order; cards are made as they come near. */
-const filter = byId("filter"), count = byId("count"), many = number => number.toLocaleString("en");
 const sentinel = new IntersectionObserver(entries => { if (entries.some(entry => entry.isIntersecting) && made < queue.length) { more(); watch(); } }, { rootMargin: "1200px" });
 /* An observer tells of changes only: it is asked anew when what it saw before was not the end. */
 function watch() { sentinel.unobserve(byId("more")); sentinel.observe(byId("more")); }
@@ -107,11 +93,6 @@ function more() {
   const end = Math.min(made + 12, queue.length);
   for (; made < end; made++) home.append(card(queue[made], by));
 }
-filter.form.addEventListener("submit", event => event.preventDefault());
 filter.addEventListener("input", arrange);
 for (const id of ["category", "order", "scorer", "model", "against"]) byId(id)?.addEventListener("change", arrange);
-addEventListener("keydown", event => {
-  const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); filter.focus(); filter.select(); }
-});
 arrange();

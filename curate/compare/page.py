@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from curate.compare.gallery import Gallery, make_gallery, page_data
 from curate.compare.statistics.win_rates import Pictures
 from curate.database.connection import connect_views
-from curate.report.charts import PALETTES
-from curate.report.page import CURATE, content_policy, data_block, environment
+from curate.pages.template import data_block, render_page
 from curate.storage.run import Run
 from curate.storage.tables import write_text
 
@@ -45,11 +42,9 @@ def render(report: dict[str, Any], pictures: Pictures, gallery: Gallery) -> str:
     lost = [one for one in gallery.missing if one not in gallery.shown]
     stored = {one: place for place, one in enumerate(ordered)} | {one: -1 - place for place, one in enumerate(lost)}
     uris = [gallery.shown[one] for one in ordered]
-    script = (CURATE / "compare/compare.js").read_text(encoding="utf-8")
-    style = "".join(
-        (CURATE / name).read_text(encoding="utf-8") for name in ("report/report.css", "compare/compare.css")
-    )
-    return environment().get_template("compare/compare.html").render(
+    page, _ = render_page(
+        "compare",
+        live=False,
         report=report,
         scorers=list(pictures.scores),
         towers=list(dict.fromkeys(item["tower"] for item in report["spreads"])),
@@ -65,8 +60,5 @@ def render(report: dict[str, Any], pictures: Pictures, gallery: Gallery) -> str:
         shown=len(gallery.shown),
         wanted=gallery.wanted,
         side_px=gallery.side_px,
-        palettes=PALETTES,
-        style=Markup(style),
-        script=Markup(script),
-        policy=content_policy([script], live=False),
-    )  # fmt: skip
+    )
+    return page

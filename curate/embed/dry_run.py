@@ -8,10 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.embed.decode.decoders import choose_decoder
-from curate.embed.decode.pool import decoder
 from curate.embed.decode.reading import Batch, Encoded
 from curate.embed.device.batch_size import make_ready, probe
+from curate.embed.device.pipeline import chosen_decoder
 from curate.embed.options import ComputeOptions, EmbedOptions
 from curate.embed.planning.plan import Part, Plan, make_plan
 from curate.embed.stage import prepared
@@ -19,7 +18,6 @@ from curate.errors import SourceError
 from curate.models.model_set import ModelSet, ScorerSpec
 from curate.models.scoring import Scoring
 from curate.models.towers.flops import tower_flop
-from curate.models.towers.preprocessing import OnDevice, needed_side_px
 from curate.sources.images import Rejected
 from curate.sources.parquet import Location, Source
 from schemas import tables
@@ -44,19 +42,18 @@ def dry_run(options: EmbedOptions, calibrate_sec: int | None = None) -> dict[str
 
     With `calibrate_sec` the weights are loaded, and the time to expect is measured. Raises: as `embed`.
     """
-    with prepared(options, here=calibrate_sec is not None) as (job, _, _):
-        source, compute = job.source, job.compute
+    with prepared(options, here=calibrate_sec is not None) as (source, scorers, compute, _):
         plan = make_plan(source, compute.part_images, compute.part_bytes)
-        gflop = tower_gflop(job.model_set, list(job.specs))
+        gflop = tower_gflop(scorers.model_set, list(scorers.specs))
         costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
         if calibrate_sec is not None:
-            costs["expected"] = expected_time(source, plan, job.scorers.on(compute.device), compute, calibrate_sec)
+            costs["expected"] = expected_time(source, plan, scorers.on(compute.device), compute, calibrate_sec)
     settings = {
         "manifest": source.manifest.settings(),
         "split": source.split,
         "files": list(source.files),
-        "models": job.model_set.name,
-        "scorers": job.scorers.names,
+        "models": scorers.model_set.name,
+        "scorers": scorers.names,
     }
     return settings | plan.counts() | costs
 
@@ -152,11 +149,7 @@ def _decode_rate(
 ) -> float:
     """Pictures per second through the pipeline's own decoder, as a run would set it up; 0 when none is one."""
     images = [Encoded(str(index), Location("", 0, index, 0), data) for index, data in enumerate(encoded)]
-    preprocessors = scoring.preprocessors
-    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
-    if options.decode == "nvjpeg":
-        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
-    with decoder(decode, preprocessors, len(images), options.decode_threads, options.decode_processes) as decoding:
+    with chosen_decoder(options, scoring, len(images)) as decoding:
 
         def once() -> int:
             (prepared,) = decoding.batches([Batch(part, images, True)])

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from curate.embed.device.memory import give_back
@@ -16,7 +15,7 @@ from curate.embed.planning.plan import Plan, make_plan
 from curate.embed.progress import kept_progress, read_progress, shown_progress, write_progress
 from curate.embed.summary import planned_counts, run_summary
 from curate.errors import RunError, UsageError
-from curate.models.model_set import ModelSet, ScorerSpec, load_model_set
+from curate.models.model_set import load_model_set
 from curate.sources.manifest import DEMO, load_manifest
 from curate.sources.parquet import Source, open_source
 from curate.storage.run import RunFiles, rows_of_parts, sound_parts, write_plan
@@ -24,6 +23,7 @@ from curate.terminal.progress import Advance, progress, say
 from schemas import tables
 
 if TYPE_CHECKING:
+    from curate.embed.engines.workers import Workers
     from curate.models.scoring import Scorers, UnloadedScoring
 
 NEWS_SEC = 60.0
@@ -42,43 +42,28 @@ def embed(run: RunFiles, options: EmbedOptions | None = None) -> dict[str, Any]:
     True
     """
     options = options or EmbedOptions()
-    with prepared(options) as (job, engine, words):
-        run.refuse_other(source_settings(job.source, job.compute))  # before minutes go into loading weights
-        say(f"models '{job.model_set.name}', scorers {', '.join(job.scorers.names)}, on {words}")
-        summary = embed_source(run, job.source, job.scorers, job.compute, engine, options.part_range)
+    with prepared(options) as (source, scorers, compute, workers):
+        run.refuse_other(source_settings(source, compute))  # before minutes go into loading weights
+        say(f"models '{scorers.model_set.name}', scorers {', '.join(scorers.names)}, on {workers.words}")
+        summary = embed_source(run, source, scorers, compute, workers.engine, options.part_range)
         if options.parity is not None:
             from curate.embed.parity import measure_parity
 
-            summary["parity"] = measure_parity(
-                run, job.source, job.model_set, list(job.specs), job.compute, options.parity
-            )
+            chosen = list(scorers.specs)
+            summary["parity"] = measure_parity(run, source, scorers.model_set, chosen, compute, options.parity)
     return summary
 
 
-@dataclass(frozen=True)
-class EmbedJob:
-    """What the options come to: the files, the models, and how the work is cut."""
-
-    source: Source
-    model_set: ModelSet
-    specs: tuple[ScorerSpec, ...]
-    compute: ComputeOptions
-
-    @property
-    def scorers(self) -> "UnloadedScoring":
-        """Named, not loaded."""
-        from curate.models.scoring import UnloadedScoring
-
-        return UnloadedScoring(self.model_set, self.specs, self.compute.precision)
-
-
 @contextmanager
-def prepared(options: EmbedOptions, here: bool = False) -> Iterator[tuple[EmbedJob, Engine, str]]:
-    """The job, its engine, which lasts as long as the block, and one phrase that says where the workers are.
+def prepared(
+    options: EmbedOptions, here: bool = False
+) -> Iterator[tuple[Source, "UnloadedScoring", ComputeOptions, "Workers"]]:
+    """What the options come to: the files, the models by name, how the work is cut, and workers, as long as the block.
 
     here: whether this process itself is to compute, too, as for parity. Raises: as `embed`.
     """
     from curate.embed.engines.workers import find_workers
+    from curate.models.scoring import UnloadedScoring
     from curate.models.towers.precision import device_is_here
 
     if options.manifest == DEMO:
@@ -86,12 +71,12 @@ def prepared(options: EmbedOptions, here: bool = False) -> Iterator[tuple[EmbedJ
     manifest = load_manifest(options.manifest)
     source = open_source(manifest, options.split, list(options.source))
     model_set = load_model_set(options.models or manifest.models or "published")
-    specs = tuple(model_set.choose(list(options.scorers)))
-    with find_workers(options.engine, options.address, options.device, options.workers, options.precision) as workers:
+    chosen = tuple(model_set.choose(list(options.scorers)))
+    with find_workers(options) as workers:
         compute = workers.compute_options(options)
         if options.engine == "ray" and (here or options.parity) and not device_is_here(compute.device):
             raise UsageError("--parity and --calibrate compute in this process, which has no GPU; use --device cpu")
-        yield EmbedJob(source, model_set, specs, compute), workers.engine, workers.words
+        yield source, UnloadedScoring(model_set, chosen, compute.precision), compute, workers
 
 
 def embed_source(

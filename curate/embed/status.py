@@ -1,8 +1,9 @@
 """`curate status`: what another process is doing in a run directory, or has done."""
 
-import fcntl
 import time
 from typing import Any
+
+from filelock import lock_descriptor
 
 from curate.embed.progress import read_progress
 from curate.errors import RunError
@@ -53,12 +54,9 @@ def is_locked(run: RunFiles) -> bool:
         return False
     try:
         with (run.folder.path / ".lock").open("r") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not lock_descriptor(stream.fileno(), blocking=False)
     except OSError:
         return False
-    return False
 
 
 def _parts_there(run: RunFiles) -> int:

@@ -1,6 +1,5 @@
 """Where shards go: a folder, or a URL that finished shards are uploaded to; whole files under final names only."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -8,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import lock_descriptor
 
 from curate.errors import RunError
 from curate.storage.folder import LocalFolder
@@ -35,12 +36,8 @@ class Destination:
             self.staging.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.staging, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"another process exports into {self.output}; wait for it, or use another --output"
-            ) from error
-        else:
+            if not lock_descriptor(descriptor, blocking=False):
+                raise RunError(f"another process exports into {self.output}; wait for it, or use another --output")
             yield
         finally:
             os.close(descriptor)

@@ -27,6 +27,7 @@ from curate.export.tars.plan import PlannedShard, ShardPlan, ShardSize, plan_sha
 from curate.export.tars.spool import Spool
 from curate.rank.rankings import ranking_settings
 from curate.sources.parquet import Location, Source, reopen_source
+from curate.storage.files import file_sha256
 from curate.storage.run import Run
 from curate.storage.threads import in_threads
 from curate.terminal.progress import progress, say
@@ -117,8 +118,7 @@ def _finish(plan: ShardPlan, folder: ShardFolder, staged: StagedShards, workers:
 
     def finish(shard: PlannedShard) -> None:
         path = staged.destination.staged(shard.name)
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = file_sha256(path)
         flush(path)
         folder.publish(shard, sha256)
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 from curate.errors import ModelError
 from curate.terminal.progress import say
-
-if TYPE_CHECKING:
-    pass
-
 
 R = TypeVar("R")
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from curate.errors import ModelError
 from curate.models.model_set import ScorerSpec
-from curate.models.nsfw import NsfwHead, load_nsfw_head
+from curate.models.nsfw import NsfwHead, nsfw_head
 from curate.models.scorers import Matched, Scorer
-from curate.models.weights import weights_file
-from curate.storage.files import file_sha256
+from curate.models.weights import checked_sha256, weights_file
 
 if TYPE_CHECKING:
     from curate.models.towers import Tower
@@ -61,7 +61,6 @@ class WordsHead:
     """
 
     pattern: re.Pattern[str]
-    identity: dict[str, Any]
 
     def __call__(self, matched: Matched) -> torch.Tensor:
         """float32 (n,), each 0.0 or 1.0."""
@@ -104,29 +103,39 @@ def load_words_head(path: Path) -> WordsHead:
     if not words:
         raise ModelError(f"{path} holds no word; write one word or phrase a line")
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
-    return WordsHead(pattern, {"sha256": file_sha256(path)})
+    return WordsHead(pattern)
 
 
-def load_head(spec: ScorerSpec, tower: Tower, folder: Path) -> tuple[Scorer, str | None]:
-    """The head over the tower's embeddings, and its weights' sha256 where it has weights. Raises ModelError."""
+def load_head(spec: ScorerSpec, towers: dict[str, Tower], folder: Path) -> tuple[Scorer, str | None]:
+    """The head, over a tower's embeddings if it reads any, and its weights' sha256 if it has any. Raises ModelError."""
     if spec.head == "cosine":
         return CosineHead(), None
     if spec.head == "scaled_cosine":
-        return CosineHead(tower.scale), None
-    path = weights_file(spec.options["weights"], folder, spec.options.get("sha256"))
-    head: AestheticHead | NsfwHead = load_nsfw_head(path) if spec.head == "nsfw" else load_aesthetic_head(path)
+        return CosineHead(towers[str(spec.tower)].scale), None
+    path = weights_file(spec.options["words" if spec.head == "words" else "weights"], folder)
+    sha256 = checked_sha256(path, spec.options.get("sha256"))
+    if spec.head == "words":
+        return load_words_head(path), sha256
+    head, tower = read_head(spec.head, path), towers[str(spec.tower)]
     wanted = head.dimension if isinstance(head, NsfwHead) else head.weight.shape[0]
     if wanted != tower.dimension:
         raise ModelError(f"{path} takes embeddings of {wanted} numbers, tower '{tower.name}' gives {tower.dimension}")
-    return head, file_sha256(path)
+    return head, sha256
 
 
-def load_aesthetic_head(path: Path) -> AestheticHead:
-    """Read a LAION `.pth` without unpickling code. Raises ModelError naming the file."""
+LAYOUTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], AestheticHead | NsfwHead], str]] = {
+    "aesthetic": (fold_linear_layers, "an aesthetic head in LAION's layout"),
+    "nsfw": (nsfw_head, "an NSFW head in one of LAION's PyTorch layouts"),
+}
+
+
+def read_head(kind: str, path: Path) -> AestheticHead | NsfwHead:
+    """Read a LAION `.pth` of a kind in LAYOUTS, without unpickling code. Raises ModelError naming the file."""
+    head_of, layout = LAYOUTS[kind]
     try:
-        return fold_linear_layers(torch.load(path, map_location="cpu", weights_only=True))
+        return head_of(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-        raise ModelError(f"{path} is not an aesthetic head in LAION's layout: {error}") from error
+        raise ModelError(f"{path} is not {layout}: {error}") from error
 
 
 def _layer_number(name: str) -> int:

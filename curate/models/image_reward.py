@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from curate.models.model_set import ScorerSpec
 from curate.models.scorers import Matched
 from curate.models.towers.hpsv2 import OPENAI_MEAN, OPENAI_STD
 from curate.models.towers.precision import autocast
-from curate.models.weights import weights_file
+from curate.models.weights import checked_sha256, folder_or_id, weights_file
 from curate.storage.files import file_sha256
 
 MAX_TOKENS = 35
@@ -56,29 +57,23 @@ VISION_NAMES = (
 )
 
 
+@dataclass(eq=False)
 class ImageReward:
     """(mlp(text feature) - 0.16717) / 1.03334 for a picture and a prompt; about -2 to 2, unbounded."""
 
-    def __init__(
-        self,
-        vision: BlipVisionModel,
-        text: BlipTextModel,
-        head: AestheticHead,
-        transform: Compose,
-        tokenizer: BertTokenizer,
-        identity: dict[str, Any],
-        device: str,
-        precision: str,
-    ) -> None:
-        self.vision = vision.eval().requires_grad_(False).to(device)
-        self.text = text.eval().requires_grad_(False).to(device)
-        self.head = head
-        self.tokenizer = tokenizer
-        self.identity = identity
-        self.device = device
-        self.precision = precision
-        self.preprocess = transform
-        self.preprocessing = str(transform)
+    vision: BlipVisionModel
+    text: BlipTextModel
+    head: AestheticHead
+    preprocess: Compose
+    tokenizer: BertTokenizer
+    identity: dict[str, Any]
+    device: str
+    precision: str
+
+    def __post_init__(self) -> None:
+        for encoder in (self.vision, self.text):
+            encoder.eval().requires_grad_(False).to(self.device)
+        self.preprocessing = str(self.preprocess)
 
     @torch.inference_mode()
     def __call__(self, matched: Matched) -> torch.Tensor:
@@ -117,9 +112,10 @@ def load_image_reward(spec: ScorerSpec, folder: Path, device: str, precision: st
 
     Raises: ModelError naming the scorer and the file; ManifestError when a file is absent.
     """
-    checkpoint = weights_file(spec.options["checkpoint"], folder, spec.options.get("sha256"))
+    checkpoint = weights_file(spec.options["checkpoint"], folder)
+    sha256 = checked_sha256(checkpoint, spec.options.get("sha256"))
     med_config = weights_file(spec.options["med_config"], folder)
-    identity = {"checkpoint": spec.options["checkpoint"], "sha256": file_sha256(checkpoint)}
+    identity = {"checkpoint": spec.options["checkpoint"], "sha256": sha256}
     identity |= {"med_config_sha256": file_sha256(med_config), "tokenizer": spec.options["tokenizer"]}
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -187,8 +183,8 @@ def vision_name(key: str) -> str:
 def load_tokenizer(spec: ScorerSpec, folder: Path, vocabulary: int) -> BertTokenizer:
     """A BERT's tokenizer with BLIP's two tokens. Raises ModelError when the weights have fewer rows than it tokens."""
     name = spec.options["tokenizer"]
-    place = str((folder / name).resolve()) if name.startswith((".", "/")) else name
-    tokenizer = BertTokenizer.from_pretrained(place, revision=spec.options.get("tokenizer_revision", "main"))
+    revision = spec.options.get("tokenizer_revision", "main")
+    tokenizer = BertTokenizer.from_pretrained(folder_or_id(name, folder), revision=revision)
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     if len(tokenizer) > vocabulary:

@@ -6,7 +6,7 @@ from typing import Any
 
 from curate.errors import ManifestError, UsageError, nearest
 from curate.models.plugins import installed
-from curate.sources.manifest import BUNDLED, read_toml
+from curate.sources.manifest import BUNDLED, bundled_or_path, check_keys, read_toml
 
 FAMILY_KEYS: dict[str, tuple[str, ...]] = {
     "open_clip": ("model", "pretrained", "folder", "sha256"),
@@ -91,11 +91,9 @@ def load_model_set(name_or_path: str) -> ModelSet:
 
     Raises: ManifestError naming file and key; ModelError when two packages give the installed scorer that it names.
     """
-    path = _locate(name_or_path)
+    path = bundled_or_path(name_or_path, BUNDLED / "models", "set of models")
     raw = read_toml(path)
-    for key in raw:
-        if key not in ("towers", "scorers"):
-            raise ManifestError(f"{path}: unknown key '{key}'{nearest(key, ('towers', 'scorers'))}")
+    check_keys(raw, ("towers", "scorers"), path, "")
     towers = {name: _tower(name, value, path) for name, value in _tables(raw, "towers", path).items()}
     scorers = {name: _scorer(name, value, towers, path) for name, value in _tables(raw, "scorers", path).items()}
     if not scorers:
@@ -103,15 +101,6 @@ def load_model_set(name_or_path: str) -> ModelSet:
     if len({name.casefold() for name in scorers}) < len(scorers):
         raise ManifestError(f"{path}: two scorers differ by upper and lower case only, and columns do not")
     return ModelSet(path.stem, path.resolve().parent, towers, scorers)
-
-
-def _locate(name_or_path: str) -> Path:
-    if name_or_path.endswith(".toml"):
-        return Path(name_or_path)
-    bundled = {path.stem: path for path in (BUNDLED / "models").glob("*.toml")}
-    if name_or_path not in bundled:
-        raise ManifestError(f"no set of models is named '{name_or_path}'{nearest(name_or_path, bundled)}")
-    return bundled[name_or_path]
 
 
 def _tables(raw: dict[str, Any], key: str, path: Path) -> dict[str, dict[str, Any]]:
@@ -153,8 +142,7 @@ def _scorer(name: str, raw: dict[str, Any], towers: dict[str, TowerSpec], path: 
 
 def _check_options(options: dict[str, Any], kind: str, known: tuple[str, ...], path: Path, prefix: str) -> None:
     for key in options:
-        if key not in known:
-            raise ManifestError(f"{path}: unknown key '{prefix}{key}'{nearest(key, known)}")
+        check_keys([key], known, path, prefix)
         wanted = int if key == "max_tokens" else str
         if not isinstance(options[key], wanted):
             words = "a whole number" if wanted is int else "text"

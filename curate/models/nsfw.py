@@ -7,11 +7,9 @@ PyTorch layouts are read here; a Keras folder is not.
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from curate.errors import ModelError
 from curate.models.scorers import Matched
 
 KERAS_EPSILON = 1e-7  # least standard deviation of Keras's Normalization layer
@@ -71,14 +69,6 @@ def nsfw_head(state: dict[str, torch.Tensor]) -> NsfwHead:
     mean, variance = (state["norm.mean"], state["norm.variance"]) if normalised else (torch.zeros(1), torch.ones(1))
     deviation = variance.float().reshape(-1).sqrt().clamp(min=KERAS_EPSILON)
     return NsfwHead(mean.float().reshape(-1), deviation, layers, sigmoid=normalised)
-
-
-def load_nsfw_head(path: Path) -> NsfwHead:
-    """Read a LAION `.pth` without unpickling code. Raises ModelError naming the file."""
-    try:
-        return nsfw_head(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-        raise ModelError(f"{path} is not an NSFW head in one of LAION's PyTorch layouts: {error}") from error
 
 
 def _number(name: str) -> int:

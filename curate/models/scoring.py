@@ -14,12 +14,11 @@ from PIL import Image
 
 from curate.errors import ModelError
 from curate.models.batch_limit import BatchLimit
-from curate.models.heads import load_head, load_words_head
+from curate.models.heads import load_head
 from curate.models.model_set import HEAD_KEYS, ModelSet, ScorerSpec
 from curate.models.plugins import load_plugin
 from curate.models.scorers import Matched, Scorer, preprocessing_of, reads_pixels, scores_of
 from curate.models.towers import Tower, load_tower
-from curate.models.weights import weights_file
 from schemas import tables
 
 Pictures = list[dict[str, torch.Tensor]] | dict[str, torch.Tensor]
@@ -193,15 +192,12 @@ def _load_scorer(
     """One scorer, and what run.toml says of it beside its tower. Raises ModelError, ManifestError."""
     if spec.head not in HEAD_KEYS:
         return load_plugin(spec.name, spec.head, spec.options, device, folder)
-    if spec.head == "words":
-        words = load_words_head(weights_file(spec.options["words"], folder, spec.options.get("sha256")))
-        return words, {"head": spec.head} | words.identity
     if spec.head == "image_reward":
         from curate.models.image_reward import load_image_reward
 
         reward = load_image_reward(spec, folder, device, precision)
         return reward, {"head": spec.head} | reward.identity
-    head, sha256 = load_head(spec, towers[str(spec.tower)], folder)
+    head, sha256 = load_head(spec, towers, folder)
     return head, {"head": spec.head} | ({"sha256": sha256} if sha256 else {})
 
 

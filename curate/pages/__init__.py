@@ -1,4 +1,5 @@
-"""What the pages of report, compare and review share: pictures read back from a run's source, as thumbnails or whole.
+"""The pages of report, browse, compare and review: template, colours, pictures, and the server on this machine.
 
-It uses sources, database and storage. Begin at pictures.py.
+It may use database, sources, storage, terminal and what lies below them, and knows no verb. Begin with template.py;
+server.py answers a browser, pictures.py reads images back from a run.
 """

@@ -2,3 +2,7 @@
 
 It reads what rank wrote, and stands on pages and database. Begin at stage.py, then figures.py.
 """
+
+from curate.report.stage import ReportOptions, report
+
+__all__ = ["ReportOptions", "report"]

@@ -1,24 +1,20 @@
 """The page of `curate report` and `curate browse`: one template, its style, its script, its charts."""
 
-import base64
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
+from curate.pages.palettes import PALETTES
 from curate.pages.pictures import data_uri, thumbnails
-from curate.report.charts import PALETTES, Figure
+from curate.pages.template import data_block, environment, render_page
+from curate.report.charts import Figure
 from curate.report.gallery import Ranking, card, pair_rows, section_ranks
 from curate.sources.images import Rejected
 from curate.storage.run import Run
 
-CURATE = Path(__file__).parents[1]
 MOST_BYTES = 28_000_000
 
 SECTIONS = {
@@ -101,18 +97,6 @@ def _tidy(gallery: Gallery) -> None:
     gallery.missing = {uid: detail for uid, detail in gallery.missing.items() if uid in used}
 
 
-@cache
-def environment() -> jinja2.Environment:
-    """Templates of the wings, escaping by default."""
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(CURATE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def render_card(item: dict[str, Any]) -> str:
     """One pair as HTML, the same on both pages."""
     return environment().get_template("report/report_card.html").render(card=item)
@@ -130,43 +114,19 @@ def chart_library() -> str:
     )
 
 
-def data_block(value: Any) -> Markup:
-    """JSON that may stand inside a script element."""
-    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def content_policy(scripts: list[str], live: bool) -> str:
-    """A policy that allows these scripts by their hash, and no address but the page's own server when `live`."""
-    digests = [hashlib.sha256(text.encode()).digest() for text in scripts]
-    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-    own = "; connect-src 'self'" if live else ""
-    pictures = "'self' data:" if live else "data:"
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src {pictures}{own}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def render_page(figures: list[Figure], gallery: Gallery | None, **values: Any) -> tuple[str, str]:
+def report_page(figures: list[Figure], gallery: Gallery | None, **values: Any) -> tuple[str, str]:
     """The page and its content policy; without a gallery it is the live page, which asks its server for pairs."""
-    script = (CURATE / "report/report.js").read_text(encoding="utf-8")
-    style = (CURATE / "report/report.css").read_text(encoding="utf-8")
-    scripts = [chart_library(), script]
-    policy = content_policy(scripts, live=gallery is None)
-    page = environment().get_template("report/report.html").render(
+    return render_page(
+        "report",
+        live=gallery is None,
+        library=chart_library(),
         figures=figures,
         specs=data_block({figure.key: figure.spec() for figure in figures}),
-        palettes=PALETTES,
         palettes_json=data_block(PALETTES),
         gallery=gallery,
         sections=SECTIONS,
         pictures=data_block(gallery.pictures if gallery else {}),
         missing=data_block(gallery.missing if gallery else {}),
         render_card=lambda item: Markup(render_card(item)),
-        library=Markup(scripts[0]),
-        script=Markup(script),
-        style=Markup(style),
-        policy=policy,
         **values,
-    )  # fmt: skip
-    return page, policy
+    )

@@ -1,19 +1,6 @@
-"use strict";
-const byId = id => document.getElementById(id), block = id => JSON.parse(byId(id).textContent);
+/* After pages/base.js. */
 const specs = block("specs"), palettes = block("palettes"), missing = block("missing");
-const live = document.body.hasAttribute("data-live"), root = document.documentElement;
-
-/* Light and dark: as the system says until the button says otherwise; the style sheet does the same. */
-const system = matchMedia("(prefers-color-scheme: dark)");
-const mode = () => root.dataset.mode ?? (system.matches ? "dark" : "light");
-function showMode() {
-  const other = mode() === "dark" ? "Light" : "Dark";
-  byId("mode").textContent = other;
-  byId("mode").setAttribute("aria-label", `Switch to ${other.toLowerCase()} colours`);
-  for (const plot of document.querySelectorAll(".plot[data-drawn]")) draw(plot);
-}
-byId("mode").addEventListener("click", () => { root.dataset.mode = mode() === "dark" ? "light" : "dark"; showMode(); });
-system.addEventListener("change", showMode);
+const live = document.body.hasAttribute("data-live");
 
 /* Charts: a spec names its colours by role; each is drawn when it comes near, and again in other colours. */
 async function draw(plot) {
@@ -31,7 +18,7 @@ function whenNear(items, act, margin) {
   }, { rootMargin: margin });
   for (const item of items) watcher.observe(item);
 }
-showMode();
+addEventListener("modechange", () => document.querySelectorAll(".plot[data-drawn]").forEach(draw));
 whenNear(document.querySelectorAll(".plot"), draw, "400px");
 addEventListener("beforeprint", () => { for (const plot of document.querySelectorAll(".plot:not([data-drawn])")) draw(plot); });
 
@@ -56,13 +43,7 @@ function load(image) {
 }
 const loadNear = cards => whenNear(cards, card => card.querySelectorAll("img").forEach(load), "600px");
 
-/* The filter. */
-const filter = byId("filter"), count = byId("count"), many = number => number.toLocaleString("en");
-byId("filter").form.addEventListener("submit", event => event.preventDefault());
-addEventListener("keydown", event => {
-  const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); filter.focus(); filter.select(); }
-});
+/* The gallery: every pair from the server, or those of this page. */
 if (live) browse(); else sift();
 
 function sift() {

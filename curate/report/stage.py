@@ -1,16 +1,18 @@
 """`curate report`: one HTML page about a ranking, and its charts as one picture."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
 from curate.errors import UsageError
+from curate.pages.palettes import PALETTES
 from curate.rank.stdout import coverage_words
-from curate.report.charts import CONFIG, PALETTES, Figure, themed
+from curate.report.charts import CONFIG, Figure, themed
 from curate.report.figures import figures
 from curate.report.gallery import Ranking, count_steps, metric_purpose, open_ranking
-from curate.report.page import MOST_BYTES, Gallery, make_gallery, render_page
+from curate.report.page import MOST_BYTES, Gallery, make_gallery, report_page
 from curate.storage.run import Run
 from curate.storage.tables import atomic_path, write_text
 from curate.storage.threads import batched
@@ -22,21 +24,38 @@ PNG_ORDER = ("counts", "quality", "agreement", "score-", "margin-", "calibration
 PNG_SCALE = 2
 
 
-def report(run: Run, name: str, page: Path | None, png: bool, wanted: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ReportOptions:
+    """name: of the ranking. page: None for RUN/report.html. png: the charts as one picture, too. gallery: its pairs."""
+
+    name: str = "default"
+    page: Path | None = None
+    png: bool = False
+    gallery: int = 300
+
+
+def report(run: Run, options: ReportOptions | None = None) -> dict[str, Any]:
     """Write the page, and its charts as PNG when asked to; return what was written and counted.
 
-    wanted: pairs of the gallery. Raises: UsageError, RunError, WriteError.
+    Raises: UsageError, RunError, WriteError.
+
+    >>> from curate.storage import open_run
+    >>> written = report(open_run("run"), ReportOptions(gallery=6))
+    >>> written["page"], written["gallery_pairs"]
+    ('run/report.html', 6)
     """
-    path = page or default_page(run, name)
+    options = options or ReportOptions()
+    name, png = options.name, options.png
+    path = options.page or default_page(run, name)
     if png and path.suffix == ".png":
         raise UsageError(f"--page {path}: the picture of --png would be written there; name the page .html")
     ranking = open_ranking(run, name)
     steps = count_steps(run.summary(), ranking.settings)
     drawn = figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
     values = page_values(run, ranking, steps)
-    bare, _ = render_page(drawn, Gallery({}), **values)
-    gallery = make_gallery(run, ranking, wanted, MOST_BYTES - len(bare.encode()))
-    text, _ = render_page(drawn, gallery, **values)
+    bare, _ = report_page(drawn, Gallery({}), **values)
+    gallery = make_gallery(run, ranking, options.gallery, MOST_BYTES - len(bare.encode()))
+    text, _ = report_page(drawn, gallery, **values)
     write_text(text, path)
     if png:
         write_png(drawn, f"{values['title']}: {values['lede']}", path.with_suffix(".png"))

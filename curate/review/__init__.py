@@ -2,3 +2,7 @@
 
 It stands on pages and database, and uses compare's statistics. Begin at stage.py; judgements.py is the log.
 """
+
+from curate.review.stage import ReviewOptions, review
+
+__all__ = ["ReviewOptions", "review"]

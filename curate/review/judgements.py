@@ -4,7 +4,6 @@ A line of the log is one JSON document, synced to the disk before the judgement 
 """
 
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
 from sklearn.metrics import cohen_kappa_score
 
 from curate.errors import RunError, UsageError
@@ -80,10 +80,8 @@ class Log:
 
     def _begin(self, reviewer: str, seed: int) -> list[Judgement]:
         """What stands; a new log gets its head."""
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{reviewer} is reviewing in another process; end it, or take another --reviewer") from error
+        if not lock_descriptor(self._stream.fileno(), blocking=False):
+            raise RunError(f"{reviewer} is reviewing in another process; end it, or take another --reviewer")
         _cut_torn_line(self._stream)
         head, judged = read_log(self.path)
         if head is None:

@@ -1,5 +1,5 @@
-"use strict";
-const byId = id => document.getElementById(id), sides = [byId("left"), byId("right")];
+/* After pages/base.js. */
+const sides = [byId("left"), byId("right")];
 let state = null, since = 0, busy = false;
 
 /* An answer that is on its way, or a picture that is, makes the page busy: nothing can be judged then, and it shows. */

@@ -5,7 +5,6 @@ encoded anew so that nothing of their files is left. Every judgement is on the d
 """
 
 import io
-import json
 import math
 import sys
 import threading
@@ -13,18 +12,18 @@ from collections import OrderedDict
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import duckdb
-from markupsafe import Markup
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from curate.database.connection import connect_views
 from curate.database.queries import query_text
-from curate.errors import RunError, UsageError, nearest
+from curate.errors import RunError, nearest
 from curate.pages.pictures import originals
-from curate.report.browse import HOST, Answer, BadRequestError, Server, make_handler
-from curate.report.charts import PALETTES
-from curate.report.page import CURATE, content_policy, environment
+from curate.pages.server import Server, html, page_app
+from curate.pages.template import render_page
 from curate.review.judgements import CHOICES, Judgement, Log, check_reviewer, left_side, shown_order
 from curate.review.report import LOGS, write_judgements
 from curate.sources.images import Decoded, Rejected, decode
@@ -74,43 +73,50 @@ class Sitting:
     pictures: OrderedDict[str, bytes | Rejected] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, target: str) -> Answer:
-        """The answer to a GET. Raises BadRequestError."""
-        path = urlsplit(target).path
-        if path == "/":
-            return Answer(self.page.encode(), "text/html; charset=utf-8", policy=self.policy)
-        if path == "/state":
-            with self.lock:
-                return self._state()
-        match path.split("/"):
-            case ["", "picture", place, side] if place.isdecimal() and len(place) < 10 and side in SIDES:
-                return self._picture(int(place), side)
-        return Answer(b"no such page", status=404)
+    def show(self, request: Request) -> Response:
+        """The page itself."""
+        return html(self.page, self.policy)
 
-    def take(self, target: str, body: bytes) -> Answer:
-        """The answer to a POST: the state after it. Raises BadRequestError."""
-        try:
-            sent = dict(json.loads(body))
-        except (ValueError, TypeError) as error:
-            raise BadRequestError("a JSON object is needed") from error
+    def state(self, request: Request) -> Response:
+        """What the page shows."""
+        with self.lock:
+            return self._state()
+
+    def judge(self, sent: dict[str, Any]) -> Response:
+        """Take a judgement of the pair that is shown, of no other; the state after it. Raises: HTTPException."""
         with self.lock:
             place = self._place()
-            if target == "/undo":
-                self.log.undo()
-            elif target == "/judge" and place is not None and sent.get("place") == place:
+            if place is not None and sent.get("place") == place:
                 self.log.judge(self._judgement(place, sent))
                 if self._place() is None:
                     write_judgements(self.run)
-            elif target != "/judge":
-                return Answer(b"no such page", status=404)
-            return self._state()  # of an answer to another pair than the one shown, nothing is taken
+            return self._state()
+
+    def undo(self, sent: dict[str, Any]) -> Response:
+        """Take back the last judgement; the state after it."""
+        with self.lock:
+            self.log.undo()
+            return self._state()
+
+    def picture(self, request: Request) -> Response:
+        """One side of a pair."""
+        place, side = request.path_params["place"], request.path_params["side"]
+        if side not in SIDES or not place.isdecimal() or len(place) > 9 or int(place) >= len(self.pairs):
+            return PlainTextResponse("no such picture", 404)
+        left = self._left(int(place))
+        image = left if side == "left" else 1 - left
+        with self.lock:
+            picture = self._encoded(self.pairs[int(place)][f"image_{image}_uid"])
+        if isinstance(picture, Rejected):
+            return PlainTextResponse("this picture can no longer be read", 404)  # why might tell where it lies
+        return Response(picture, media_type="image/png")
 
     def _judgement(self, place: int, sent: dict[str, Any]) -> Judgement:
         choice, seconds = sent.get("choice"), sent.get("seconds")
         if choice not in CHOICES:
-            raise BadRequestError(f"choice: one of {', '.join(CHOICES)}")
+            raise HTTPException(400, f"choice: one of {', '.join(CHOICES)}")
         if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
-            raise BadRequestError("seconds: a number from 0")
+            raise HTTPException(400, "seconds: a number from 0")
         pair_id = self.pairs[place]["pair_id"]
         return Judgement(pair_id, place, self._left(place), choice, round(float(seconds), 3))
 
@@ -122,7 +128,7 @@ class Sitting:
         judged = {one.pair_id for one in self.log.judged}
         return next((place for place, pair in enumerate(self.pairs) if pair["pair_id"] not in judged), None)
 
-    def _state(self) -> Answer:
+    def _state(self) -> Response:
         """What the page shows. `ahead`: the pair that probably comes next, so that its pictures are ready."""
         place, total = self._place(), len(self.pairs)
         judged = {one.pair_id for one in self.log.judged}
@@ -130,17 +136,7 @@ class Sitting:
         state: dict[str, Any] = {"done": done, "total": total, "place": place, "undo": bool(self.log.judged)}
         if place is not None:
             state |= {"prompt": self.pairs[place]["prompt"], "ahead": place + 1 if place + 1 < total else None}
-        return Answer(json.dumps(state).encode(), "application/json")
-
-    def _picture(self, place: int, side: str) -> Answer:
-        if place >= len(self.pairs):
-            return Answer(b"no such picture", status=404)
-        image = self._left(place) if side == "left" else 1 - self._left(place)
-        with self.lock:
-            picture = self._encoded(self.pairs[place][f"image_{image}_uid"])
-        if isinstance(picture, Rejected):
-            return Answer(b"this picture can no longer be read", status=404)  # why might tell where it lies
-        return Answer(picture, "image/png")
+        return JSONResponse(state)
 
     def _encoded(self, uid: str) -> bytes | Rejected:
         """The picture as a PNG without anything else of its file."""
@@ -164,39 +160,33 @@ def open_sitting(run: Run, options: ReviewOptions) -> Sitting:
     check_reviewer(options.reviewer)
     pairs = review_pairs(run, options.models, options.limit, options.seed)
     log = Log(run.root / LOGS / f"{options.reviewer}.jsonl", options.reviewer, options.seed)
-    script = (CURATE / "review/review.js").read_text(encoding="utf-8")
-    style = "".join((CURATE / name).read_text(encoding="utf-8") for name in ("report/report.css", "review/review.css"))
-    page = environment().get_template("review/review.html").render(
-        palettes=PALETTES, style=Markup(style), script=Markup(script)
-    )  # fmt: skip
-    policy = content_policy([script], live=True) + "; frame-ancestors 'none'"
+    page, policy = render_page("review", live=True)
     return Sitting(run, options, pairs, log, connect_views(run, rankings=False), page, policy)
 
 
 def make_server(sitting: Sitting) -> Server:
     """A server bound to 127.0.0.1, ready to serve; port 0 takes a free one. Raises: UsageError."""
-    bound: list[int] = []
-    port = sitting.options.port
-    try:
-        server = Server(port, make_handler(sitting.answer, lambda: bound[0], sitting.take))
-    except OSError as error:
-        raise UsageError(f"--port {port}: {error.strerror}; choose another, or 0 for a free one") from error
-    bound.append(server.server_address[1])
-    return server
+    get = {"/": sitting.show, "/state": sitting.state, "/picture/{place}/{side}": sitting.picture}
+    app = page_app(get, post={"/judge": sitting.judge, "/undo": sitting.undo})
+    return Server(app, sitting.options.port)
 
 
 def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
-    """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError."""
+    """Serve until Ctrl-C, then write all judgements; the counts. Raises: UsageError, RunError, WriteError.
+
+    >>> from curate.storage import open_run
+    >>> review(open_run("run/evaluation"), ReviewOptions("anna"))["judged"]  # doctest: +SKIP
+    12
+    """
     sitting = open_sitting(run, options)
-    with closing(sitting.log), make_server(sitting) as server, suppress(KeyboardInterrupt):
-        server.start()
+    with closing(sitting.log), suppress(KeyboardInterrupt):
+        server = make_server(sitting)
         say(
             f"{options.reviewer}: {len(sitting.log.judged):,} of {len(sitting.pairs):,} pairs are judged; "
             "every judgement is kept at once; end with Ctrl-C"
         )
-        address = f"http://{HOST}:{server.server_address[1]}/"
-        print(address, file=sys.stderr if options.as_json else sys.stdout, flush=True)
-        server.wait()
+        print(server.address, file=sys.stderr if options.as_json else sys.stdout, flush=True)
+        server.serve_until_ctrl_c()
     written = write_judgements(run)
     judged = len(sitting.log.judged)
     return {

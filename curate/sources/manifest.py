@@ -1,6 +1,7 @@
 """A data set's manifest: TOML in, a typed description out. Columns of a data set are named here only."""
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -78,14 +79,14 @@ def load_manifest(name_or_path: str) -> Manifest:
 
     Raises: ManifestError naming the file, the key and the nearest known key.
     """
-    path = _locate(name_or_path)
+    path = bundled_or_path(name_or_path, BUNDLED, "bundled manifest", "; a file's name ends in .toml")
     raw = read_toml(path)
-    _check_keys(raw, MANIFEST_KEYS, path, "")
+    check_keys(raw, MANIFEST_KEYS, path, "")
     columns = _table(raw, "columns", path)
-    _check_keys(columns, COLUMN_KEYS, path, "columns.")
+    check_keys(columns, COLUMN_KEYS, path, "columns.")
     _check_columns(columns, path)
     rules = _table(raw, "rules", path)
-    _check_keys(rules, RULE_KEYS, path, "rules.")
+    check_keys(rules, RULE_KEYS, path, "rules.")
     splits = {name: _split(name, value, path) for name, value in _table(raw, "splits", path).items()}
     if not splits:
         raise ManifestError(f"{path}: no [splits.NAME] table; add one with files = [...]")
@@ -118,18 +119,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path}: not valid TOML: {error}") from error
 
 
-def _locate(name_or_path: str) -> Path:
+def bundled_or_path(name_or_path: str, folder: Path, kind: str, advice: str = "") -> Path:
+    """A TOML file by its path, which ends in .toml, or one of `folder` by its name. Raises ManifestError."""
     if name_or_path.endswith(".toml"):
         return Path(name_or_path)
-    bundled = {path.stem: path for path in BUNDLED.glob("*.toml")}
+    bundled = {path.stem: path for path in folder.glob("*.toml")}
     if name_or_path not in bundled:
-        hint = nearest(name_or_path, bundled)
-        raise ManifestError(f"no bundled manifest is named '{name_or_path}'{hint}; a file's name ends in .toml")
+        raise ManifestError(f"no {kind} is named '{name_or_path}'{nearest(name_or_path, bundled)}{advice}")
     return bundled[name_or_path]
 
 
-def _check_keys(table: dict[str, Any], known: tuple[str, ...], path: Path, prefix: str) -> None:
-    for key in table:
+def check_keys(keys: Iterable[str], known: tuple[str, ...], path: Path, prefix: str) -> None:
+    """Raises ManifestError for a key that is not known; `prefix` leads to it, such as "columns."."""
+    for key in keys:
         if key not in known:
             raise ManifestError(f"{path}: unknown key '{prefix}{key}'{nearest(key, known)}")
 
@@ -157,12 +159,12 @@ def _control_image_uids(rules: dict[str, Any], path: Path) -> tuple[str, ...]:
 
 def _sampled(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     sampled = _table(raw, "sampled", path)
-    _check_keys(sampled, SAMPLED_KEYS, path, "sampled.")
+    check_keys(sampled, SAMPLED_KEYS, path, "sampled.")
     models = sampled.get("models", [])
     if not isinstance(models, list) or not all(isinstance(model, dict) and "name" in model for model in models):
         raise ManifestError(f"{path}: 'sampled.models' must be tables with a name, got {models!r}")
     for model in models:
-        _check_keys(model, SAMPLED_MODEL_KEYS, path, "sampled.models.")
+        check_keys(model, SAMPLED_MODEL_KEYS, path, "sampled.models.")
     return sampled
 
 
@@ -187,7 +189,7 @@ def _check_columns(columns: dict[str, Any], path: Path) -> None:
 def _split(name: str, raw: Any, path: Path) -> Split:
     if not isinstance(raw, dict):
         raise ManifestError(f"{path}: 'splits.{name}' must be a table with files = [...]")
-    _check_keys(raw, SPLIT_KEYS, path, f"splits.{name}.")
+    check_keys(raw, SPLIT_KEYS, path, f"splits.{name}.")
     names = raw.get("files")
     if not isinstance(names, list) or not names or not all(isinstance(item, str) for item in names):
         raise ManifestError(f"{path}: 'splits.{name}.files' must be a list of paths, globs or URLs")

@@ -40,6 +40,8 @@ def retrying(work: Callable[[], T], what: str) -> T:
 
     Each failure is said on stderr, naming `what`. Raises: whatever `work` raises last, or at once when it is permanent.
     """
+    # By hand: tenacity needs more lines, takes 14 µs a call instead of 0.2 (a picture of 60 kB is read in 10), keeps
+    # what the last failure held until a garbage collection, and goes on after Ctrl-C where a lost connection preceded.
     for count, wait_sec in enumerate(RETRY_WAITS_SEC, start=1):
         try:
             return work()

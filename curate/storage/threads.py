@@ -20,6 +20,7 @@ def in_threads(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iter
 
     When one fails, those begun are waited for and no other is begun.
     """
+    # From Python 3.14 on `pool.map(work, items, buffersize=…)`; before, `map` takes all items at once.
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[R]] = deque()
         try:

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tests.train import conftest
 from train.config import Objective
 from train.objectives import (
     OBJECTIVES,
@@ -178,6 +180,11 @@ def test_weights_multiply_and_offsets_shift() -> None:
 def test_half_precision_predictions_are_compared_in_float32() -> None:
     prediction = torch.full((1, 1, 1, 1), 256.0, dtype=torch.float16)
     assert prediction_mse(prediction, torch.zeros_like(prediction)).item() == 65536.0  # inf in float16
+
+
+@pytest.mark.parametrize("module", conftest.CHECKED)
+def test_shapes_and_types_are_checked_in_tests(module: str) -> None:
+    assert type(sys.modules[module].__spec__.loader).__name__ == "_JaxtypingLoader"  # type: ignore[union-attr]
 
 
 def test_shapes_that_differ_are_refused() -> None:

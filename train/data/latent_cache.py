@@ -11,7 +11,6 @@ Every process of the first machine fills its share of the chunks of one set of f
 rows whoever encodes it, so the cache does not depend on how many processes there were.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
@@ -284,21 +284,18 @@ def _stored(folder: Path) -> dict[str, Any]:
 @contextmanager
 def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
     """Of several runs on one cache, one fills it and the others wait; the lock goes with the process."""
-    with _lock_file(folder / ".lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            reporter.say(f"Another run is filling {folder}: waiting for it.")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _lock_file(path: Path) -> TextIO:
+    # The file stays: a run that waits has it open. Nor is a file's mere presence taken for a lock where flock is not.
+    lock = FileLock(folder / ".lock", preserve_lock_file=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held = lock.acquire(blocking=False)
+        except Timeout:
+            reporter.say(f"Another run is filling {folder}: waiting for it.")
+            held = lock.acquire()
     except OSError as error:
         raise CacheError(
-            f"{path.parent} cannot hold the latent cache ({error.strerror});"
-            " name a folder by --cache, or add --no-cache."
+            f"{folder} cannot hold the latent cache ({error.strerror}); name a folder by --cache, or add --no-cache."
         ) from error
+    with held:
+        yield

@@ -16,6 +16,7 @@ def prefetched(
 
     An exception of `function` is raised where its result would have been. Close the generator to stop early.
     """
+    # From Python 3.14 on `pool.map(function, items, buffersize=…)`; before, `map` takes all items at once.
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

@@ -24,12 +24,13 @@ encoded, 0.6 GB of pixels.
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
 
 from curate.embed.decode.decoders import choose_decoder
-from curate.embed.decode.pool import Prepared, decoder
+from curate.embed.decode.pool import Decoder, Prepared, decoder
 from curate.embed.decode.preprocess import Facts
 from curate.embed.decode.reading import cut_batches, read_groups
 from curate.embed.device.batch_size import make_ready
@@ -62,12 +63,8 @@ def compute_parts(
 
     Raises: SourceError, ModelError, WriteError.
     """
-    on_cuda = options.device.startswith("cuda")
     batch_images = make_ready(scoring, options.device, options.batch_images, options.compiled)
-    preprocessors = scoring.preprocessors
-    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
-    if options.decode == "nvjpeg":
-        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
+    chosen = chosen_decoder(options, scoring, batch_images, pinned=options.device.startswith("cuda"))
     reporter = _Reporter(options.device, scoring, report)
 
     def write(results: PartResults) -> None:
@@ -78,9 +75,7 @@ def compute_parts(
         reporter.written.append(results.part.name)
 
     with (
-        decoder(
-            decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, on_cuda
-        ) as decoding,
+        chosen as decoding,
         prefetched(read_groups(source, parts), options.groups_ahead) as groups,
         prefetched(_on_device(decoding.batches(cut_batches(groups, batch_images)), options.device), 1) as batches,
         written_behind(write) as put,
@@ -94,6 +89,17 @@ def compute_parts(
                 results = None
             reporter.send(batch)
     reporter.send()
+
+
+def chosen_decoder(
+    options: ComputeOptions, scoring: Scoring, batch_images: int, pinned: bool = False
+) -> AbstractContextManager[Decoder]:
+    """The decoder that `--decode` names, for the preprocessings of a run. Raises: UsageError."""
+    preprocessors = scoring.preprocessors
+    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
+    if options.decode == "nvjpeg":
+        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
+    return decoder(decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, pinned)
 
 
 def _add_batch(

@@ -3,9 +3,9 @@
 import traceback
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Any, Generic
 
-from curate.embed.engines import T
+from curate.embed.engines import T, Work
 from curate.errors import RunError
 from curate.terminal.progress import say
 
@@ -72,7 +72,21 @@ class Dispatcher(Generic[T]):
         return len(self.waiting) + sum(len(taken) for taken in self.in_hand.values())
 
 
-def portable(error: Exception) -> Exception:
-    """The exception with its traceback as a note, for the traceback itself does not travel."""
-    error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
-    return error
+def be_worker(work: Work[T], device: str, send: Callable[[str, Any], None], receive: Callable[[], T | None]) -> None:
+    """The worker's side: it sends "next" for each task, "report", and at its end "finished" or "failed".
+
+    receive: waits for the answer to "next". `send` may be called from two threads at once.
+    """
+
+    def next_task() -> T | None:
+        send("next", None)
+        return receive()
+
+    try:
+        work(device, iter(next_task, None), lambda content: send("report", content))
+    except Exception as error:
+        # As a note, for the traceback itself does not travel.
+        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
+        send("failed", error)
+    else:
+        send("finished", None)

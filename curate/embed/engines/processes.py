@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from curate.embed.engines import Engine, Report, T, Work
-from curate.embed.engines.dispatcher import Dispatcher, portable
+from curate.embed.engines.dispatcher import Dispatcher, be_worker
 from curate.embed.engines.serial import Serial
 from curate.embed.options import CORES
 from curate.terminal.progress import say
@@ -120,38 +120,16 @@ def _replace(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], w
         staff.append(_start(worker.number, worker.device, work))
 
 
-class _Line:
-    """The worker's end of the line. Tasks are drawn by one thread, reports may come from another."""
-
-    def __init__(self, line: Connection) -> None:
-        self.line, self.lock = line, threading.Lock()
-
-    def send(self, kind: str, content: Any = None) -> None:
-        with self.lock:
-            self.line.send((kind, content))
-
-    def report(self, content: Any) -> None:
-        self.send("report", content)
-
-    def tasks(self) -> Iterator[Any]:
-        while True:
-            self.send("next")
-            task = self.line.recv()
-            if task is None:
-                return
-            yield task
-
-
 def _worker_main(line: Connection, device: str, work: Work[Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    dispatcher = _Line(line)
-    try:
-        work(device, dispatcher.tasks(), dispatcher.report)
-    except Exception as error:
-        dispatcher.send("failed", portable(error))
-    else:
-        dispatcher.send("finished")
+    lock = threading.Lock()
+
+    def send(kind: str, content: Any) -> None:
+        with lock:
+            line.send((kind, content))
+
+    be_worker(work, device, send, line.recv)
 
 
 def _end_with_parent() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from curate.embed.engines import Report, T, Work
-from curate.embed.engines.dispatcher import Dispatcher, portable
+from curate.embed.engines.dispatcher import Dispatcher, be_worker
 from curate.errors import UsageError
 from curate.terminal.progress import say
 
@@ -131,12 +131,7 @@ class _Worker:
 
     def work(self, work: Work[Any], device: str) -> None:
         self.messages.put(("began", f"process {os.getpid()} at {socket.gethostname()}"))
-        try:
-            work(device, self._tasks(), lambda content: self.messages.put(("report", content)))
-        except Exception as error:
-            self.messages.put(("failed", portable(error)))
-        else:
-            self.messages.put(("finished", None))
+        be_worker(work, device, lambda *message: self.messages.put(message), self.given.get)
 
     def give(self, task: Any) -> None:
         self.given.put(task)
@@ -147,14 +142,6 @@ class _Worker:
         while not self.messages.empty():
             found.append(self.messages.get())
         return found
-
-    def _tasks(self) -> Iterator[Any]:
-        while True:
-            self.messages.put(("next", None))
-            task = self.given.get()
-            if task is None:
-                return
-            yield task
 
 
 def _are_needed(staff: list[_Actor], dispatcher: Dispatcher[Any]) -> bool:

@@ -46,22 +46,20 @@ class Workers:
 
 
 @contextmanager
-def find_workers(
-    engine: str, address: str | None, device: str, workers: int | None, precision: str
-) -> Iterator[Workers]:
+def find_workers(options: EmbedOptions) -> Iterator[Workers]:
     """Workers of this machine (`local`), or of a Ray cluster (`ray`), which stays connected for the block.
 
     Raises: UsageError for an engine, a device or a number format that is not there.
     """
-    if engine not in ("local", "ray"):
-        raise UsageError(f"--engine {engine}: choose local or ray")
-    if engine == "local" and address is not None:
+    if options.engine not in ("local", "ray"):
+        raise UsageError(f"--engine {options.engine}: choose local or ray")
+    if options.engine == "local" and options.address is not None:
         raise UsageError("--address is for --engine ray")
-    if engine == "local":
-        yield _local(device, workers, precision)
+    if options.engine == "local":
+        yield _local(options.device, options.workers, options.precision)
         return
-    with connected(address, workers, device) as cluster:
-        chosen = cluster.ask(choose_precision, precision, cluster.device)
+    with connected(options.address, options.workers, options.device) as cluster:
+        chosen = cluster.ask(choose_precision, options.precision, cluster.device)
         words = f"a Ray cluster: {cluster.workers} × {cluster.ask(describe_device, cluster.device, chosen)}"
         yield Workers(cluster, cluster.device, chosen, max(1, cluster.cpus // cluster.workers), words)
 

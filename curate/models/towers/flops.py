@@ -1,6 +1,5 @@
 """What a tower computes, counted on its architecture alone: no weights are read, and no memory is used for them."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, CLIPModel
 
 from curate.models.model_set import TowerSpec
-from curate.models.towers.open_clip import quiet
+from curate.models.towers.open_clip import architecture_of, quiet
+from curate.models.weights import folder_or_id
 
 META = torch.device("meta")
 
@@ -30,13 +30,7 @@ def tower_flop(spec: TowerSpec, folder: Path) -> tuple[int, int] | None:
 
 
 def _open_clip_flop(spec: TowerSpec, folder: Path) -> tuple[int, int]:
-    if "folder" in spec.options:
-        directory = (folder / spec.options["folder"]).resolve()
-        config = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
-        name = f"local-dir:{directory}"
-    else:
-        name = spec.options["model"]
-        config = open_clip.get_model_config(name)
+    name, config = architecture_of(spec.options, folder)
     with quiet(), META:
         model = open_clip.create_model(name, load_weights=False, device=META).eval()
     side, length = config["vision_cfg"]["image_size"], config["text_cfg"].get("context_length", 77)
@@ -47,8 +41,7 @@ def _open_clip_flop(spec: TowerSpec, folder: Path) -> tuple[int, int]:
 
 
 def _transformers_clip_flop(spec: TowerSpec, folder: Path) -> tuple[int, int]:
-    name = spec.options["model"]
-    location = str((folder / name).resolve()) if name.startswith((".", "/")) else name
+    location = folder_or_id(spec.options["model"], folder)
     config = AutoConfig.from_pretrained(location, revision=spec.options.get("revision", "main"))
     with META:
         model = CLIPModel(config).eval()

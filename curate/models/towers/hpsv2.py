@@ -8,14 +8,16 @@ long side fits without resizing: there the original leaves the short side unpadd
 
 from pathlib import Path
 
+import open_clip
 import torch
 from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
 from torchvision.transforms import functional as transforms
 
 from curate.errors import ModelError
 from curate.models.model_set import TowerSpec
-from curate.models.towers.open_clip import OpenClipTower, architecture_of, checked_sha256
-from curate.models.weights import weights_file
+from curate.models.towers.clip import ClipTower
+from curate.models.towers.open_clip import architecture_of, quiet
+from curate.models.weights import checked_sha256, weights_file
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -47,10 +49,12 @@ def hpsv2_transform(side_px: int) -> Compose:
     return Compose([ToTensor(), FitLongSide(side_px), Normalize(OPENAI_MEAN, OPENAI_STD)])
 
 
-def load_hpsv2(spec: TowerSpec, folder: Path, device: str, precision: str) -> OpenClipTower:
+def load_hpsv2(spec: TowerSpec, folder: Path, device: str, precision: str) -> ClipTower:
     """Architecture by `model` (an open_clip name) or `folder`; weights from `checkpoint`."""
     path = weights_file(spec.options["checkpoint"], folder)
-    model, tokenizer, side_px = architecture_of(spec.options, folder)
+    name, config = architecture_of(spec.options, folder)
+    with quiet():
+        model, tokenizer = open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name)
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if "state_dict" not in checkpoint:
         raise ModelError(f"{path} is not an HPSv2 checkpoint: no 'state_dict' among {sorted(checkpoint)[:5]}")
@@ -61,4 +65,6 @@ def load_hpsv2(spec: TowerSpec, folder: Path, device: str, precision: str) -> Op
         "checkpoint": spec.options["checkpoint"],
     }
     identity["sha256"] = checked_sha256(path, spec.options.get("sha256"))
-    return OpenClipTower(spec.name, model, hpsv2_transform(side_px), tokenizer, identity, device, precision)
+    transform = hpsv2_transform(int(config["vision_cfg"]["image_size"]))
+    parts = (model, (model.visual,), transform, model.visual, tokenizer, model.encode_text)
+    return ClipTower(spec.name, *parts, identity, device, precision)

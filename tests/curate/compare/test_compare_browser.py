@@ -13,7 +13,7 @@ import pytest
 from curate import cli
 from curate.compare import page as compare_page
 from curate.compare.stage import CompareOptions, compare
-from curate.report.charts import PALETTES
+from curate.pages.palettes import PALETTES
 from curate.storage.run import Run
 from tests.curate.builders import MODELS, pair_row, write_pairs
 from tests.curate.chromium import browser_page, needs_browser, overflow_px, until

@@ -267,11 +267,11 @@ from curate.export.tars import fill
 fill.NOTE_EVERY_SEC, fill.ROW_GROUPS_TOGETHER = 0.0, 1
 from curate.export.destination import Destination
 whole, units = fill._fill, []
-def fill(*arguments):
+def fill_or_die(*arguments):
     if len(units) == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)
     units.append(1)
     whole(*arguments)
-fill._fill = fill
+fill._fill = fill_or_die
 publish, published = Destination.publish, []
 def counted(self, name):
     if len(published) == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from curate.errors import ModelError
-from curate.models.heads import CosineHead, fold_linear_layers, load_aesthetic_head, load_words_head
+from curate.models.heads import CosineHead, fold_linear_layers, load_words_head, read_head
 from curate.models.model_set import ScorerSpec, load_model_set
-from curate.models.nsfw import load_nsfw_head, nsfw_head
+from curate.models.nsfw import nsfw_head
 from curate.models.scorers import Matched
 from curate.models.scoring import load_scoring
 from curate.sources.manifest import BUNDLED
@@ -84,7 +84,7 @@ def test_other_layouts_are_refused(state: dict[str, torch.Tensor], message: str,
     path = tmp_path / "head.pth"
     torch.save(state, path)
     with pytest.raises(ModelError) as raised:
-        load_aesthetic_head(path)
+        read_head("aesthetic", path)
     assert str(raised.value) == f"{path} is not an aesthetic head in LAION's layout: {message}"
 
 
@@ -92,7 +92,7 @@ def test_other_layouts_are_refused(state: dict[str, torch.Tensor], message: str,
 def test_published_heads_rise_over_rated_embeddings(name: str) -> None:
     if not AESTHETIC.is_dir():
         pytest.skip(f"the published heads are not at {AESTHETIC}")
-    head = load_aesthetic_head(AESTHETIC / name)
+    head = read_head("aesthetic", AESTHETIC / name)
     means = []
     for rating in range(10):
         rated = torch.from_numpy(np.load(AESTHETIC / "vit_l_14_embeddings" / f"rating{rating}.npy")).float()
@@ -142,7 +142,7 @@ def test_nsfw_is_laions_classifier(widths: tuple[int, ...], tmp_path: Path) -> N
     torch.save(module.state_dict(), tmp_path / "head.pth")
     expected = module(images)
     assert expected.std() > 1e-3
-    torch.testing.assert_close(load_nsfw_head(tmp_path / "head.pth")(rows(images)), expected)
+    torch.testing.assert_close(read_head("nsfw", tmp_path / "head.pth")(rows(images)), expected)
 
 
 @torch.no_grad()
@@ -158,7 +158,7 @@ def test_nsfw_without_a_sigmoid_is_cut_to_its_range(tmp_path: Path) -> None:
     assert expected.min() < 0.0 < 1.0 < expected.max()
     assert ((expected > 0) & (expected < 1)).sum() > 20
     torch.save(module.state_dict(), tmp_path / "h14.pth")
-    torch.testing.assert_close(load_nsfw_head(tmp_path / "h14.pth")(rows(images)), expected.clamp(0, 1))
+    torch.testing.assert_close(read_head("nsfw", tmp_path / "h14.pth")(rows(images)), expected.clamp(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_is_no_nsfw_head_is_refused(state: dict[str, torch.Tensor], message
     path = tmp_path / "head.pth"
     torch.save(state, path)
     with pytest.raises(ModelError) as raised:
-        load_nsfw_head(path)
+        read_head("nsfw", path)
     assert str(raised.value) == f"{path} is not an NSFW head in one of LAION's PyTorch layouts: {message}"
 
 

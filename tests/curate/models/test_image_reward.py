@@ -123,10 +123,10 @@ def test_published_names_have_one_of_transformers(published: str, name: str) -> 
 @pytest.mark.parametrize(
     ("lost", "message"),
     [
-        ("image_reward.text_encoder.encoder.layer.1.crossattention.self.key.bias", "crossattention.self.key.bias"),
-        ("image_reward.visual_encoder.blocks.1.norm1.bias", "encoder.layers.1.layer_norm1.bias"),
+        ("blip.text_encoder.encoder.layer.1.crossattention.self.key.bias", "crossattention.self.key.bias"),
+        ("blip.visual_encoder.blocks.1.norm1.bias", "encoder.layers.1.layer_norm1.bias"),
         ("mlp.", "no 'mlp.…' among its keys"),
-        ("blip.", "no 'image_reward.visual_encoder.…' among its keys"),
+        ("blip.", "no 'blip.visual_encoder.…' among its keys"),
     ],
 )
 def test_lacking_weights_are_named(folder: Path, tmp_path: Path, lost: str, message: str) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import tomli_w
 
-from curate.errors import ManifestError, UsageError
+from curate.errors import ManifestError, ModelError, UsageError
 from curate.models import model_set
 from curate.models.model_set import DEFAULT_SCORERS, load_model_set
-from curate.models.weights import weights_file
+from curate.models.weights import checked_sha256, weights_file
 
 GOOD: dict[str, Any] = {
     "towers": {"clip": {"family": "open_clip", "folder": "clip"}},
@@ -149,9 +149,11 @@ def test_wrong_choice_of_scorers(names: list[str], message: str) -> None:
 def test_weights_are_found_and_checked(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
-    assert weights_file("w.pth", tmp_path, digest) == (tmp_path / "w.pth").resolve()
-    with pytest.raises(ManifestError) as caught:
-        weights_file("w.pth", tmp_path, "0" * 64)
+    found = weights_file("w.pth", tmp_path)
+    assert found == (tmp_path / "w.pth").resolve()
+    assert checked_sha256(found, None) == checked_sha256(found, digest) == digest
+    with pytest.raises(ModelError) as caught:
+        checked_sha256(found, "0" * 64)
     assert str(caught.value) == (
         f"{(tmp_path / 'w.pth').resolve()}: sha256 is {digest}, the set of models states {'0' * 64}"
     )

@@ -8,18 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from curate.report.browse import Server, make_server
+from curate.report.browse import make_server
 from curate.storage.run import Run
 from tests.curate.builders import Outcome
 from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px, until
+from tests.curate.serving import in_a_thread
 from tests.demo import ROOT
 
 
@@ -27,23 +26,22 @@ class Got(NamedTuple):
     """An answer: status, headers, body."""
 
     status: int
-    headers: dict[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
 
 @pytest.fixture(scope="module")
 def port(ranked_run: Path) -> Iterator[int]:
     """A server over the run, in this process."""
-    with make_server(Run(ranked_run), "default", 0) as server:
-        server.start()
-        yield server.server_address[1]
+    with in_a_thread(make_server(Run(ranked_run), "default", 0)) as port:
+        yield port
 
 
 def ask(port: int, target: str, method: str = "GET", **headers: str) -> Got:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request(method, target, headers={name.replace("_", "-"): value for name, value in headers.items()})
     answer = connection.getresponse()
-    got = Got(answer.status, dict(answer.getheaders()), answer.read())
+    got = Got(answer.status, answer.headers, answer.read())
     connection.close()
     return got
 
@@ -169,8 +167,8 @@ def test_head_is_get_without_a_body(port: int) -> None:
 
 
 def test_only_loopback_listens(ranked_run: Path) -> None:
-    with make_server(Run(ranked_run), "default", 0) as server:
-        assert server.socket.getsockname()[0] == "127.0.0.1"
+    with make_server(Run(ranked_run), "default", 0).listening as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
 
 
 def test_a_port_that_is_taken(port: int, ranked_run: Path, curate: Callable[..., Outcome]) -> None:
@@ -198,34 +196,6 @@ def test_ctrl_c_ends_it_well(ranked_run: Path) -> None:
             _, err = server.communicate(timeout=20)
     assert server.returncode == 0
     assert err == f"serving ranking 'default' of {ranked_run}; end with Ctrl-C\nended\n"
-
-
-def test_ctrl_c_as_a_connection_comes_in(ranked_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, answers = threading.Thread.start, "(process_request_thread)"
-
-    def interrupted(thread: threading.Thread) -> None:
-        if thread.name.endswith(answers):
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            time.sleep(0.1)  # as a thread of a busy machine begins
-        start(thread)
-
-    def serve(server: Server) -> None:
-        server.start()
-        server.wait()
-
-    monkeypatch.setattr(threading.Thread, "start", interrupted)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
-    try:
-        with (
-            make_server(Run(ranked_run), "default", 0) as server,
-            socket.create_connection(("127.0.0.1", server.server_port)),
-        ):
-            server.RequestHandlerClass.timeout = None  # type: ignore[attr-defined]  # it would wait for ever
-            with pytest.raises(KeyboardInterrupt):
-                serve(server)
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    assert not any(thread.name.endswith(answers) for thread in threading.enumerate())
 
 
 def shown(page: Any) -> list[str]:
@@ -262,11 +232,9 @@ def test_a_lost_picture_says_why(ranked_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(ranked_run, tmp_path / "run"))
     settings = (run / "run.toml").read_text()
     (run / "run.toml").write_text(re.sub(r"(\nsize = )\d+", r"\g<1>1", settings))
-    with make_server(Run(run), "default", 0) as server:
-        server.start()
-        with browser_page() as page:
-            page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
-            page.locator("#filter").fill("number 1")
-            page.locator(".card .lost").first.wait_for()
-            assert "changed since it was embedded" in page.locator(".card .lost").first.inner_text()
-            page.complaints[:] = [text for text in page.complaints if "404" not in text]
+    with in_a_thread(make_server(Run(run), "default", 0)) as port, browser_page() as page:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.locator("#filter").fill("number 1")
+        page.locator(".card .lost").first.wait_for()
+        assert "changed since it was embedded" in page.locator(".card .lost").first.inner_text()
+        page.complaints[:] = [text for text in page.complaints if "404" not in text]

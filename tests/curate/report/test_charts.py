@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from curate.report.charts import PALETTES, Figure, chart_of, counts_chart, histogram_chart, themed
+from curate.pages.palettes import PALETTES
+from curate.report.charts import Figure, chart_of, counts_chart, histogram_chart, themed
 
 
 def test_both_palettes_name_the_same_roles() -> None:

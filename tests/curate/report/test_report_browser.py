@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from curate.report.charts import PALETTES
-from curate.report.stage import report
+from curate.pages.palettes import PALETTES
+from curate.report import ReportOptions, report
 from curate.storage.run import Run
 from tests.curate.chromium import all_charts_drawn, browser_page, needs_browser, overflow_px, until
 
@@ -25,7 +25,7 @@ def page_file(ranked_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     run = Path(shutil.copytree(ranked_run, folder / "run"))
     for part in (run / "images").glob("*.parquet"):
         forget_two(part)
-    report(Run(run), "default", None, False, 60)
+    report(Run(run), ReportOptions(gallery=60))
     return run / "report.html"
 
 

@@ -23,6 +23,7 @@ from curate.storage.run import Run
 from schemas.tables import REVIEWED_PAIRS
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 from tests.curate.chromium import browser_page, needs_browser, overflow_px, until
+from tests.curate.serving import in_a_thread
 from tests.demo import ROOT
 
 Curate = Callable[..., Outcome]
@@ -63,9 +64,8 @@ def run(embedded: Path, tmp_path: Path) -> Path:
 @contextmanager
 def serving(run: Path, reviewer: str = "anna", **options: Any) -> Iterator[tuple[int, Sitting]]:
     sitting = open_sitting(Run(run), ReviewOptions(reviewer, port=0, **options))
-    with closing(sitting.log), make_server(sitting) as server:
-        server.start()
-        yield server.server_address[1], sitting
+    with closing(sitting.log), in_a_thread(make_server(sitting)) as port:
+        yield port, sitting
 
 
 def ask(port: int, method: str, target: str, body: object = None, **headers: str) -> tuple[int, bytes]:

@@ -1,4 +1,5 @@
 import copy
+import fcntl
 import os
 import shutil
 from dataclasses import replace
@@ -220,6 +221,24 @@ def test_a_cache_where_nothing_can_be_written(
         f"train: {tmp_path}/file/cache cannot hold the latent cache (Not a directory);"
         " name a folder by --cache, or add --no-cache."
     )
+
+
+def test_a_second_run_waits_for_the_one_that_fills_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside an older version, which takes the flock of this very file itself."""
+    first, said = (tmp_path / ".lock").open("w"), list[str]()
+    fcntl.flock(first, fcntl.LOCK_EX)
+
+    def say(self: Reporter, text: str) -> None:
+        said.append(text)
+        first.close()
+
+    monkeypatch.setattr(Reporter, "say", say)
+    with cache_module._locked(tmp_path, Reporter(main=True)), (tmp_path / ".lock").open("w") as other:
+        assert said == [f"Another run is filling {tmp_path}: waiting for it."]
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_cached_run_equals_a_run_without_cache(

@@ -1,0 +1,208 @@
+"""The server of pages: what it refuses whatever the page, what it says of failures, how it ends."""
+
+import http.client
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import duckdb
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from curate.errors import RunError, UsageError
+from curate.pages import server as server_module
+from curate.pages.server import HEADERS, Server, page_app
+from tests.curate.serving import in_a_thread
+
+ERRORS = {
+    "run": RunError("no such picture"),
+    "sql": duckdb.Error("a first line\nLINE 1: ^"),
+    "bug": KeyError("a bug"),
+}
+
+
+def fail(request: Request) -> Response:
+    raise ERRORS[request.path_params["name"]]
+
+
+def echo(sent: dict[str, Any]) -> Response:
+    return JSONResponse(sent)
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    get: dict[str, Callable[[Request], Response]] = {"/": lambda _: PlainTextResponse("here"), "/fail/{name}": fail}
+    with in_a_thread(Server(page_app(get, post={"/echo": echo}), 0)) as port:
+        yield port
+
+
+def raw(port: int, text: str) -> str:
+    """What comes back for these bytes, until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(text.encode())
+        return connection.makefile("rb").read().decode()
+
+
+def own_head(port: int, *headers: str) -> str:
+    lines = ["POST /echo HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Origin: http://127.0.0.1:{port}", "Connection: close"]
+    return "\r\n".join((*lines, "Content-Type: application/json", *headers, "", ""))
+
+
+def own_post(port: int, body: str, *headers: str) -> str:
+    return raw(port, own_head(port, *headers) + body)
+
+
+def ask(port: int, method: str, target: str) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, target)
+    answer = connection.getresponse()
+    found = answer, answer.read()
+    connection.close()
+    return found
+
+
+def test_what_a_page_sends(port: int) -> None:
+    assert own_post(port, '{"a": 1}', "Content-Length: 8").endswith('\r\n\r\n{"a":1}')
+
+
+def test_a_body_of_no_stated_length_is_not_read(port: int) -> None:
+    chunks = '8\r\n{"a": 1}\r\n0\r\n\r\n'
+    for headers in (["Transfer-Encoding: chunked"], ["Transfer-Encoding: chunked", "Content-Length: 8"]):
+        assert own_post(port, chunks, *headers).endswith("\r\n\r\na short JSON document is needed")
+
+
+def test_a_body_that_does_not_come(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "BODY_SEC", 0.2)
+    assert own_post(port, '{"a"', "Content-Length: 8").endswith("\r\n\r\na JSON object is needed")
+    monkeypatch.setattr(server_module, "BODY_SEC", 20)
+    with socket.create_connection(("127.0.0.1", port)) as leaving:
+        leaving.sendall(own_head(port, "Content-Length: 8").encode())
+    assert ask(port, "GET", "/")[1] == b"here"
+    time.sleep(0.2)  # in which a traceback would have come
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "allow", "text"),
+    [
+        ("POST", "/", 405, "GET, HEAD", b"only GET and HEAD"),
+        ("GET", "/echo", 405, "POST", b"only POST"),
+        ("GET", "/none", 404, None, b"no such page"),
+        ("GET", "/fail/run/", 404, None, b"no such page"),  # no redirect
+    ],
+)
+def test_what_is_not_there(port: int, method: str, target: str, status: int, allow: str | None, text: bytes) -> None:
+    answer, body = ask(port, method, target)
+    assert (answer.status, answer.getheader("Allow"), body) == (status, allow, text)
+    assert {name: answer.getheader(name) for name in HEADERS} == HEADERS
+
+
+def test_failures_are_said_in_one_line(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("run", "no such picture"), ("sql", "a first line")):
+        answer, body = ask(port, "GET", f"/fail/{name}?a=%20b")
+        assert (answer.status, body.decode()) == (500, text)
+        assert capfd.readouterr().err == f"curate: /fail/{name}?a=%20b: {text}\n"
+
+
+def test_a_bug_keeps_its_traceback_and_the_headers(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    answer, body = ask(port, "GET", "/fail/bug")
+    assert (answer.status, body) == (500, b"Internal Server Error")
+    assert {name: answer.getheader(name) for name in HEADERS} == HEADERS
+    for _ in range(100):  # it is logged once the answer is on its way
+        if "KeyError: 'a bug'" in caplog.text:
+            return
+        time.sleep(0.05)
+    raise AssertionError(caplog.text)
+
+
+def test_what_is_no_request_is_answered_without_a_word(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    assert raw(port, "nonsense\r\n\r\n").startswith("HTTP/1.1 400 ")
+    assert raw(port, "GET / HTTP/1.0\r\n\r\n").endswith("refused: another host")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_small_answers_do_not_wait(port: int) -> None:
+    """One connection, many small answers: with Nagle's algorithm each but the first would wait some 40 ms."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    seconds = []
+    for _ in range(30):
+        began = time.perf_counter()
+        connection.request("GET", "/")
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - began)
+    connection.close()
+    assert sorted(seconds)[15] < 0.03
+
+
+def test_a_port_that_is_taken(port: int) -> None:
+    with pytest.raises(
+        UsageError, match=f"^--port {port}: Address already in use; choose another, or 0 for a free one$"
+    ):
+        Server(page_app({}), port)
+
+
+def interrupt() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_lets_an_answer_under_way_finish() -> None:
+    def slow(request: Request) -> Response:
+        interrupt()
+        time.sleep(0.5)
+        return PlainTextResponse("finished")
+
+    server, found = Server(page_app({"/": slow}), 0), []
+    asking = threading.Thread(target=lambda: found.append(ask(server.port, "GET", "/")[1]))
+    asking.start()
+    with pytest.raises(KeyboardInterrupt):
+        server.serve_until_ctrl_c()
+    asking.join()
+    assert found == [b"finished"]
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_as_a_connection_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = H11Protocol.connection_made
+
+    def interrupted(protocol: H11Protocol, transport: Any) -> None:
+        interrupt()
+        time.sleep(0.1)  # as on a busy machine
+        made(protocol, transport)
+
+    monkeypatch.setattr(H11Protocol, "connection_made", interrupted)
+    server = Server(page_app({}), 0)
+    with socket.create_connection(("127.0.0.1", server.port)) as waiting:
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            server.serve_until_ctrl_c()
+        assert time.monotonic() - began < 10  # it does not wait for a request that never comes
+        assert waiting.recv(1) == b""
+    assert not server.server_state.connections
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_connections_that_only_wait_do_not_hold_the_end() -> None:
+    server = Server(page_app({"/": lambda _: PlainTextResponse("here")}), 0)
+    kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+
+    def ask_and_wait() -> None:
+        kept.request("GET", "/")
+        assert kept.getresponse().read() == b"here"
+        interrupt()
+
+    asking = threading.Thread(target=ask_and_wait)
+    asking.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        server.serve_until_ctrl_c()
+    assert time.monotonic() - began < 10
+    asking.join()
+    kept.close()
