@@ -43,3 +43,8 @@ class StorageError(TrainError):
 
 class PromptError(TrainError):
     """A prompt file that cannot be read or holds no prompt."""
+
+
+def shortened(text: str) -> str:
+    """A value as a message quotes it: the first of its characters."""
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -58,7 +58,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def one_sentence(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """Turns what the disk refuses into a StorageError that names `path`."""
     try:
         yield

@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-PLAIN_LINES = 20  # about as many over a run when stderr is not a terminal
+LINES_PER_RUN = 20  # about as many over a run when stderr is not a terminal
 
 
 class Reporter:
@@ -41,7 +41,7 @@ class Reporter:
             if what not in self._tasks:
                 self._tasks[what] = self._bar.add_task(what, total=total, note="")
             self._bar.update(self._tasks[what], completed=done, note=note)  # type: ignore[arg-type]
-        elif done == total or done % max(1, total // PLAIN_LINES) == 0:
+        elif done == total or done % max(1, total // LINES_PER_RUN) == 0:
             self.say(f"{what} {done}/{total}  {note}".rstrip())
 
 
@@ -55,12 +55,12 @@ def silence_libraries() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
-    told = threading.excepthook
+    default_hook = threading.excepthook
 
     def hook(fault: threading.ExceptHookArgs) -> None:
         """TensorBoard's thread tells the main one, at its next write, that the disk is full."""
         if not isinstance(fault.thread, event_file_writer._AsyncWriterThread):
-            told(fault)
+            default_hook(fault)
 
     threading.excepthook = hook
 

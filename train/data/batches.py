@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +19,11 @@ from train.data.random_draws import HELD_OUT, Draw, PairOrder, draw, positions
 from train.errors import ShardError
 from train.model.families import LatentShape
 
-AHEAD = 3  # micro-batches that wait for their turn
+PREFETCH_DEPTH = 3  # micro-batches that wait for their turn
 VALIDATION_DRAWS = 4  # timesteps and noises for each held-out pair
 
 
-class Place(NamedTuple):
+class BatchSlot(NamedTuple):
     """A position in a step's batch, and the pair that has it."""
 
     position: int
@@ -54,46 +55,48 @@ class BatchPlan:
         return split(self.pairs, self.recipe)
 
     @cached_property
-    def _order(self) -> PairOrder:
+    def _pair_order(self) -> PairOrder:
         data, training = self.recipe.data, self.split[0]
         weights = self.pairs.weights("quality", "data.order")[training] if data.order == "weighted" else None
         return PairOrder(self.recipe.run.seed, len(training), data.order, weights)
 
     @cached_property
-    def _worth(self) -> tuple[Float[np.ndarray, " pair"] | None, Float[np.ndarray, " pair"] | None]:
+    def _weights_and_offsets(self) -> tuple[Float[np.ndarray, " pair"] | None, Float[np.ndarray, " pair"] | None]:
         """The weight and the offset of each pair, where the objective has them."""
         objective = self.recipe.objective
-        weigh, shift = objective.weight_by, objective.offset_by
-        weights = None if weigh is None else self.pairs.weights(weigh, "objective.weight_by")
-        offsets = None if shift is None else self.pairs.value(shift, "objective.offset_by") * objective.offset_scale
+        weights = offsets = None
+        if objective.weight_by is not None:
+            weights = self.pairs.weights(objective.weight_by, "objective.weight_by")
+        if objective.offset_by is not None:
+            offsets = self.pairs.value(objective.offset_by, "objective.offset_by") * objective.offset_scale
         return weights, offsets
 
     def check(self) -> None:
         """Look at everything that may be refused, before the first step. Raises: ShardError."""
-        _ = self.split, self._order, self._worth
+        _ = self.split, self._pair_order, self._weights_and_offsets
 
-    def micro_batches(self, step: int) -> list[list[Place]]:
+    def micro_batches(self, step: int) -> list[list[BatchSlot]]:
         """What this process works through in `step`, counted from 0: one shape of picture to a micro-batch."""
         first, training = step * self.recipe.run.batch_pairs, self.split[0]
-        places = (place for micro_step in self.micro_steps for place in micro_step)
-        return self._grouped([Place(place, int(training[self._order.pair_at(first + place)])) for place in places])
+        slots = [BatchSlot(at, int(training[self._pair_order.pair_at(first + at)])) for at in chain(*self.micro_steps)]
+        return self._by_shape(slots)
 
-    def batch(self, step: int, places: list[Place]) -> Batch:
+    def batch(self, step: int, slots: list[BatchSlot]) -> Batch:
         """One micro-batch of `step`."""
-        return self._assembled([self._draw(step, *place) for place in places])
+        return self._batch_of([self._draw(step, *slot) for slot in slots])
 
     def validation(self) -> Iterator[tuple[Batch, int]]:
-        """This process's micro-batches of the held-out pairs, the same at every call, and how many places count.
+        """This process's micro-batches of the held-out pairs, the same at every call, and how many of its slots count.
 
-        With spread weights the processes work in step, so one that has a place less repeats some that do not count.
+        With spread weights the processes work in step, so one that has a slot less repeats some that do not count.
         """
         held_out = self.split[1]
         count = len(held_out) * VALIDATION_DRAWS
         end = -(-count // self.processes) * self.processes if self.recipe.run.fsdp else count
         own = range(self.rank, end, self.processes)
-        for places in self._grouped([Place(place, int(held_out[place % len(held_out)])) for place in own]):
-            batch = self._assembled([self._draw(0, *place, validation=True) for place in places])
-            yield batch, sum(place.position < count for place in places)
+        for slots in self._by_shape([BatchSlot(at, int(held_out[at % len(held_out)])) for at in own]):
+            batch = self._batch_of([self._draw(0, *slot, validation=True) for slot in slots])
+            yield batch, sum(slot.position < count for slot in slots)
 
     def prompts(self, count: int) -> list[str]:
         """The first prompts to draw pictures of while training: held-out ones if there are any."""
@@ -101,24 +104,24 @@ class BatchPlan:
         shown = dict.fromkeys(self.pairs.pairs[int(pair)].prompt for part in (held_out, training) for pair in part)
         return [self.pairs.prompts[prompt] for prompt in list(shown)[:count]]
 
-    def _grouped(self, places: list[Place]) -> list[list[Place]]:
-        groups: dict[ShapePx, list[Place]] = {}
-        for place in places:
-            groups.setdefault(self._shape_px(place.pair), []).append(place)
+    def _by_shape(self, slots: list[BatchSlot]) -> list[list[BatchSlot]]:
+        groups: dict[ShapePx, list[BatchSlot]] = {}
+        for slot in slots:
+            groups.setdefault(self._shape_px(slot.pair), []).append(slot)
         size = self.recipe.run.micro_batch_pairs
         return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
     def _shape_px(self, pair: int) -> ShapePx:
         return self.pairs.shape_px(self.pairs.pairs[pair].preferred, self.recipe.data.resolution_px)
 
-    def _draw(self, step: int, place: int, pair: int, *, validation: bool = False) -> Draw:
+    def _draw(self, step: int, position: int, pair: int, *, validation: bool = False) -> Draw:
         channels, side, _ = self.latent_shape
         factor = self.recipe.data.resolution_px // side
         height_px, width_px = self._shape_px(pair)
         return draw(
             self.recipe.run.seed,
             step,
-            place,
+            position,
             pair=pair,
             timesteps=self.timesteps,
             latent_shape=(channels, height_px // factor, width_px // factor),
@@ -126,8 +129,8 @@ class BatchPlan:
             validation=validation,
         )
 
-    def _assembled(self, draws: list[Draw]) -> Batch:
-        weights, offsets = self._worth
+    def _batch_of(self, draws: list[Draw]) -> Batch:
+        weights, offsets = self._weights_and_offsets
         batch = assemble(self.encoded, self.pairs, draws, weights=weights, offsets=offsets)
         return batch.to(self.device, channels_last=self.recipe.run.channels_last)
 
@@ -138,13 +141,15 @@ class BatchStream:
     def __init__(self, plan: BatchPlan, first_step: int) -> None:
         plan.check()
         steps = range(first_step, plan.recipe.run.steps)
-        todo = (
-            (step, places, number == len(micro_batches))
+        micro_batches = (
+            (step, slots, number == len(of_step))
             for step in steps
-            for micro_batches in [plan.micro_batches(step)]
-            for number, places in enumerate(micro_batches, start=1)
+            for of_step in [plan.micro_batches(step)]
+            for number, slots in enumerate(of_step, start=1)
         )
-        self._batches = prefetched(lambda one: (plan.batch(*one[:2]), one[2]), todo, depth=AHEAD, threads=1)
+        self._batches = prefetched(
+            lambda one: (plan.batch(*one[:2]), one[2]), micro_batches, depth=PREFETCH_DEPTH, threads=1
+        )
         self._waited_sec = 0.0
 
     def __next__(self) -> tuple[Batch, bool]:

@@ -10,17 +10,17 @@ from dataclasses import replace
 from train.data.latents import read_image
 from train.data.pairs import Pair, PairSet, ShapePx, SizePx
 
-MOST_ELONGATED = 2.0  # long side over short side, of the shapes on offer
-STEPS_A_SIDE = 16  # shapes differ by about this part of the square's side
+MAX_ASPECT_RATIO = 2.0  # long side over short side, of the shapes on offer
+STEPS_PER_SIDE = 16  # shapes differ by about this part of the square's side
 
 
 def shapes(resolution_px: int, multiple_px: int) -> list[ShapePx]:
     """Shapes of at most the area of the square of `resolution_px`, their sides multiples of `multiple_px`."""
-    step = multiple_px * max(1, resolution_px // STEPS_A_SIDE // multiple_px)
+    step = multiple_px * max(1, resolution_px // STEPS_PER_SIDE // multiple_px)
     found = {(resolution_px, resolution_px)}
-    for width in range(step, int(resolution_px * MOST_ELONGATED) + 1, step):
+    for width in range(step, int(resolution_px * MAX_ASPECT_RATIO) + 1, step):
         height = resolution_px**2 // width // step * step
-        if height and max(width, height) <= MOST_ELONGATED * min(width, height):
+        if height and max(width, height) <= MAX_ASPECT_RATIO * min(width, height):
             found.add((height, width))
     return sorted(found)
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 
-class Cut(NamedTuple):
+class Crop(NamedTuple):
     """A picture as the VAE takes it, and how it was cut, as SDXL wants to be told."""
 
     pixels: Float[Tensor, "3 height width"]  # in [-1, 1]
@@ -29,7 +29,7 @@ def decode(data: bytes) -> Image.Image:
         return image.convert("RGB")
 
 
-def middle(image: Image.Image, height_px: int, width_px: int) -> Cut:
+def centre_crop(image: Image.Image, height_px: int, width_px: int) -> Crop:
     """The middle of `image`, scaled so that it just covers `height_px` x `width_px`.
 
     The cut depends on the image's size alone, so two images of one size are cut alike.
@@ -40,4 +40,4 @@ def middle(image: Image.Image, height_px: int, width_px: int) -> Cut:
     resized = image.resize((width, height), Image.Resampling.LANCZOS) if scale != 1 else image
     cut = resized.crop((left, top, left + width_px, top + height_px))
     pixels = torch.from_numpy(np.array(cut, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
-    return Cut(pixels, (image.height, image.width, top, left, height_px, width_px))
+    return Crop(pixels, (image.height, image.width, top, left, height_px, width_px))

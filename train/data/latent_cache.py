@@ -24,26 +24,25 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
-from jaxtyping import Float
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from train.data.images import Cut
-from train.data.latents import check_finite, encode_posterior, read_cut
+from train.data.images import Crop
+from train.data.latents import check_finite, encode_posterior, read_crop
 from train.data.pairs import PairSet
 from train.data.prefetch import prefetched
-from train.errors import CacheError
+from train.errors import CacheError, shortened
 from train.files import read_json, whole_file, write_json
-from train.model.families import Conditioning, DiffusionModel, encode_prompts, prompts_cut
+from train.model.families import Conditioning, DiffusionModel, Latents, encode_prompts, prompts_cut
 from train.terminal import Reporter
 
-CHUNK = 16  # rows encoded at once
-SAFE_EVERY_CHUNKS = 16  # what is flushed together, and lost at most when the machine fails
-DECODERS = 4  # threads that read pictures ahead of the VAE
-STORED = np.float16  # posterior and embeddings; half of float32's disk, error 2^-11 of the value
+CHUNK_ROWS = 16  # rows encoded at once
+FLUSH_EVERY_CHUNKS = 16  # what is flushed together, and lost at most when the machine fails
+DECODE_THREADS = 4  # threads that read pictures ahead of the VAE
+STORED_DTYPE = np.float16  # posterior and embeddings; half of float32's disk, error 2^-11 of the value
 INDEX, DONE = "cache.json", "done.npy"
 FORMAT = 2  # of the files; another format is another cache
-CUT = "centre"  # how `images.middle` cuts; another cut is another cache
+CROP = "centre"  # how `images.centre_crop` cuts; another crop is another cache
 Key = dict[str, Any]
 
 
@@ -59,7 +58,7 @@ class Chunk(NamedTuple):
         return slice(self.first_row, self.first_row + len(self.items))
 
 
-class Shape(NamedTuple):
+class ArraySpec(NamedTuple):
     """What one array of the cache looks like."""
 
     shape: tuple[int, ...]
@@ -78,7 +77,7 @@ def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flip
         "zero_empty_prompt": model.zero_empty_prompt,
         "precision": [str(part.dtype).removeprefix("torch.") for part in (model.vae, model.text_encoders[0])],
         "resolution_px": resolution_px,
-        "cut": CUT if shapes is None else [CUT, *(f"{height}x{width}" for height, width in shapes)],
+        "cut": CROP if shapes is None else [CROP, *(f"{height}x{width}" for height, width in shapes)],
         "mirrored": flips,
         "shards_sha256": pairs.shard_hashes,
     }
@@ -109,22 +108,15 @@ class LatentCache:
         return LatentCache(arrays, _stored(folder)["prompts_cut"], [places[image] for image in range(len(places))])
 
     def encoded(
-        self,
-        images: list[int],
-        noise: Float[Tensor, "image channel height width"],
-        flipped: list[bool],
-        prompts: list[int],
-    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
+    ) -> tuple[Latents, Conditioning]:
         """See `latents.Encoded`; all images of a call are of one shape."""
         name = self.places[images[0]][0]
         rows = [self.places[image][1] for image in images]
         moments = self._rows(name, (rows, [int(one) for one in flipped]))
-        conditioning = Conditioning(
-            self._rows("prompt_embeds", prompts),
-            self._rows("pooled_embeds", prompts) if "pooled_embeds" in self.arrays else None,
-            self._rows("time_ids", images) if "time_ids" in self.arrays else None,
-        )
-        return moments[:, 0] + moments[:, 1] * noise, conditioning
+        rows_of = {"prompt_embeds": prompts, "pooled_embeds": prompts, "time_ids": images}
+        parts = {name: self._rows(name, rows) for name, rows in rows_of.items() if name in self.arrays}
+        return moments[:, 0] + moments[:, 1] * noise, Conditioning(**parts)
 
     def _rows(self, name: str, rows: Any) -> Tensor:
         return torch.from_numpy(np.asarray(self.arrays[name][rows])).float()
@@ -191,22 +183,22 @@ def fill(
     chunks = list(enumerate(_chunks(pairs, resolution_px)))[share[0] :: share[1]]
     missing = [(number, chunk) for number, chunk in chunks if not done[number]]
 
-    def read(one: tuple[int, Chunk]) -> list[Cut]:
-        return [] if one[1].array is None else [read_cut(pairs, image, resolution_px) for image in one[1].items]
+    def read(one: tuple[int, Chunk]) -> list[Crop]:
+        return [] if one[1].array is None else [read_crop(pairs, image, resolution_px) for image in one[1].items]
 
-    unsafe: list[int] = []
+    unflushed: list[int] = []
     texts = [*pairs.prompts, ""]
-    pictures = prefetched(read, missing, depth=DECODERS, threads=DECODERS)
-    for count, ((number, chunk), cuts) in enumerate(zip(missing, pictures, strict=True), start=1):
+    pictures = prefetched(read, missing, depth=DECODE_THREADS, threads=DECODE_THREADS)
+    for count, ((number, chunk), crops) in enumerate(zip(missing, pictures, strict=True), start=1):
         if chunk.array is None:
             _write_prompts(arrays, chunk.rows, encode_prompts(model, [texts[item] for item in chunk.items]))
         else:
-            _write_images(arrays, chunk, model, pairs, cuts)
-        unsafe.append(number)
-        if len(unsafe) == SAFE_EVERY_CHUNKS or count == len(missing):
+            _write_images(arrays, chunk, model, pairs, crops)
+        unflushed.append(number)
+        if len(unflushed) == FLUSH_EVERY_CHUNKS or count == len(missing):
             _flush(arrays)
-            done[unsafe] = 1
-            unsafe.clear()
+            done[unflushed] = 1
+            unflushed.clear()
         reporter.advance("encode chunks", count, len(missing))
     _flush(arrays)
 
@@ -215,23 +207,26 @@ def _chunks(pairs: PairSet, resolution_px: int) -> Iterator[Chunk]:
     lists: list[tuple[str | None, list[int]]] = [*_images_by_array(pairs, resolution_px).items()]
     lists.append((None, list(range(len(pairs.prompts) + 1))))
     for array, items in lists:
-        yield from (Chunk(array, items[start : start + CHUNK], start) for start in range(0, len(items), CHUNK))
+        yield from (
+            Chunk(array, items[start : start + CHUNK_ROWS], start) for start in range(0, len(items), CHUNK_ROWS)
+        )
 
 
-def _write_images(arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, pairs: PairSet, cuts: list[Cut]) -> None:
-    pixels, moments = torch.stack([one.pixels for one in cuts]), arrays[str(chunk.array)]
+def _write_images(
+    arrays: dict[str, Any], chunk: Chunk, model: DiffusionModel, pairs: PairSet, crops: list[Crop]
+) -> None:
+    pixels, moments = torch.stack([one.pixels for one in crops]), arrays[str(chunk.array)]
     for view, seen in enumerate([pixels, pixels.flip(-1)][: moments.shape[1]]):
         for part, moment in enumerate(encode_posterior(model, seen)):
             moments[chunk.rows, view, part] = moment.to("cpu", torch.float16).numpy()
     check_finite(model, pairs, chunk.items, torch.from_numpy(moments[chunk.rows]))
     if "time_ids" in arrays:
-        arrays["time_ids"][chunk.items] = [one.time_ids for one in cuts]
+        arrays["time_ids"][chunk.items] = [one.time_ids for one in crops]
 
 
-def _write_prompts(arrays: dict[str, Any], here: slice, encoded: Conditioning) -> None:
-    for name, value in vars(encoded).items():
-        if value is not None:
-            arrays[name][here] = value.to("cpu", torch.float16).numpy()
+def _write_prompts(arrays: dict[str, Any], rows: slice, encoded: Conditioning) -> None:
+    for name, value in encoded.parts().items():
+        arrays[name][rows] = value.to("cpu", torch.float16).numpy()
 
 
 def _flush(arrays: dict[str, Any]) -> None:
@@ -244,30 +239,28 @@ def prepare(folder: Path, key: Key, model: DiffusionModel, pairs: PairSet, resol
     stored = _stored(folder) if (folder / INDEX).is_file() else None
     if stored is not None:
         for name, wanted in key.items():
-            held = stored["key"].get(name)
-            if held != wanted:
+            if (held := stored["key"].get(name)) != wanted:
                 raise CacheError(
-                    f"{folder} holds the latents of another model or other shards (its {name} is {_short(held)},"
-                    f" this run's {_short(wanted)}); name another --cache, or remove it."
+                    f"{folder} holds the latents of another model or other shards"
+                    f" (its {name} is {shortened(str(held))}, this run's {shortened(str(wanted))});"
+                    " name another --cache, or remove it."
                 )
         return
-    empty = encode_prompts(model, [""])
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, ArraySpec] = {}
     for array, images in _images_by_array(pairs, resolution_px).items():
         latent = model.latent_shape(*pairs.shape_px(images[0], resolution_px))
-        shapes[array] = Shape((len(images), views, 2, *latent), STORED)
-    for name, value in vars(empty).items():
-        if value is not None:
-            shapes[name] = Shape((len(pairs.prompts) + 1, *value.shape[1:]), STORED)
+        shapes[array] = ArraySpec((len(images), views, 2, *latent), STORED_DTYPE)
+    for name, value in encode_prompts(model, [""]).parts().items():
+        shapes[name] = ArraySpec((len(pairs.prompts) + 1, *value.shape[1:]), STORED_DTYPE)
     if model.spec.has_time_ids:
-        shapes["time_ids"] = Shape((len(pairs.images), 6), np.float32)
-    shapes["done"] = Shape((sum(1 for _ in _chunks(pairs, resolution_px)),), np.uint8)
+        shapes["time_ids"] = ArraySpec((len(pairs.images), 6), np.float32)
+    shapes["done"] = ArraySpec((sum(1 for _ in _chunks(pairs, resolution_px)),), np.uint8)
     for name, shape in shapes.items():
         _allocate(folder / f"{name}.npy", shape)
     write_json(folder / INDEX, {"key": key, "complete": False, "prompts_cut": prompts_cut(model, pairs.prompts)})
 
 
-def _allocate(path: Path, shape: Shape) -> None:
+def _allocate(path: Path, shape: ArraySpec) -> None:
     """A file of zeros that has its room on disk: writing to a mapped file must not find the disk full."""
     dtype = np.dtype(shape.dtype)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape.shape}
@@ -286,11 +279,6 @@ def _stored(folder: Path) -> dict[str, Any]:
         return read_json(folder / INDEX)
     except (OSError, ValueError) as error:
         raise CacheError(f"{folder / INDEX} cannot be read; remove {folder}, and it is made again.") from error
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from train.data.images import Cut, decode, middle
+from train.data.images import Crop, centre_crop, decode
 from train.data.pairs import PairSet
 from train.data.random_draws import Draw
 from train.errors import ModelError, ShardError
-from train.model.families import Conditioning, DiffusionModel, encode_prompts
+from train.model.families import Conditioning, DiffusionModel, Latents, encode_prompts
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Batch:
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> "Batch":
         """On `device`, by copies that the host need not wait for."""
-        moved = {name: _moved(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        parts = {name: _moved(value, device) for name, value in vars(self.conditioning).items() if value is not None}
-        return replace(self, **moved, conditioning=Conditioning(**parts), channels_last=channels_last)
+        moved = {name: _to_device(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        conditioning = self.conditioning.mapped(lambda part: _to_device(part, device))
+        return replace(self, **moved, conditioning=conditioning, channels_last=channels_last)
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()  # a copy from other memory would hold the host up
     return tensor.to(device, non_blocking=True)
@@ -58,12 +58,8 @@ class Encoded(Protocol):
     """Where the latents and embeddings of a batch come from."""
 
     def encoded(
-        self,
-        images: list[int],
-        noise: Float[Tensor, "image channel height width"],
-        flipped: list[bool],
-        prompts: list[int],
-    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
+        self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
+    ) -> tuple[Latents, Conditioning]:
         """Draws from the (scaled) posteriors of images or of their mirror images, and the conditioning.
 
         One flag and one prompt for each image; the prompt after the last stands for the empty one.
@@ -80,33 +76,25 @@ class OnTheFly:
     resolution_px: int
 
     def encoded(
-        self,
-        images: list[int],
-        noise: Float[Tensor, "image channel height width"],
-        flipped: list[bool],
-        prompts: list[int],
-    ) -> tuple[Float[Tensor, "image channel height width"], Conditioning]:
-        cuts = [read_cut(self.pairs, image, self.resolution_px) for image in images]
-        views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(cuts, flipped, strict=True)]
+        self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
+    ) -> tuple[Latents, Conditioning]:
+        crops = [read_crop(self.pairs, image, self.resolution_px) for image in images]
+        views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(crops, flipped, strict=True)]
         mean, std = (part.float() for part in encode_posterior(self.model, torch.stack(views)))
         check_finite(self.model, self.pairs, images, torch.stack([mean, std], dim=1))
         texts = [*self.pairs.prompts, ""]
         unique = list(dict.fromkeys(prompts))
         found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
         rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
-        pooled, time_ids = found.pooled_embeds, torch.tensor([one.time_ids for one in cuts]).float()
-        conditioning = Conditioning(
-            found.prompt_embeds[rows].float(),
-            None if pooled is None else pooled[rows].float(),
-            time_ids.to(mean.device) if self.model.spec.has_time_ids else None,
-        )
+        conditioning = found.mapped(lambda part: part[rows].float())
+        if self.model.spec.has_time_ids:
+            time_ids = torch.tensor([one.time_ids for one in crops], dtype=torch.float32, device=mean.device)
+            conditioning = replace(conditioning, time_ids=time_ids)
         return mean + std * noise.to(mean.device), conditioning
 
 
 @torch.no_grad()
-def encode_posterior(
-    model: DiffusionModel, pixels: Float[Tensor, "image 3 px_h px_w"]
-) -> tuple[Float[Tensor, "image channel height width"], Float[Tensor, "image channel height width"]]:
+def encode_posterior(model: DiffusionModel, pixels: Float[Tensor, "image 3 px_h px_w"]) -> tuple[Latents, Latents]:
     """Mean and standard deviation of the scaled latents, computed in the VAE's own dtype."""
     posterior = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist
     scale, shift = model.vae.config["scaling_factor"], model.vae.config.get("shift_factor")
@@ -125,9 +113,9 @@ def check_finite(model: DiffusionModel, pairs: PairSet, images: list[int], momen
         )
 
 
-def read_cut(pairs: PairSet, image: int, resolution_px: int) -> Cut:
+def read_crop(pairs: PairSet, image: int, resolution_px: int) -> Crop:
     """The pixels that a model is trained on. Raises: ShardError naming an image that cannot be decoded."""
-    return middle(read_image(pairs, image), *pairs.shape_px(image, resolution_px))
+    return centre_crop(read_image(pairs, image), *pairs.shape_px(image, resolution_px))
 
 
 def read_image(pairs: PairSet, image: int) -> Image.Image:
@@ -161,10 +149,10 @@ def assemble(
         noise=torch.from_numpy(np.stack([draw.noise for draw in draws])),
         timesteps=torch.tensor([draw.timestep for draw in draws]),
         conditioning=conditioning,
-        weights=_picked(weights, draws),
-        offsets=_picked(offsets, draws),
+        weights=_of_drawn_pairs(weights, draws),
+        offsets=_of_drawn_pairs(offsets, draws),
     )
 
 
-def _picked(values: NDArray[np.float64] | None, draws: list[Draw]) -> Tensor | None:
+def _of_drawn_pairs(values: NDArray[np.float64] | None, draws: list[Draw]) -> Tensor | None:
     return None if values is None else torch.tensor(values[[draw.pair for draw in draws]], dtype=torch.float32)

@@ -9,6 +9,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from schemas.shards import INDEX_FORMAT, META, PREFERRED, PROMPT, REJECTED, SHARD_INDEX
 from train.errors import ShardError
 
-SAME_EXPORT = "copy the shards again, or export them anew with `curate export-shards`"
+EXPORT_AGAIN = "copy the shards again, or export them anew with `curate export-shards`"
 DECIDED: dict[str, tuple[float, ...]] = {  # how a judgement is written in tables and at the source: no tie, no null
     "preference": (0, 1),
     "label_0": (0, 1),
@@ -137,11 +138,9 @@ class PairSet:
 class _Collector:
     """Gives equal images (by sha256) and equal prompts one index each."""
 
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[tuple[str, Pair, dict[str, float]]] = field(default_factory=list)  # key, pair, its values
     images: dict[str, tuple[int, Side]] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
-    values: list[dict[str, float]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
     unequal_sides: list[str] = field(default_factory=list)
 
     def add(self, key: str, sample: Sample) -> None:
@@ -150,21 +149,17 @@ class _Collector:
             self.images.setdefault(side.sha256, (len(self.images), side))[0]
             for side in (sample.preferred, sample.rejected)
         ]
-        self.pairs.append(Pair(prompt_index, *sides))
-        self.values.append(sample.values)
-        self.keys.append(key)
+        self.pairs.append((key, Pair(prompt_index, *sides), sample.values))
         if sample.sides_differ:
             sizes = " and ".join("{} x {}".format(*side.size_px or ()) for side in (sample.preferred, sample.rejected))
             self.unequal_sides.append(f"{key}, {sizes} px")
 
-    def sort(self) -> None:
-        """By key, which is the rank: an export may be shuffled."""
-        order = sorted(range(len(self.keys)), key=self.keys.__getitem__)
-        self.pairs, self.values = [self.pairs[i] for i in order], [self.values[i] for i in order]
-
-    def columns(self) -> dict[str, NDArray[np.float64]]:
-        names = dict.fromkeys(name for one in self.values for name in one)
-        return {name: np.array([one.get(name, np.nan) for one in self.values]) for name in names}
+    def ranked(self) -> tuple[list[Pair], dict[str, NDArray[np.float64]]]:
+        """Pairs and columns of their values by key, which is the rank: an export may be shuffled."""
+        ranked = sorted(self.pairs, key=itemgetter(0))
+        names = dict.fromkeys(name for _, _, values in ranked for name in values)
+        columns = {name: np.array([values.get(name, np.nan) for _, _, values in ranked]) for name in names}
+        return [pair for _, pair, _ in ranked], columns
 
 
 def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
@@ -183,18 +178,18 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
             collector.add(key, _checked(path, key, members))
         found = len(collector.pairs) - before
         if found != entry["samples"]:
-            raise ShardError(f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {SAME_EXPORT}.")
+            raise ShardError(f"{path} holds {found} samples, {SHARD_INDEX} says {entry['samples']}; {EXPORT_AGAIN}.")
     if not collector.pairs:
         raise ShardError(f"{folder} holds no pairs; rank with a larger --top and export again.")
-    collector.sort()
+    pairs, values = collector.ranked()
     return PairSet(
-        pairs=collector.pairs,
+        pairs=pairs,
         images=[side.location for _, side in collector.images.values()],
         sizes_px=[side.size_px for _, side in collector.images.values()],
         prompts=list(collector.prompts),
         shard_hashes=[entry["sha256"] for entry in entries],
         folder=folder,
-        values=collector.columns(),
+        values=values,
         source={name: index[name] for name in ("dataset", "ranking", "pairs") if name in index},
         unequal_sides=collector.unequal_sides,
     )
@@ -211,9 +206,9 @@ def _index(folder: Path) -> dict[str, Any]:
         hint = f"it holds splits; give the folder of one of them, such as {split}" if split else hint
         raise ShardError(f"{folder} has no {SHARD_INDEX}; {hint}.") from error
     except (OSError, ValueError) as error:
-        raise ShardError(f"{path} cannot be read as JSON; {SAME_EXPORT}.") from error
+        raise ShardError(f"{path} cannot be read as JSON; {EXPORT_AGAIN}.") from error
     if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
-        raise ShardError(f"{path} is not an index of format {INDEX_FORMAT}; {SAME_EXPORT}.")
+        raise ShardError(f"{path} is not an index of format {INDEX_FORMAT}; {EXPORT_AGAIN}.")
     return index
 
 
@@ -229,16 +224,16 @@ def _refuse_url(folder: Path) -> None:
 
 def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
     if not path.is_file():
-        raise ShardError(f"{path} is missing, but {SHARD_INDEX} lists it; {SAME_EXPORT}.")
+        raise ShardError(f"{path} is missing, but {SHARD_INDEX} lists it; {EXPORT_AGAIN}.")
     size_bytes = path.stat().st_size
     if size_bytes != entry["bytes"]:
-        raise ShardError(f"{path} has {size_bytes} bytes, {SHARD_INDEX} says {entry['bytes']}; {SAME_EXPORT}.")
+        raise ShardError(f"{path} has {size_bytes} bytes, {SHARD_INDEX} says {entry['bytes']}; {EXPORT_AGAIN}.")
     if not verify:
         return
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != entry["sha256"]:
-        raise ShardError(f"{path} is not the file that {SHARD_INDEX} describes: its sha256 differs; {SAME_EXPORT}.")
+        raise ShardError(f"{path} is not the file that {SHARD_INDEX} describes: its sha256 differs; {EXPORT_AGAIN}.")
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, ImageLocation]]]:
@@ -254,7 +249,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, ImageLocation]]]:
                 key = next_key
                 members[member] = ImageLocation(path, info.name, info.offset_data, info.size)
     except tarfile.TarError as error:
-        raise ShardError(f"{path} is not a whole tar file ({error}); {SAME_EXPORT}.") from error
+        raise ShardError(f"{path} is not a whole tar file ({error}); {EXPORT_AGAIN}.") from error
     if members:
         yield key, members
 
@@ -263,13 +258,13 @@ def _checked(path: Path, key: str, members: dict[str, ImageLocation]) -> Sample:
     found = {name.partition(".")[0]: location for name, location in members.items()}
     for name in (PREFERRED, REJECTED, PROMPT, META):
         if name not in found:
-            raise ShardError(f"Sample {key} of {path} has no member `{name}`; {SAME_EXPORT}.")
+            raise ShardError(f"Sample {key} of {path} has no member `{name}`; {EXPORT_AGAIN}.")
     try:
         meta = json.loads(found[META].read())
         preferred, rejected = (_side(meta[side], found[side]) for side in (PREFERRED, REJECTED))
         sample = Sample(found[PROMPT].read().decode("utf-8"), preferred, rejected, _values(meta))
     except (ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"Sample {key} of {path} has a broken `{META}` or `{PROMPT}`; {SAME_EXPORT}.") from error
+        raise ShardError(f"Sample {key} of {path} has a broken `{META}` or `{PROMPT}`; {EXPORT_AGAIN}.") from error
     if tie := _tie(meta, sample):
         raise ShardError(
             f"Sample {key} of {path} prefers neither side: {tie}; a tie would be trained on as a win: rank and export"

@@ -69,15 +69,15 @@ class PairOrder:
     weights: Float[np.ndarray, " pair"] | None = None
 
     def pair_at(self, index: int) -> int:
-        epoch, place = divmod(index, self.count)
+        epoch, index_in_epoch = divmod(index, self.count)
         if self.kind == "ranked":
-            return place
+            return index_in_epoch
         if self.kind == "reversed":
-            return self.count - 1 - place
+            return self.count - 1 - index_in_epoch
         if self.kind == "weighted":
             share = np.random.default_rng((self.seed, _WEIGHTED, index)).random()
             return int(np.searchsorted(self._cumulative, share * self._cumulative[-1], side="right"))
-        return int(_epoch_order(self.seed, self.count, epoch)[place])
+        return int(_epoch_order(self.seed, self.count, epoch)[index_in_epoch])
 
     @cached_property
     def _cumulative(self) -> Float[np.ndarray, " pair"]:

@@ -7,6 +7,8 @@ transformer. A further family is one more row of FAMILIES, and what `encode_prom
 """
 
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -42,6 +44,7 @@ from train.files import read_json
 
 Family = Literal["sd", "sdxl", "sd3"]
 BUNDLED = {"demo": "demo/models/sd", "demo-sdxl": "demo/models/sdxl"}
+Latents = Float[Tensor, "image channel height width"]
 LatentShape = tuple[int, int, int]  # channel, height, width
 T5_TOKENS = 256  # what SD3's pipeline gives its third encoder
 SAMPLED_VALUES = 256  # of each tensor, and of the prompts, for a digest
@@ -99,9 +102,13 @@ class Conditioning:
     pooled_embeds: Float[Tensor, "image pooled"] | None = None
     time_ids: Float[Tensor, "image 6"] | None = None  # original h, w; crop top, left; target h, w (all px)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Conditioning":
-        moved = [None if part is None else part.to(device, dtype) for part in vars(self).values()]
-        return Conditioning(*moved)  # type: ignore[arg-type]
+    def parts(self) -> dict[str, Tensor]:
+        """Those that the model's family has, by name."""
+        return {name: part for name, part in vars(self).items() if part is not None}
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """`change` of each part."""
+        return Conditioning(**{name: change(part) for name, part in self.parts().items()})
 
 
 @dataclass(frozen=True)
@@ -202,31 +209,35 @@ def family_of(source: str) -> Family:
     return FAMILY_OF_PIPELINE[pipeline_index(source)["_class_name"]]
 
 
+@contextmanager
+def whole_pipeline(source: str) -> Iterator[None]:
+    """Raises: ModelError where a part of the pipeline is missing or cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error
+
+
 def load(source: str) -> DiffusionModel:
     """All parts in float32, frozen, on the CPU. Raises: ModelError."""
     index = pipeline_index(source)
     family, located = FAMILY_OF_PIPELINE[index["_class_name"]], locate(source)
     spec = FAMILIES[family]
-    absent = not (index.get("text_encoder_3") or [None])[0]  # of SD3's encoders the third may be left out
-    suffixes = ["", "_2", "_3"][: len(spec.text) - (family == "sd3" and absent)]
-    try:
+    suffixes = ["", "_2", "_3"] if (index.get("text_encoder_3") or [None])[0] else ["", "_2"]  # SD3's may be left out
+    text = list(zip(spec.text, suffixes, strict=False))
+    with whole_pipeline(source):
         model = DiffusionModel(
             family=family,
             denoiser=spec.denoiser.from_pretrained(located, subfolder=spec.denoiser_name, dtype=torch.float32),
             vae=AutoencoderKL.from_pretrained(located, subfolder="vae", dtype=torch.float32),
             text_encoders=[
                 kind.from_pretrained(located, subfolder=f"text_encoder{suffix}", dtype=torch.float32)
-                for (kind, _), suffix in zip(spec.text, suffixes, strict=False)
+                for (kind, _), suffix in text
             ],
-            tokenizers=[
-                kind.from_pretrained(located, subfolder=f"tokenizer{suffix}")
-                for (_, kind), suffix in zip(spec.text, suffixes, strict=False)
-            ],
+            tokenizers=[kind.from_pretrained(located, subfolder=f"tokenizer{suffix}") for (_, kind), suffix in text],
             scheduler=spec.scheduler.from_pretrained(located, subfolder="scheduler"),
             zero_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", False)),
         )
-    except OSError as error:
-        raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error
     prediction_type = model.scheduler.config.get("prediction_type", "flow")
     if prediction_type not in ("epsilon", "v_prediction", "flow"):
         raise ModelError(f"{source} predicts `{prediction_type}`; train takes `epsilon` and `v_prediction`.")
@@ -287,22 +298,22 @@ def prompts_cut(model: DiffusionModel, prompts: list[str]) -> int:
 
 def denoise(
     denoiser: torch.nn.Module,
-    noisy: Float[Tensor, "image channel height width"],
+    noisy: Latents,
     timesteps: Num[Tensor, " image"],
     conditioning: Conditioning,
-) -> Float[Tensor, "image channel height width"]:
+) -> Latents:
     """The denoiser's prediction (epsilon, v, or the flow, as the model was trained), for every family."""
-    told: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds, "return_dict": False}
+    inputs: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds, "return_dict": False}
     if conditioning.time_ids is not None:
-        told["added_cond_kwargs"] = {"text_embeds": conditioning.pooled_embeds, "time_ids": conditioning.time_ids}
+        inputs["added_cond_kwargs"] = {"text_embeds": conditioning.pooled_embeds, "time_ids": conditioning.time_ids}
     elif conditioning.pooled_embeds is not None:
-        told["pooled_projections"] = conditioning.pooled_embeds
-    prediction: Tensor = denoiser(noisy, timestep=timesteps, **told)[0]
+        inputs["pooled_projections"] = conditioning.pooled_embeds
+    prediction: Tensor = denoiser(noisy, timestep=timesteps, **inputs)[0]
     return prediction
 
 
 @lru_cache(maxsize=2)
-def _flow_levels(scheduler: FlowMatchEulerDiscreteScheduler, device: torch.device) -> Tensor:
+def _flow_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, device: torch.device) -> Tensor:
     """Sigma of each training timestep, rising; copied to the device once, not at every step."""
     return scheduler.sigmas.flip(0).to(device)
 
@@ -310,15 +321,15 @@ def _flow_levels(scheduler: FlowMatchEulerDiscreteScheduler, device: torch.devic
 class Noised(NamedTuple):
     """What a denoiser is given, what it should predict from that, and the timestep that it is told."""
 
-    noisy: Float[Tensor, "image channel height width"]
-    target: Float[Tensor, "image channel height width"]
+    noisy: Latents
+    target: Latents
     timesteps: Num[Tensor, " image"]
 
 
 def add_noise(
     scheduler: Scheduler,
-    latents: Float[Tensor, "image channel height width"],
-    noise: Float[Tensor, "image channel height width"],
+    latents: Latents,
+    noise: Latents,
     timesteps: Int[Tensor, " image"],
 ) -> Noised:
     """Noise at level `timesteps`, larger meaning more; the target is the noise, v or the flow.
@@ -327,10 +338,10 @@ def add_noise(
     noisy = (1 - sigma) * latents + sigma * noise, target = noise - latents, sigma by the scheduler's shift.
     """
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        sigma = _flow_levels(scheduler, latents.device)[timesteps]
-        level = sigma[:, None, None, None].to(latents.dtype)
-        told = sigma * scheduler.config["num_train_timesteps"]
-        return Noised((1 - level) * latents + level * noise, noise - latents, told)
+        sigma = _flow_sigmas(scheduler, latents.device)[timesteps]
+        mix = sigma[:, None, None, None].to(latents.dtype)
+        model_timesteps = sigma * scheduler.config["num_train_timesteps"]
+        return Noised((1 - mix) * latents + mix * noise, noise - latents, model_timesteps)
     noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
     if scheduler.config["prediction_type"] == "v_prediction":
         return Noised(noisy, scheduler.get_velocity(latents, noise, timesteps), timesteps)  # type: ignore[arg-type]

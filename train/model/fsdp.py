@@ -4,8 +4,6 @@ Each process holds a slice of every weight, gradient and moment; a block's weigh
 Checkpoints and the model hold whole tensors, so a run goes on with any number of processes, spread or not.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
@@ -69,11 +67,11 @@ def spread_like(value: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
 
-def whole_weights(denoiser: Any, *, keep: bool) -> dict[str, Tensor]:
-    """All weights on the host, by name; every process must ask, and only those with `keep` are given them."""
+def on_host(tensors: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole copies on the host, by name; every process must ask, and only those with `keep` are given them."""
     found = {}
-    for name, value in denoiser.state_dict().items():
-        gathered = whole(value)
+    for name, tensor in tensors.items():
+        gathered = whole(tensor.detach())  # one at a time: a device has no room for all
         if keep:
-            found[name] = gathered.to("cpu", copy=True)
+            found[name] = gathered.to("cpu", copy=True).contiguous()
     return found

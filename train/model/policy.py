@@ -9,7 +9,7 @@ import torch
 
 from train.config import Recipe
 from train.model.families import DiffusionModel, load
-from train.model.fsdp import spread, whole_weights
+from train.model.fsdp import on_host, spread
 from train.model.lora import add_lora
 
 Reference = Callable[[], AbstractContextManager[torch.nn.Module]]  # enter it to have the frozen denoiser
@@ -29,7 +29,7 @@ def make_policy(
     if recipe.run.channels_last:
         denoiser.to(memory_format=torch.channels_last)
     if recipe.lora is None:
-        frozen = _in_half(copy.deepcopy(denoiser), dtype).to(device)
+        frozen = _cast_layers(copy.deepcopy(denoiser), dtype).to(device)
         denoiser.requires_grad_(True).to(device)
         reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
         if recipe.run.fsdp:
@@ -37,7 +37,7 @@ def make_policy(
             spread(denoiser, device, processes)
         _compile(frozen, recipe)
     else:
-        _in_half(denoiser, dtype).to(device)
+        _cast_layers(denoiser, dtype).to(device)
         add_lora(denoiser, recipe.lora, recipe.run.seed)
         reference = lambda: _adapters_off(denoiser)  # noqa: E731
     if recipe.run.gradient_checkpointing:
@@ -50,14 +50,14 @@ def whole_denoiser(denoiser: torch.nn.Module, recipe: Recipe, *, keep: bool) -> 
     """The trained denoiser in one piece, on each process that is to `keep` it; spread weights are gathered by all."""
     if not recipe.run.fsdp:
         return denoiser
-    weights = whole_weights(denoiser, keep=keep)
+    weights = on_host(denoiser.state_dict(), keep=keep)
     if keep:
         denoiser = load(recipe.model).denoiser
         denoiser.load_state_dict(weights)
     return denoiser
 
 
-def _in_half(denoiser: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+def _cast_layers(denoiser: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """Its layers that autocast runs in `dtype`, in place; norms and buffers stay float32, as the policy's are.
 
     So a policy that is its reference predicts the same, to the bit.

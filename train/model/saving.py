@@ -17,7 +17,7 @@ from peft.utils.save_and_load import get_peft_model_state_dict
 
 from train.errors import ModelError
 from train.files import whole_folder
-from train.model.families import FAMILIES, Family, locate, pipeline_index
+from train.model.families import FAMILIES, Family, locate, pipeline_index, whole_pipeline
 from train.model.lora import ADAPTER
 
 TRAINING = "training.json"
@@ -96,6 +96,12 @@ def _chosen_by(document: dict[str, Any]) -> tuple[str, ...]:
     return tuple(sorted({*chosen, *(earlier.chosen_by if earlier else ())}))
 
 
+def pipeline_of(source: str) -> str:
+    """The pipeline that `source` draws with: its base, where it is a LoRA of ours. Raises: ModelError."""
+    trained = read_trained(Path(source))
+    return trained.base if trained is not None and trained.kind == "lora" else source
+
+
 def base_of(source: str) -> str:
     """The model that `source` was trained from. Raises: ModelError when nothing says so."""
     trained = read_trained(Path(source))
@@ -110,8 +116,7 @@ def open_pipeline(source: str, dtype: torch.dtype) -> Any:
     The safety checker is left out: the pictures it blackens would be compared as if they had been drawn.
     Raises: ModelError.
     """
-    trained = read_trained(Path(source))
-    base = trained.base if trained is not None and trained.kind == "lora" else source
+    base = pipeline_of(source)
     checked = "safety_checker" in pipeline_index(base)
     pipeline = _pipeline(base, dtype, **({"safety_checker": None} if checked else {}))
     if base != source:
@@ -124,7 +129,5 @@ def open_pipeline(source: str, dtype: torch.dtype) -> Any:
 
 def _pipeline(source: str, dtype: torch.dtype, **components: Any) -> Any:
     absent = {name: None for name, kind in pipeline_index(source).items() if kind == [None, None]}  # SD3 without T5
-    try:
+    with whole_pipeline(source):
         return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **(absent | components))
-    except OSError as error:
-        raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error

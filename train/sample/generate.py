@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -12,12 +12,12 @@ import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from PIL import Image
 
-from train.errors import MemoryFullError, SettingsError
-from train.model.memory import memory_full
+from train.errors import SettingsError
+from train.model.memory import enough_memory, memory_full
 from train.model.saving import open_pipeline
 from train.sample.prompts import Prompt
 
-BLACK_AT_MOST = 2  # of 255: what a decoder gives whose values were lost
+BLACK_MAX_VALUE = 2  # of 255: what a decoder gives whose values were lost
 DECODED_PX = 512 * 512  # decoded at once on the CPU: no more memory than one picture of SD1.5 needs
 DECODED_PX_ON_ACCELERATORS = 8 * DECODED_PX
 
@@ -101,14 +101,14 @@ class SlicedDecode:
         decoded: list[torch.Tensor] = []
         start = 0
         while start < len(z):
-            piece = self._tried(z[start : start + self.pictures])
+            piece = self._decode_piece(z[start : start + self.pictures])
             if piece is not None:
                 decoded.append(piece)
                 start += len(piece)
         pixels = decoded[0] if len(decoded) == 1 else torch.cat(decoded)
         return DecoderOutput(pixels) if return_dict else (pixels,)
 
-    def _tried(self, latents: torch.Tensor) -> torch.Tensor | None:
+    def _decode_piece(self, latents: torch.Tensor) -> torch.Tensor | None:
         try:
             return cast(torch.Tensor, self.decode(latents, return_dict=False)[0])
         except (MemoryError, RuntimeError) as error:
@@ -130,14 +130,14 @@ def _scheduler(own: Any, wanted: str) -> Any:
 
 
 @torch.no_grad()
-def generate(pipeline: Any, chunk: list[PictureRequest], generation: GenerationSettings) -> torch.Tensor:
-    """(batch, 3, h, w) in [0, 1], on the CPU; what a picture looks like does not depend on what else is in it."""
+def generate(pipeline: Any, requests: list[PictureRequest], generation: GenerationSettings) -> torch.Tensor:
+    """(batch, 3, h, w) in [0, 1], on the CPU; what a picture looks like does not depend on the other requests."""
     shape = _latent_shape(pipeline)
-    noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in chunk]
+    noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in requests]
     pixels: torch.Tensor = pipeline(
-        prompt=[one.prompt.text for one in chunk],
+        prompt=[one.prompt.text for one in requests],
         latents=torch.from_numpy(np.stack(noise)).to(pipeline.device, _denoiser(pipeline).dtype),
-        generator=[torch.Generator().manual_seed(one.seed) for one in chunk],  # for schedulers that add noise
+        generator=[torch.Generator().manual_seed(one.seed) for one in requests],  # for schedulers that add noise
         num_inference_steps=generation.steps,
         guidance_scale=generation.guidance,
         output_type="pt",
@@ -153,7 +153,7 @@ def to_picture(pixels: torch.Tensor) -> GeneratedPicture:
     image = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
     if not finite:
         return GeneratedPicture(image, "not_finite")
-    return GeneratedPicture(image, "black" if int(values.max()) <= BLACK_AT_MOST else None)
+    return GeneratedPicture(image, "black" if int(values.max()) <= BLACK_MAX_VALUE else None)
 
 
 def _latent_shape(pipeline: Any) -> tuple[int, int, int]:
@@ -167,17 +167,9 @@ def _denoiser(pipeline: Any) -> Any:
     return pipeline.transformer if hasattr(pipeline, "transformer") else pipeline.unet
 
 
-@contextmanager
-def enough_memory_to_draw(model: str, batch_images: int) -> Iterator[None]:
-    """The same for pictures. Raises: MemoryFullError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not memory_full(error):
-            raise
-        change = "free some, or take a smaller model"
-        if batch_images > 1:
-            change = f"lower --batch from {batch_images}, which changes pictures by rounding at most, or free some"
-        raise MemoryFullError(
-            f"There is not enough memory to draw with {model}: {change}; run again, and it goes on."
-        ) from error
+def enough_memory_to_draw(model: str, batch_images: int) -> AbstractContextManager[None]:
+    """Turn a refused allocation into what to change. Raises: MemoryFullError."""
+    change = "free some, or take a smaller model"
+    if batch_images > 1:
+        change = f"lower --batch from {batch_images}, which changes pictures by rounding at most, or free some"
+    return enough_memory(f"to draw with {model}: {change}; run again, and it goes on.")

@@ -11,7 +11,7 @@ from train.files import whole_file
 SIDE_PX = 192  # a picture is shown at about this size
 GAP_PX, MARGIN_PX = 8, 28
 TITLE_PX, CAPTION_PX = 18, 15
-TILES_ACROSS = 2
+TILES_PER_ROW = 2
 CAPTION_LINES = 2
 INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
 
@@ -33,7 +33,7 @@ def save_grid(path: Path, tiles: list[Tile], titles: tuple[str, str], heading: s
 
 def draw_grid(tiles: list[Tile], titles: tuple[str, str], heading: str) -> Image.Image:
     """The grid itself; at least one tile."""
-    across = min(TILES_ACROSS, len(tiles))
+    across = min(TILES_PER_ROW, len(tiles))
     rows = -(-len(tiles) // across)
     side = _shown(tiles[0].left).height
     tile_width = 2 * side + GAP_PX

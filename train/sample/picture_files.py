@@ -17,14 +17,14 @@ import torch
 from train.errors import RunDirectoryError
 from train.files import whole_folder, write_json
 from train.model.families import locate
-from train.model.saving import read_trained
+from train.model.saving import pipeline_of
 from train.sample.generate import PictureRequest, to_picture
 
-SETTINGS, PART, IMAGES = "sampling.json", "part.json", "images"
-Key = tuple[str, int]  # of a request: prompt and seed
+SETTINGS, PART_FILE, IMAGES = "sampling.json", "part.json", "images"
+RequestKey = tuple[str, int]  # of a request: prompt and seed
 # Half the time of Pillow's own 6 or less; pictures with grain are no larger, the demo's 17 %, very smooth ones 39 %.
 COMPRESS_LEVEL = 1
-ENCODERS = 4  # pictures of a batch that become PNGs at once
+PNG_THREADS = 4  # pictures of a batch that become PNGs at once
 WEIGHTS = (".safetensors", ".bin", ".json")
 
 
@@ -56,16 +56,16 @@ class StoredPictures:
         word = "".join(letter if letter.isalnum() else "-" for letter in Path(self.model.name).name)[:40]
         return self.output / IMAGES / f"{word}-{hashlib.sha256(self.model.name.encode()).hexdigest()[:8]}"
 
-    def kept(self) -> dict[Key, StoredPicture]:
+    def by_request(self) -> dict[RequestKey, StoredPicture]:
         """Every picture of a sound part, by its request."""
-        found: dict[Key, StoredPicture] = {}
-        for path in sorted(self.folder.glob(f"[0-9]*/{PART}")):
+        found: dict[RequestKey, StoredPicture] = {}
+        for path in sorted(self.folder.glob(f"[0-9]*/{PART_FILE}")):
             found.update(self._part(path))
         return found
 
-    def _part(self, path: Path) -> dict[Key, StoredPicture]:
+    def _part(self, path: Path) -> dict[RequestKey, StoredPicture]:
         """Nothing of a part that is damaged: it is drawn again."""
-        found: dict[Key, StoredPicture] = {}
+        found: dict[RequestKey, StoredPicture] = {}
         try:
             for row in json.loads(path.read_text("utf-8")):
                 picture = path.parent / row["file"]
@@ -77,16 +77,17 @@ class StoredPictures:
             return {}
         return found
 
-    def write(self, chunk: list[PictureRequest], pixels: torch.Tensor) -> None:
-        """One batch, whole or not at all; pixels: as `generate` gives them. Raises: StorageError."""
-        with whole_folder(self.folder / f"{chunk[0].seed:019d}") as folder, ThreadPoolExecutor(ENCODERS) as pool:
+    def write(self, requests: list[PictureRequest], pixels: torch.Tensor) -> int:
+        """One batch, whole or not at all; how many pictures. pixels: as `generate` gives them. Raises: StorageError."""
+        with whole_folder(self.folder / f"{requests[0].seed:019d}") as folder, ThreadPoolExecutor(PNG_THREADS) as pool:
             rows = []
-            for number, (request, (data, fault)) in enumerate(zip(chunk, pool.map(_png, pixels), strict=True)):
+            for number, (request, (data, fault)) in enumerate(zip(requests, pool.map(_png, pixels), strict=True)):
                 file = f"{number:03d}.png"
                 (folder / file).write_bytes(data)
                 row = {"prompt": request.prompt.text, "seed": request.seed, "uid": self._uid(request, data)}
                 rows.append(row | {"file": file, "bytes": len(data), "fault": fault})
-            (folder / PART).write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
+            (folder / PART_FILE).write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
+        return len(requests)
 
     def _uid(self, request: PictureRequest, data: bytes) -> str:
         """It names model, request and bytes: equal pictures of two models are still two images."""
@@ -101,7 +102,7 @@ def _png(pixels: torch.Tensor) -> tuple[bytes, str | None]:
     return buffer.getvalue(), picture.fault
 
 
-def earlier_weights(output: Path, settings: dict[str, Any], weights: dict[str, str]) -> dict[str, str]:
+def recorded_weights(output: Path, settings: dict[str, Any], weights: dict[str, str]) -> dict[str, str]:
     """The weights, by model, of pictures that are there: pictures of other settings or weights are never mixed.
 
     More prompts, pictures or models may be asked for than before. Raises: RunDirectoryError naming what differs.
@@ -125,7 +126,7 @@ def earlier_weights(output: Path, settings: dict[str, Any], weights: dict[str, s
     return earlier
 
 
-def record(output: Path, settings: dict[str, Any], weights: dict[str, str]) -> None:
+def record_settings(output: Path, settings: dict[str, Any], weights: dict[str, str]) -> None:
     """Write sampling.json. Raises: StorageError."""
     write_json(output / SETTINGS, {"settings": settings, "models": weights})
 
@@ -138,7 +139,6 @@ def fingerprint(source: str) -> str:
     for path in sorted(item for item in folder.rglob("*") if item.suffix in WEIGHTS and item.is_file()):
         with path.open("rb") as stream:
             digest.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    trained = read_trained(folder)
-    if trained is not None and trained.kind == "lora":
-        digest.update(fingerprint(trained.base).encode())
+    if (base := pipeline_of(str(folder))) != str(folder):
+        digest.update(fingerprint(base).encode())
     return digest.hexdigest()

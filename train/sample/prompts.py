@@ -72,12 +72,12 @@ def load_prompts(name_or_path: str, copy: Path | None = None) -> PromptSet:
     """
     names = sorted(item.name.removesuffix(".toml") for item in SETS.iterdir() if item.name.endswith(".toml"))
     if name_or_path in names and not Path(name_or_path).exists():
-        described = tomllib.loads((SETS / f"{name_or_path}.toml").read_text("utf-8"))
-        _check_keys(described)
+        set_manifest = tomllib.loads((SETS / f"{name_or_path}.toml").read_text("utf-8"))
+        _check_keys(set_manifest)
         if copy is None:
-            source = described["source"]
+            source = set_manifest["source"]
             raise PromptError(f"The set {name_or_path} is not shipped; fetch {source} and give it by --prompts-file.")
-        return read_prompts(copy, described)
+        return read_prompts(copy, set_manifest)
     known = f"the known sets are {', '.join(names)}."
     if copy is not None:
         raise PromptError(f"--prompts-file is the copy of a known set, and {name_or_path} is none; {known}")
@@ -86,26 +86,26 @@ def load_prompts(name_or_path: str, copy: Path | None = None) -> PromptSet:
     return read_prompts(Path(name_or_path))
 
 
-def read_prompts(path: Path, described: dict[str, Any] | None = None) -> PromptSet:
+def read_prompts(path: Path, set_manifest: dict[str, Any] | None = None) -> PromptSet:
     """The prompts of a file, in its order, blank ones and repeats left out and counted.
 
-    described: the set's manifest, which names columns and blocks. Raises: PromptError naming the file and the cause.
+    set_manifest: names the columns and blocks of a known set. Raises: PromptError naming the file and the cause.
     """
-    described = described or {}
+    set_manifest = set_manifest or {}
     if path.suffix not in FORMATS:
         raise PromptError(f"{path} is neither {', '.join(FORMATS[:-1])} nor {FORMATS[-1]}.")
     try:
         rows = {".txt": _from_txt, ".tsv": _from_tsv, ".json": _from_json, ".parquet": _from_parquet}[path.suffix](path)
-        found = _prompts(rows, described.get("columns", {}))
+        found = _prompts(rows, set_manifest.get("columns", {}))
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise PromptError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        wanted = " or ".join([described["columns"]["prompt"]] if described else PROMPT_COLUMNS)
+        wanted = " or ".join([set_manifest["columns"]["prompt"]] if set_manifest else PROMPT_COLUMNS)
         raise PromptError(
             f"{path} holds no prompts: a .tsv or .parquet needs a column {wanted}, a .json a list of strings or of"
             " objects with such a key."
         ) from error
-    found = _in_blocks(found, described.get("blocks", []))
+    found = _in_blocks(found, set_manifest.get("blocks", []))
     written = [one for one in found if one.text]
     first: dict[str, Prompt] = {}
     for one in written:
@@ -114,12 +114,12 @@ def read_prompts(path: Path, described: dict[str, Any] | None = None) -> PromptS
     if not prompts:
         raise PromptError(f"{path} holds no prompts.")
     return PromptSet(
-        name=described.get("name", str(path)),
+        name=set_manifest.get("name", str(path)),
         prompts=prompts,
         rows=len(found),
         blank=len(found) - len(written),
         repeats=len(written) - len(prompts),
-        expected_rows=described.get("rows"),
+        expected_rows=set_manifest.get("rows"),
     )
 
 
@@ -166,11 +166,11 @@ def _from_parquet(path: Path) -> list[Row]:
     return pq.read_table(path, columns=texts).to_pylist()
 
 
-def _check_keys(described: dict[str, Any]) -> None:
+def _check_keys(set_manifest: dict[str, Any]) -> None:
     """Raises PromptError for a key that no manifest of prompts has."""
-    tables = [(described, PROMPT_SET_KEYS), (described.get("columns", {}), PROMPT_COLUMN_KEYS)]
-    tables += [(block, PROMPT_BLOCK_KEYS) for block in described.get("blocks", [])]
+    tables = [(set_manifest, PROMPT_SET_KEYS), (set_manifest.get("columns", {}), PROMPT_COLUMN_KEYS)]
+    tables += [(block, PROMPT_BLOCK_KEYS) for block in set_manifest.get("blocks", [])]
     for table, known in tables:
         for key in table:
             if key not in known:
-                raise PromptError(f"{described['name']}.toml: unknown key {key}; known: {', '.join(known)}.")
+                raise PromptError(f"{set_manifest['name']}.toml: unknown key {key}; known: {', '.join(known)}.")

@@ -24,7 +24,7 @@ from schemas.tables import IMAGE_SIDES, SAMPLED_PAIRS
 from train.errors import ModelError, SettingsError
 from train.files import whole_file
 from train.model.families import BUNDLED, pipeline_index
-from train.model.saving import read_trained
+from train.model.saving import pipeline_of, read_trained
 from train.sample.generate import (
     GenerationSettings,
     PictureRequest,
@@ -34,15 +34,23 @@ from train.sample.generate import (
     picture_requests,
 )
 from train.sample.grid import Tile, save_grid
-from train.sample.picture_files import Key, Model, StoredPicture, StoredPictures, earlier_weights, fingerprint, record
+from train.sample.picture_files import (
+    Model,
+    RequestKey,
+    StoredPicture,
+    StoredPictures,
+    fingerprint,
+    record_settings,
+    recorded_weights,
+)
 from train.sample.prompts import Prompt
 
 PAIRS_FILE, MANIFEST_FILE, SPLIT = "pairs.parquet", "manifest.toml", "sampled"
-MAPPED = [name for name in SAMPLED_PAIRS.names if name != "seed"]  # the columns that a manifest knows
-WRITTEN_BEHIND = 2  # batches that may wait for the disk while the next is drawn
-ROWS_TOGETHER = 4096
+MANIFEST_COLUMNS = [name for name in SAMPLED_PAIRS.names if name != "seed"]  # the columns that a manifest knows
+MAX_WAITING_WRITES = 2  # batches that may wait for the disk while the next is drawn
+ROWS_PER_WRITE = 4096  # of pairs.parquet, so many a row group
 
-Pictures = dict[str, dict[Key, StoredPicture]]  # by model
+Pictures = dict[str, dict[RequestKey, StoredPicture]]  # by model
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class Sampling:
         return len(self.models) * len(self.prompts) * self.images_per_prompt
 
     @property
+    def pairs(self) -> int:
+        """How many these make, every two of the models' of one request."""
+        return self.pictures * (len(self.models) - 1) // 2
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides a picture beside its model, prompt and number; None is left out, as TOML knows none."""
         return {
@@ -88,8 +101,7 @@ def check_models(models: tuple[Model, ...]) -> None:
     if len(names) < 2:
         raise SettingsError(f"{names[0]} alone has nothing to be compared with; name a second --model, or --against.")
     for model in models:
-        trained = read_trained(Path(model.source))
-        pipeline_index(trained.base if trained and trained.kind == "lora" else model.source)
+        pipeline_index(pipeline_of(model.source))
 
 
 def draw_pairs(sampling: Sampling, output: Path, progress: Callable[[int, int], None]) -> dict[str, dict[str, int]]:
@@ -99,46 +111,48 @@ def draw_pairs(sampling: Sampling, output: Path, progress: Callable[[int, int], 
     """
     check_models(sampling.models)
     weights = {model.name: fingerprint(model.source) for model in sampling.models}
-    weights = earlier_weights(output, sampling.settings, weights) | weights
+    weights = recorded_weights(output, sampling.settings, weights) | weights
     pictures: Pictures = {}
     for index, model in enumerate(sampling.models):
         before = index * len(sampling.picture_requests())
         for done in _draw(sampling, StoredPictures(output, model), weights):
             progress(before + done, sampling.pictures)
-        pictures[model.name] = StoredPictures(output, model).kept()
+        pictures[model.name] = StoredPictures(output, model).by_request()
     faults = {model.name: _faults(model, pictures, sampling) for model in sampling.models}
     rows = _pairs(sampling, pictures)
     with whole_file(output / PAIRS_FILE) as temporary, pq.ParquetWriter(temporary, SAMPLED_PAIRS) as writer:
-        while chunk := list(itertools.islice(rows, ROWS_TOGETHER)):
+        while chunk := list(itertools.islice(rows, ROWS_PER_WRITE)):
             writer.write_table(pa.Table.from_pylist(chunk, schema=SAMPLED_PAIRS))
     with whole_file(output / MANIFEST_FILE) as temporary:
         temporary.write_text(manifest(sampling, faults), "utf-8")
     return {name: found for name, found in faults.items() if found}
 
 
-def _draw(sampling: Sampling, parts: StoredPictures, weights: dict[str, str]) -> Iterator[int]:
+def _draw(sampling: Sampling, stored: StoredPictures, weights: dict[str, str]) -> Iterator[int]:
     """Draw and write the model's missing pictures; how many of its pictures stand, again and again."""
-    todo, there = sampling.picture_requests(), parts.kept()
-    missing = [one for one in todo if one.key not in there]
-    done = len(todo) - len(missing)
+    requests, drawn = sampling.picture_requests(), stored.by_request()
+    missing = [one for one in requests if one.key not in drawn]
+    done = len(requests) - len(missing)
     if missing:
-        memory = partial(enough_memory_to_draw, parts.model.name, sampling.batch_images)
+        memory = partial(enough_memory_to_draw, stored.model.name, sampling.batch_images)
         with memory():
-            pipeline = open_generator(parts.model.source, sampling.generation.scheduler)
-        record(parts.output, sampling.settings, weights)  # only now: a scheduler that does not fit leaves nothing
+            pipeline = open_generator(stored.model.source, sampling.generation.scheduler)
+        record_settings(
+            stored.output, sampling.settings, weights
+        )  # only now: a scheduler that does not fit leaves nothing
         # One writer: parts stand in order, so a run that was killed cuts as one that was not.
-        with ThreadPoolExecutor(1) as disk:
-            writing: deque[tuple[Future[None], int]] = deque()
+        with ThreadPoolExecutor(1) as writer:
+            waiting: deque[Future[int]] = deque()
             for start in range(0, len(missing), sampling.batch_images):
                 chunk = missing[start : start + sampling.batch_images]
                 with memory():
                     pixels = generate(pipeline, chunk, sampling.generation)
-                writing.append((disk.submit(parts.write, chunk, pixels), len(chunk)))
-                while len(writing) > WRITTEN_BEHIND or (writing and writing[0][0].done()):
-                    done += _finished(*writing.popleft())
+                waiting.append(writer.submit(stored.write, chunk, pixels))
+                while len(waiting) > MAX_WAITING_WRITES or (waiting and waiting[0].done()):
+                    done += waiting.popleft().result()
                     yield done
-            while writing:
-                done += _finished(*writing.popleft())
+            while waiting:
+                done += waiting.popleft().result()
                 yield done
         del pipeline
         gc.collect()  # a pipeline refers to itself; the next model needs its memory
@@ -146,19 +160,20 @@ def _draw(sampling: Sampling, parts: StoredPictures, weights: dict[str, str]) ->
         yield done
 
 
-def _finished(written: Future[None], pictures: int) -> int:
-    written.result()
-    return pictures
-
-
 def _faults(model: Model, pictures: Pictures, sampling: Sampling) -> dict[str, int]:
     """Raises: ModelError when the model drew nothing that could be compared."""
     kept = [pictures[model.name][one.key] for one in sampling.picture_requests()]
     faults = Counter(one.fault for one in kept if one.fault)
     if sum(faults.values()) == len(kept):
-        words = " and ".join(f"{count} {fault.replace('_', ' ')}" for fault, count in sorted(faults.items()))
-        raise ModelError(f"{model.name} drew nothing that could be compared: {words} of {len(kept)} pictures.")
+        words = fault_words(faults, len(kept))
+        raise ModelError(f"{model.name} drew nothing that could be compared: {words}.")
     return dict(sorted(faults.items()))
+
+
+def fault_words(faults: dict[str, int], pictures: int) -> str:
+    """`2 black and 1 not finite of 8 pictures`."""
+    words = " and ".join(f"{count} {fault.replace('_', ' ')}" for fault, count in sorted(faults.items()))
+    return f"{words} of {pictures} pictures"
 
 
 def _pairs(sampling: Sampling, pictures: Pictures) -> Iterator[dict[str, Any]]:
@@ -175,14 +190,13 @@ def _pairs(sampling: Sampling, pictures: Pictures) -> Iterator[dict[str, Any]]:
 def manifest(sampling: Sampling, faults: dict[str, dict[str, int]]) -> str:
     """manifest.toml. It maps no label: nobody has judged these pairs."""
     models = sampling.score_models or ("demo" if uses_bundled(sampling.models[0].source) else None)
-    rows = sampling.pictures * (len(sampling.models) - 1) // 2
     document: dict[str, Any] = {
         "name": "sampled",
         "description": f"{' against '.join(model.name for model in sampling.models)}, seed {sampling.seed}",
         **({"models": models} if models else {}),
         "default_split": SPLIT,
-        "splits": {SPLIT: {"files": [PAIRS_FILE], "rows": rows}},
-        "columns": {name: name for name in MAPPED},
+        "splits": {SPLIT: {"files": [PAIRS_FILE], "rows": sampling.pairs}},
+        "columns": {name: name for name in MANIFEST_COLUMNS},
         "sampled": {
             **sampling.settings,
             "images_per_prompt": sampling.images_per_prompt,
@@ -205,19 +219,19 @@ def uses_bundled(source: str) -> bool:
     return (source if trained is None else trained.base) in BUNDLED
 
 
-def save_tiles(path: Path, sampling: Sampling, output: Path, prompts: int) -> None:
+def save_comparison(path: Path, sampling: Sampling, output: Path, prompts: int) -> None:
     """The first pictures of the first `prompts` prompts: the model named last on the left, the first on the right.
 
     Raises: StorageError.
     """
     right, left = sampling.models[0], sampling.models[-1]
     trained = read_trained(Path(right.source))
-    words = ("base", "trained") if trained and trained.base == left.source else ("against", "model")
-    heading = f"{words[0]}: {left.name}   {words[1]}: {right.name}   seed {sampling.seed}"
+    titles = ("base", "trained") if trained and trained.base == left.source else ("against", "model")
+    heading = f"{titles[0]}: {left.name}   {titles[1]}: {right.name}   seed {sampling.seed}"
     chosen = sampling.picture_requests()[:: sampling.images_per_prompt][:prompts]
-    kept = [StoredPictures(output, side).kept() for side in (left, right)]
+    kept = [StoredPictures(output, side).by_request() for side in (left, right)]
     tiles = [Tile(one.prompt.text, *(_picture(output, side[one.key]) for side in kept)) for one in chosen]
-    save_grid(path, tiles, words, heading)
+    save_grid(path, tiles, titles, heading)
 
 
 def _picture(output: Path, kept: StoredPicture) -> Image.Image:

@@ -43,7 +43,7 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
     2
     """
     from train.sample.generate import GenerationSettings
-    from train.sample.sampling import Sampling, save_tiles
+    from train.sample.sampling import Sampling, save_comparison
 
     options = options or SampleOptions()
     output = Path(options.output or run_folder() / "sampled")
@@ -58,7 +58,7 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
     )
     summary = _sampled(sampling, output)
     if options.grid is not None:
-        save_tiles(options.grid, sampling, output, GRID_PROMPTS)
+        save_comparison(options.grid, sampling, output, GRID_PROMPTS)
         summary["grid"] = str(options.grid)
     return summary
 
@@ -82,28 +82,27 @@ def _prompts_to_draw(prompts: str | None, file: Path | None) -> "list[Prompt]":
         prompts = str(bundled_prompts())
         note("No --prompts: drawing the bundled demo's held-out prompts.")
     found = load_prompts(prompts, file)
-    for said in found.notes():
-        note(said)
+    for sentence in found.notes():
+        note(sentence)
     return found.prompts
 
 
 def _sampled(sampling: "Sampling", output: Path) -> dict[str, Any]:
     """Draw; what came of it, with each model's faulty pictures named on stderr."""
-    from train.sample.sampling import MANIFEST_FILE, draw_pairs
+    from train.sample.sampling import MANIFEST_FILE, draw_pairs, fault_words
 
     silence_libraries()
     with Reporter(main=True) as reporter:
         faults = draw_pairs(sampling, output, lambda done, total: reporter.advance("sample", done, total))
     models = [one.name for one in sampling.models]
     for name, kinds in faults.items():
-        words = " and ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in kinds.items())
-        drawn = sampling.pictures // len(models)
-        note(f"{name}: {words} of {drawn} pictures; they are left out of every comparison, and counted there.")
+        words = fault_words(kinds, sampling.pictures // len(models))
+        note(f"{name}: {words}; they are left out of every comparison, and counted there.")
     return {
         "manifest": str(output / MANIFEST_FILE),
         "models": models,
         "prompts": len(sampling.prompts),
         "pictures": sampling.pictures,
-        "pairs": sampling.pictures * (len(models) - 1) // 2,
+        "pairs": sampling.pairs,
         "faults": faults,
     }

@@ -1,16 +1,15 @@
 """What stops a run from spoiling its own weights, or ends it with one sentence."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from train.config import Recipe
-from train.errors import DivergenceError, MemoryFullError
-from train.model.memory import memory_full
+from train.errors import DivergenceError
+from train.model.memory import enough_memory
 
-MOST_IN_A_ROW = 10
+MAX_SKIPPED_IN_A_ROW = 10
 
 
 @dataclass
@@ -36,9 +35,9 @@ class Guard:
             return f"the gradient norm is {grad_norm:.4g}, over optimizer.skip_grad_norm_over {self.grad_norm_limit:g}"
         return None
 
-    def stop_if_lost(self, step: int, fault: str, last_good: Path | None) -> None:
-        """Raises: DivergenceError after MOST_IN_A_ROW skipped steps, naming the last good checkpoint."""
-        if self.in_a_row >= MOST_IN_A_ROW:
+    def stop_if_diverged(self, step: int, fault: str, last_good: Path | None) -> None:
+        """Raises: DivergenceError after MAX_SKIPPED_IN_A_ROW skipped steps, naming the last good checkpoint."""
+        if self.in_a_row >= MAX_SKIPPED_IN_A_ROW:
             kept = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
             raise DivergenceError(
                 f"{self.in_a_row} steps in a row were skipped, the last of them step {step}: {fault}; {kept}."
@@ -46,18 +45,12 @@ class Guard:
             )
 
 
-@contextmanager
-def enough_memory(recipe: Recipe) -> Iterator[None]:
+def enough_memory_to_train(recipe: Recipe) -> AbstractContextManager[None]:
     """Turn a refused allocation into what to change. Raises: MemoryFullError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not memory_full(error):
-            raise
-        raise MemoryFullError(
-            f"There is not enough memory for this recipe: {'; or '.join(_savings(recipe))}."
-            " --resume takes none of these changes: where there is a checkpoint, name another --output, too."
-        ) from error
+    return enough_memory(
+        f"for this recipe: {'; or '.join(_savings(recipe))}."
+        " --resume takes none of these changes: where there is a checkpoint, name another --output, too."
+    )
 
 
 def _savings(recipe: Recipe) -> list[str]:

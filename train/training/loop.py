@@ -11,7 +11,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
-from train.config import Optimizer, Recipe, as_toml
+from train.config import Recipe, as_toml
 from train.data.batches import BatchPlan, BatchStream
 from train.data.buckets import bucketed
 from train.data.latent_cache import open_cache
@@ -25,29 +25,18 @@ from train.model.fsdp import whole
 from train.model.lora import trainable
 from train.model.memory import peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
-from train.objectives import PairErrors, implicit_accuracy, pair_loss
+from train.objectives import pair_loss
 from train.terminal import Reporter
-from train.training.guard import Guard, enough_memory
-from train.training.optimizers import make_optimizer, moving_average
+from train.training.guard import Guard, enough_memory_to_train
+from train.training.optimizers import make_optimizer, moving_average, set_learning_rate
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
-from train.training.output.log import RunLog, mean_of_last, shown
-from train.training.pair_errors import pair_errors
+from train.training.output.log import RunLog, mean_of_last, progress_text
+from train.training.pair_errors import pair_errors, pair_metrics
 from train.training.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PATIENCE = timedelta(days=1)  # processes wait for one that fills the cache or writes; NCCL's own limit is 10 minutes
-METRICS = (  # summed over pairs, in the order of `metric_sums`
-    "loss",
-    "policy_mse_preferred",
-    "policy_mse_rejected",
-    "reference_mse_preferred",
-    "reference_mse_rejected",
-    "policy_margin",
-    "reference_margin",
-    "implicit_accuracy",
-    "drift",
-)
+PROCESS_TIMEOUT = timedelta(days=1)  # while one fills the cache or writes; NCCL's own limit is 10 minutes
 
 
 def run_training(
@@ -67,7 +56,7 @@ def run_training(
     agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:
         reporter = stack.enter_context(Reporter(main=main))
-        stack.enter_context(enough_memory(recipe))
+        stack.enter_context(enough_memory_to_train(recipe))
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
@@ -93,11 +82,11 @@ def run_training(
         optimizer = accelerator.prepare(plain_optimizer)
         average = moving_average(recipe.optimizer, parameters)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
-        found = checkpoint.newest(output, reporter.say)
-        first_step = agreed_step(accelerator, output, 0 if found is None else found.step)
-        if found is not None:
-            checkpoint.restore(found, parameters, plain_optimizer, average)
-            restore_counts(found.state, accelerator, guard)
+        newest = checkpoint.newest(output, reporter.say)
+        first_step = agreed_step(accelerator, output, 0 if newest is None else newest.step)
+        if newest is not None:
+            checkpoint.restore(newest, parameters, plain_optimizer, average)
+            restore_scaler_and_guard(newest.state, accelerator, guard)
             reporter.say(f"Resuming after step {first_step}.")
         plan = BatchPlan(
             recipe=recipe,
@@ -116,22 +105,21 @@ def run_training(
 
         for step in range(first_step, run.steps):
             step_began = time.perf_counter()
-            rate = learning_rate(recipe.optimizer, step)
-            for group in plain_optimizer.param_groups:
-                group["lr"] = rate
-            sums = torch.zeros(len(METRICS), device=device)
+            rate = set_learning_rate(plain_optimizer, recipe.optimizer, step)
+            sums: Tensor | float = 0.0
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
             # Processes average theirs, hence the factor; they meet in the last micro-step only.
-            last = False
-            while not last:
-                batch, last = next(batches)
-                with nullcontext() if last else accelerator.no_sync(policy):
+            last_micro_step = False
+            while not last_micro_step:
+                batch, last_micro_step = next(batches)
+                with nullcontext() if last_micro_step else accelerator.no_sync(policy):
                     with accelerator.autocast():
                         errors = pair_errors(policy, reference, scheduler, batch)
                     losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
                     accelerator.backward(losses.sum() * (processes / run.batch_pairs))
-                sums += metric_sums(errors, losses)
+                per_pair = pair_metrics(errors, losses)
+                sums = sums + torch.stack([values.sum() for values in per_pair.values()])
 
             # One look at the device a step: the sums of all processes and the gradient's norm, which tell
             # whether the step may be taken. Under fp16 the scaler must hear of every step.
@@ -148,7 +136,7 @@ def run_training(
                 average.update(parameters)
 
             done, seconds = step + 1, time.perf_counter() - step_began
-            metrics = dict(zip(METRICS, values, strict=True)) | {
+            metrics = dict(zip(per_pair, values, strict=True)) | {
                 "learning_rate": rate,
                 "grad_norm": grad_norm,
                 "pairs_per_sec": run.batch_pairs / seconds,
@@ -159,13 +147,13 @@ def run_training(
             if run.validate_every_steps and done % run.validate_every_steps == 0:
                 metrics |= validate(plan, denoiser, reference, scheduler, accelerator)
             log.write(done, metrics)
-            reporter.advance("train", done, run.steps, shown(metrics))
+            reporter.advance("train", done, run.steps, progress_text(metrics))
             if fault is not None:
                 reporter.say(f"Step {done} skipped: {fault}.")
                 last_good = checkpoint.newest(output, reporter.say)
-                guard.stop_if_lost(done, fault, None if last_good is None else last_good.folder)
+                guard.stop_if_diverged(done, fault, None if last_good is None else last_good.folder)
             if (main or run.fsdp) and (done % run.checkpoint_every_steps == 0 or done == run.steps):
-                state, keep = counts(accelerator, guard), run.keep_checkpoints
+                state, keep = scaler_and_guard_state(accelerator, guard), run.keep_checkpoints
                 checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=keep, write=main)
             if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
                 sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser, save=main)
@@ -212,7 +200,7 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the launcher's would divide the loss
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)],
     )
     _check_distribution(accelerator.distributed_type)
     fsdp.check(recipe, accelerator.num_processes)
@@ -288,35 +276,14 @@ def announce(
         )
 
 
-def counts(accelerator: Accelerator, guard: Guard) -> dict[str, Any]:
+def scaler_and_guard_state(accelerator: Accelerator, guard: Guard) -> dict[str, Any]:
     """What a checkpoint holds beside weights and moments: the fp16 loss scale, the steps skipped."""
     scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
     return {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
 
 
-def restore_counts(state: dict[str, Any], accelerator: Accelerator, guard: Guard) -> None:
-    """The inverse of `counts`."""
+def restore_scaler_and_guard(state: dict[str, Any], accelerator: Accelerator, guard: Guard) -> None:
+    """The inverse of `scaler_and_guard_state`."""
     guard.skipped, guard.in_a_row = state.get("skipped", (0, 0))
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state["loss_scale"])
-
-
-def learning_rate(optimizer: Optimizer, step: int) -> float:
-    """Of step `step`, counted from 0: linear warm-up that reaches the full rate at `warmup_steps`."""
-    return optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
-
-
-def metric_sums(errors: PairErrors, losses: Tensor) -> Tensor:
-    """The METRICS of a micro-batch, summed over its pairs, on the device and without gradient."""
-    per_pair = (
-        losses,
-        errors.policy_w,
-        errors.policy_l,
-        errors.reference_w,
-        errors.reference_l,
-        errors.policy_margin,
-        errors.reference_margin,
-        implicit_accuracy(errors),
-        errors.policy_w.new_zeros(()).expand_as(errors.policy_w) if errors.drift is None else errors.drift,
-    )
-    return torch.stack([values.detach().float().sum() for values in per_pair])

@@ -76,3 +76,11 @@ class MovingAverage:
 def moving_average(optimizer: Optimizer, parameters: Parameters) -> MovingAverage | None:
     """The average that the recipe asks for, if it does."""
     return None if optimizer.ema_decay is None else MovingAverage(parameters, optimizer.ema_decay)
+
+
+def set_learning_rate(torch_optimizer: torch.optim.Optimizer, optimizer: Optimizer, step: int) -> float:
+    """The rate of step `step`, counted from 0: linear warm-up that reaches the full rate at `warmup_steps`."""
+    rate = optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+    for group in torch_optimizer.param_groups:
+        group["lr"] = rate
+    return rate

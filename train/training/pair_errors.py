@@ -1,11 +1,12 @@
-"""A batch to the squared errors of policy and reference: one forward of each."""
+"""A batch to the squared errors of policy and reference, one forward of each, and what the log tells of them."""
 
 import torch
+from torch import Tensor
 
 from train.data.latents import Batch
 from train.model.families import Scheduler, add_noise, denoise
 from train.model.policy import Reference
-from train.objectives import PairErrors, prediction_mse
+from train.objectives import PairErrors, implicit_accuracy, prediction_mse
 
 
 def pair_errors(policy: torch.nn.Module, reference: Reference, scheduler: Scheduler, batch: Batch) -> PairErrors:
@@ -20,3 +21,19 @@ def pair_errors(policy: torch.nn.Module, reference: Reference, scheduler: Schedu
     policy_w, policy_l = policy_mse.chunk(2)
     reference_w, reference_l = reference_mse.chunk(2)
     return PairErrors(policy_w, policy_l, reference_w, reference_l, drift)
+
+
+def pair_metrics(errors: PairErrors, losses: Tensor) -> dict[str, Tensor]:
+    """What the log tells of each pair, by name: float32, on the device and without gradient."""
+    metrics = {
+        "loss": losses,
+        "policy_mse_preferred": errors.policy_w,
+        "policy_mse_rejected": errors.policy_l,
+        "reference_mse_preferred": errors.reference_w,
+        "reference_mse_rejected": errors.reference_l,
+        "policy_margin": errors.policy_margin,
+        "reference_margin": errors.reference_margin,
+        "implicit_accuracy": implicit_accuracy(errors),
+        "drift": torch.zeros_like(losses) if errors.drift is None else errors.drift,
+    }
+    return {name: values.detach().float() for name, values in metrics.items()}

@@ -51,15 +51,12 @@ class TrainOptions:
         """Preset, file and options as one. Raises: SettingsError; ModelError for a model that no preset fits."""
         flags = {
             "model": self.model,
-            "run.steps": self.steps,
-            "run.batch_pairs": self.batch_pairs,
-            "run.seed": self.seed,
-            "optimizer.learning_rate": self.learning_rate,
-            "objective.name": self.objective,
-            "objective.beta": self.beta,
-            "lora.rank": self.lora_rank,
+            "run": {"steps": self.steps, "batch_pairs": self.batch_pairs, "seed": self.seed},
+            "optimizer": {"learning_rate": self.learning_rate},
+            "objective": {"name": self.objective, "beta": self.beta},
+            "lora": {"rank": self.lora_rank},
         }
-        return load_recipe(_preset(self.preset, self.model), self.config, _nested(flags))
+        return load_recipe(_preset(self.preset, self.model), self.config, _given(flags))
 
 
 def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
@@ -116,12 +113,7 @@ def _preset(preset: str | None, model: str | None) -> str:
     return chosen
 
 
-def _nested(flags: dict[str, Any]) -> Table:
-    """`{"run.steps": 5}` as `{"run": {"steps": 5}}`, without the flags that were not given."""
-    table: Table = {}
-    for name, value in flags.items():
-        if value is not None:
-            *section, key = name.split(".")
-            inner = table.setdefault(section[0], {}) if section else table
-            inner[key] = value
-    return table
+def _given(flags: Table) -> Table:
+    """Without the flags that were not given, and the sections that have none."""
+    inner = {name: _given(value) if isinstance(value, dict) else value for name, value in flags.items()}
+    return {name: value for name, value in inner.items() if value not in (None, {})}

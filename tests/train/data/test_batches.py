@@ -10,7 +10,7 @@ import torch
 from tests.train import tiny
 from tests.train.caches import build
 from train.config import Recipe, load_recipe
-from train.data.batches import VALIDATION_DRAWS, BatchPlan, BatchStream, Place, split
+from train.data.batches import VALIDATION_DRAWS, BatchPlan, BatchSlot, BatchStream, split
 from train.data.latents import Batch
 from train.data.pairs import PairSet, read_pairs
 from train.data.prefetch import prefetched
@@ -18,7 +18,7 @@ from train.errors import ShardError
 from train.model.families import load
 
 CPU = torch.device("cpu")
-FIRST = [Place(0, 0), Place(1, 1), Place(2, 2)]  # the three best pairs
+FIRST = [BatchSlot(0, 0), BatchSlot(1, 1), BatchSlot(2, 2)]  # the three best pairs
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data.images import decode, middle
+from train.data.images import centre_crop, decode
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -39,7 +39,7 @@ def test_exif_rotation_is_applied() -> None:
 def test_the_middle_square_and_its_time_ids() -> None:
     pixels = np.zeros((32, 64, 3), np.uint8)
     pixels[:, 16:48] = 255
-    cut = middle(Image.fromarray(pixels), 32, 32)
+    cut = centre_crop(Image.fromarray(pixels), 32, 32)
     assert cut.pixels.shape == (3, 32, 32)
     assert torch.equal(cut.pixels, torch.ones(3, 32, 32))
     assert cut.time_ids == (32, 64, 0, 16, 32, 32)
@@ -47,13 +47,13 @@ def test_the_middle_square_and_its_time_ids() -> None:
 
 @pytest.mark.parametrize("size", [(64, 32), (32, 64), (33, 100), (7, 9), (512, 512)])
 def test_any_size_gives_a_square_in_range(size: tuple[int, int]) -> None:
-    cut = middle(Image.new("RGB", size, (255, 0, 128)), 32, 32)
+    cut = centre_crop(Image.new("RGB", size, (255, 0, 128)), 32, 32)
     assert cut.pixels.shape == (3, 32, 32)
     assert cut.pixels.abs().max() <= 1
 
 
 @pytest.mark.parametrize("size", [(64, 32), (32, 64), (33, 100)])
 def test_any_size_covers_a_rectangle(size: tuple[int, int]) -> None:
-    cut = middle(Image.new("RGB", size, (255, 0, 128)), 16, 48)
+    cut = centre_crop(Image.new("RGB", size, (255, 0, 128)), 16, 48)
     assert cut.pixels.shape == (3, 16, 48)
     assert cut.time_ids[4:] == (16, 48)

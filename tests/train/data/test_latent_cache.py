@@ -62,7 +62,7 @@ def test_a_killed_filling_goes_on_where_it_was(
             raise KeyboardInterrupt
         real(arrays, chunk, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cache_module, "SAFE_EVERY_CHUNKS", 1)
+    monkeypatch.setattr(cache_module, "FLUSH_EVERY_CHUNKS", 1)
     monkeypatch.setattr(cache_module, "_write_images", counted)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "broken", model, pairs)

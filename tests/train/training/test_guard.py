@@ -12,7 +12,7 @@ from train.config import load_recipe
 from train.errors import DivergenceError, MemoryFullError, SettingsError
 from train.sample.generate import enough_memory_to_draw
 from train.training import loop
-from train.training.guard import Guard, enough_memory
+from train.training.guard import Guard, enough_memory_to_train
 
 RunTiny = Callable[..., Outcome]
 
@@ -32,10 +32,10 @@ def test_what_is_not_finite_or_too_large_is_a_fault_and_is_counted() -> None:
 def test_ten_faults_in_a_row_end_the_run() -> None:
     guard = Guard(None, skipped=20, in_a_row=8)
     guard.fault(math.nan, 1.0)
-    guard.stop_if_lost(9, "the loss is nan", None)
+    guard.stop_if_diverged(9, "the loss is nan", None)
     guard.fault(math.nan, 1.0)
     with pytest.raises(DivergenceError) as caught:
-        guard.stop_if_lost(10, "the loss is nan", Path("out/checkpoints/step-000002"))
+        guard.stop_if_diverged(10, "the loss is nan", Path("out/checkpoints/step-000002"))
     assert str(caught.value) == (
         "10 steps in a row were skipped, the last of them step 10: the loss is nan; the last good checkpoint is"
         " out/checkpoints/step-000002. Lower optimizer.learning_rate or objective.beta and train into another --output."
@@ -124,7 +124,7 @@ def test_another_way_to_spread_weights_is_refused() -> None:
 
 def test_too_little_memory_says_what_to_change() -> None:
     recipe = load_recipe("sd15")
-    with pytest.raises(MemoryFullError) as caught, enough_memory(recipe):
+    with pytest.raises(MemoryFullError) as caught, enough_memory_to_train(recipe):
         torch.empty(2**60, dtype=torch.uint8)  # no machine has it
     assert str(caught.value) == (
         "There is not enough memory for this recipe: lower run.micro_batch_pairs from 8, which changes results by"
@@ -132,7 +132,7 @@ def test_too_little_memory_says_what_to_change() -> None:
         " data.resolution_px from 512. --resume takes none of these changes: where there is a checkpoint, name another"
         " --output, too."
     )
-    with pytest.raises(RuntimeError, match="another"), enough_memory(recipe):
+    with pytest.raises(RuntimeError, match="another"), enough_memory_to_train(recipe):
         raise RuntimeError("another error")
 
 

@@ -11,7 +11,7 @@ from train.config import as_toml
 from train.training.output.log import read_log
 
 CURVES = "curves.png"
-SHOWN = {  # metric: title of its panel
+PANELS = {  # metric: title of its panel
     "loss": "loss (ln 2 = 0.693 where policy = reference)",
     "implicit_accuracy": "implicit accuracy",
     "validation_implicit_accuracy": "implicit accuracy on held-out pairs",
@@ -19,7 +19,7 @@ SHOWN = {  # metric: title of its panel
     "drift": "KL proxy: squared change of the prediction",
     "grad_norm": "gradient norm before clipping",
 }
-WIDTH_PX, HEIGHT_PX, ACROSS, POINTS = 380, 150, 2, 400
+WIDTH_PX, HEIGHT_PX, PANELS_PER_ROW, MAX_POINTS = 380, 150, 2, 400
 
 
 def write_card(folder: Path, settings: dict[str, Any], facts: dict[str, Any], log: Path) -> None:
@@ -76,14 +76,14 @@ def _plain(value: Any) -> str:
 
 
 def draw_curves(path: Path, records: list[dict[str, float | None]]) -> None:
-    """One panel for each metric that the log has; at most POINTS steps, the mean of those between."""
-    panels = [_panel(name, title, records) for name, title in SHOWN.items() if any(one.get(name) for one in records)]
-    alt.concat(*panels, columns=ACROSS).resolve_scale(y="independent").save(str(path), scale_factor=2)
+    """One panel for each metric that the log has; at most MAX_POINTS steps, the mean of those between."""
+    panels = [_panel(name, title, records) for name, title in PANELS.items() if any(one.get(name) for one in records)]
+    alt.concat(*panels, columns=PANELS_PER_ROW).resolve_scale(y="independent").save(str(path), scale_factor=2)
 
 
 def _panel(name: str, title: str, records: list[dict[str, float | None]]) -> Any:
     known = [(one["step"], value) for one in records if (value := one.get(name)) is not None]
-    size = math.ceil(len(known) / POINTS)
+    size = math.ceil(len(known) / MAX_POINTS)
     groups = [known[start : start + size] for start in range(0, len(known), size)]
     values = [{"step": group[-1][0], "value": sum(value for _, value in group) / len(group)} for group in groups]
     step = alt.X("step:Q", title=None)

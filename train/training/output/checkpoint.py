@@ -25,7 +25,7 @@ from torch.nn import Parameter
 
 from train.errors import RunDirectoryError
 from train.files import whole_folder
-from train.model.fsdp import spread_like, whole
+from train.model.fsdp import on_host, spread_like
 from train.training.optimizers import MovingAverage, Parameters
 
 WEIGHTS, OPTIMIZER, AVERAGE, STATE = (
@@ -55,12 +55,12 @@ def save(
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None,
-    further: dict[str, Any],
+    extra_state: dict[str, Any],
     *,
     keep: int,
     write: bool = True,
 ) -> None:
-    """Write the checkpoint of `step`, `further` into its state.json, and remove all but the newest `keep`.
+    """Write the checkpoint of `step`, `extra_state` into its state.json, and remove all but the newest `keep`.
 
     Where weights are spread over processes all must call it, and one of them `write`s. Raises: StorageError.
     """
@@ -69,14 +69,14 @@ def save(
     held: dict[str, dict[str, Tensor]] = {WEIGHTS: dict(parameters), OPTIMIZER: tensors}
     if average is not None:
         held[AVERAGE] = average.averages
-    files = {name: _on_host(content, keep=write) for name, content in held.items()}
+    files = {name: on_host(content, keep=write) for name, content in held.items()}
     if not write:
         return
     with whole_folder(folder) as temporary:
         for name, content in files.items():
             save_file(content, temporary / name)
         sizes = {name: (temporary / name).stat().st_size for name in files}
-        state = {"step": step, "sizes_bytes": sizes, "optimizer": numbers, **further}
+        state = {"step": step, "sizes_bytes": sizes, "optimizer": numbers, **extra_state}
         (temporary / STATE).write_text(json.dumps(state), "utf-8")
     for old in _newest_first(output)[keep:]:
         shutil.rmtree(old)
@@ -148,12 +148,3 @@ def _optimizer_state(
     }
     tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
     return tensors, {name: value for name, value in held.items() if name not in tensors}
-
-
-def _on_host(tensors: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    found = {}
-    for name, tensor in tensors.items():
-        gathered = whole(tensor.detach())  # one at a time: a device has no room for all
-        if keep:
-            found[name] = gathered.to("cpu", copy=True).contiguous()
-    return found

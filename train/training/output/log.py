@@ -11,9 +11,9 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from train.errors import SettingsError
-from train.files import one_sentence
+from train.files import storage_errors
 
-SHOWN = {
+PROGRESS_FORMATS = {
     "loss": "loss {:.4f}",
     "implicit_accuracy": "accuracy {:.3f}",
     "policy_margin": "margin {:+.5f}",
@@ -35,8 +35,8 @@ class RunLog:
             return
         self._wandb = None if wandb_project is None else _wandb_run(wandb_project, output, first_step)
         self._path = path = output / "log.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
-        with one_sentence(path):
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
+        with storage_errors(path):
             path.write_text("".join(kept), "utf-8")
             self._events = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
             self._file = path.open("a", encoding="utf-8")
@@ -46,7 +46,7 @@ class RunLog:
             return
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         record = {"step": step, **{name: finite.get(name) for name in metrics}}  # JSON knows no NaN: null stands for it
-        with one_sentence(self._path):
+        with storage_errors(self._path):
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
             for name, value in finite.items():
@@ -64,7 +64,7 @@ class RunLog:
             return
         if self._wandb is not None:
             self._wandb.finish()
-        with one_sentence(self._path) if error is None else suppress(OSError):  # a full disk has been told of
+        with storage_errors(self._path) if error is None else suppress(OSError):  # a full disk has been told of
             self._file.close()
             self._events.close()
 
@@ -79,26 +79,26 @@ def _wandb_run(project: str, output: Path, first_step: int) -> Any:
         ) from error
     known = output / "wandb-id"
     run_id = known.read_text("utf-8") if first_step and known.exists() else uuid.uuid4().hex
-    with one_sentence(known):
+    with storage_errors(known):
         known.write_text(run_id, "utf-8")
     return wandb.init(project=project, name=output.resolve().name, dir=str(output), id=run_id, resume="allow")
 
 
 def read_log(path: Path) -> list[dict[str, float | None]]:
     """The records of a log.jsonl; null stands for what was not finite."""
-    return [json.loads(line) for line in _lines(path)]
+    return [json.loads(line) for line in _whole_lines(path)]
 
 
-def _lines(path: Path) -> list[str]:
+def _whole_lines(path: Path) -> list[str]:
     """Whole lines only: a killed run may have left half of one."""
     if not path.exists():
         return []
     return [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("}\n")]
 
 
-def shown(metrics: dict[str, float]) -> str:
+def progress_text(metrics: dict[str, float]) -> str:
     """The few numbers worth a place on the terminal."""
-    return "  ".join(form.format(metrics[name]) for name, form in SHOWN.items())
+    return "  ".join(form.format(metrics[name]) for name, form in PROGRESS_FORMATS.items())
 
 
 def mean_of_last(path: Path, records: int = 10) -> dict[str, float]:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from train.config import Recipe
-from train.errors import RunDirectoryError
+from train.errors import RunDirectoryError, shortened
 from train.files import read_json, write_json
 from train.training.output.checkpoint import checkpoints_folder
 
 SETTINGS, SUMMARY = "run.json", "summary.json"
-MAY_DIFFER = (  # what changes no weight
+MAY_CHANGE_ON_RESUME = (  # what changes no weight
     "recipe.run.steps",
     "recipe.run.checkpoint_every_steps",
     "recipe.run.keep_checkpoints",
@@ -30,12 +30,12 @@ MAY_DIFFER = (  # what changes no weight
     "recipe.run.sample_prompts",
     "recipe.run.wandb_project",
 )
-VERSIONED = ("pairsieve", "torch", "diffusers", "transformers", "peft", "accelerate")
+VERSIONED_PACKAGES = ("pairsieve", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
 def settings_of(recipe: Recipe, shard_hashes: list[str], *, latent_cache: bool) -> dict[str, Any]:
     """What decides the outcome of a run, as run.json keeps it; a cache rounds latents to float16."""
-    versions = {name: metadata.version(name) for name in VERSIONED}
+    versions = {name: metadata.version(name) for name in VERSIONED_PACKAGES}
     return {
         "recipe": recipe.as_table(),
         "shards_sha256": shard_hashes,
@@ -93,24 +93,20 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """`key: stored, now wanted` for each setting that decides the weights; versions do not stop a run."""
+    wanted = json.loads(json.dumps(wanted))  # as they were stored: tuples become lists
     stored = {"latent_cache": wanted["latent_cache"]} | stored  # a run begun before it was kept may go on
     before, now = (_flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
-    keys = [key for key in {**before, **now} if key not in MAY_DIFFER and before.get(key) != now.get(key)]
-    return [f"{key}: was {_shown(before.get(key))}, now {_shown(now.get(key))}" for key in keys]
+    keys = [key for key in {**before, **now} if key not in MAY_CHANGE_ON_RESUME and before.get(key) != now.get(key)]
+    return [f"{key}: was {_quoted(before.get(key))}, now {_quoted(now.get(key))}" for key in keys]
+
+
+def _quoted(value: Any) -> str:
+    return shortened(json.dumps(value))
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():
         name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: _comparable(value)}
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _comparable(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
