@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS
 from curate.sources.manifest import DEMO
 from curate.storage.run import Run, run_at
-
-if TYPE_CHECKING:
-    pass
 
 
 def embed(
