@@ -70,22 +70,9 @@ def run(
     from train.training.stage import plan
 
     options = TrainOptions(
-        shards,
-        model,
-        preset,
-        config,
-        output,
-        steps,
-        batch_pairs,
-        lr,
-        objective,
-        beta,
-        lora_rank,
-        seed,
-        cache,
-        not no_cache,
-        resume,
-    )
+        shards, model, preset, config, output, steps, batch_pairs, lr, objective, beta, lora_rank, seed, cache,
+        not no_cache, resume,
+    )  # fmt: skip
     found = plan(options) if dry_run else train(options)
     if found is not None:
         _print(found, as_json=as_json)
@@ -131,20 +118,9 @@ def sample(
     from train.sample import sample as run_sample
 
     options = SampleOptions(
-        tuple(model or ()),
-        against,
-        prompts,
-        prompts_file,
-        output,
-        images_per_prompt,
-        steps,
-        guidance,
-        scheduler,
-        batch,
-        seed,
-        models,
-        grid,
-    )
+        tuple(model or ()), against, prompts, prompts_file, output, images_per_prompt, steps, guidance, scheduler, batch,
+        seed, models, grid,
+    )  # fmt: skip
     _print(run_sample(options), as_json=as_json)
 
 
