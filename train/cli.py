@@ -70,8 +70,9 @@ def run(
     from train.training.stage import plan
 
     options = TrainOptions(
-        shards, model, preset, config, output, steps, batch_pairs, lr, objective, beta, lora_rank, seed, cache,
-        not no_cache, resume,
+        shards=shards, model=model, preset=preset, config=config, output=output, steps=steps,
+        batch_pairs=batch_pairs, learning_rate=lr, objective=objective, beta=beta, lora_rank=lora_rank,
+        seed=seed, cache=cache, use_cache=not no_cache, resume=resume,
     )  # fmt: skip
     found = plan(options) if dry_run else train(options)
     if found is not None:
@@ -118,8 +119,9 @@ def sample(
     from train.sample import sample as run_sample
 
     options = SampleOptions(
-        tuple(model or ()), against, prompts, prompts_file, output, images_per_prompt, steps, guidance, scheduler, batch,
-        seed, models, grid,
+        model=tuple(model or ()), against=against, prompts=prompts, prompts_file=prompts_file, output=output,
+        images_per_prompt=images_per_prompt, steps=steps, guidance=guidance, scheduler=scheduler,
+        batch_images=batch, seed=seed, models=models, grid=grid,
     )  # fmt: skip
     _print(run_sample(options), as_json=as_json)
 

@@ -82,8 +82,10 @@ def embed(
     here = run_at(run)
     named = tuple(name.strip() for name in scorers.split(",") if name.strip())
     options = EmbedOptions(
-        manifest, tuple(source or ()), split, models, named, device, precision, parse_batch(batch), compiled, decode,
-        decode_processes, part_images, part_bytes, _part_range(part_range), workers, engine, address, parity,
+        manifest=manifest, source=tuple(source or ()), split=split, models=models, scorers=named, device=device,
+        precision=precision, batch_images=parse_batch(batch), compiled=compiled, decode=decode,
+        decode_processes=decode_processes, part_images=part_images, part_bytes=part_bytes,
+        part_range=_part_range(part_range), workers=workers, engine=engine, address=address, parity=parity,
     )  # fmt: skip
     if dry_run:
         return print_report(run_dry(options, calibrate), as_json)
