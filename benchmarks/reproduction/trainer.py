@@ -21,7 +21,7 @@ from benchmarks.reproduction.pictures import SIDE_PX, embed_captions
 from benchmarks.reproduction.world import World
 from train.config import Recipe, load_recipe
 from train.data.batches import BatchPlan
-from train.data.latents import Encoded
+from train.data.latents import LatentSource
 from train.data.pairs import Pair, PairSet
 from train.model.families import Conditioning, DiffusionModel, Scheduler
 from train.model.lora import trainable
@@ -64,7 +64,7 @@ class Training:
 
 @dataclass(frozen=True)
 class PicturesInMemory:
-    """Latents and prompts as `train.data.latents.Encoded` gives them; a picture of pixels has no posterior."""
+    """Latents and prompts as `train.data.latents.LatentSource` gives them; a picture of pixels has no posterior."""
 
     latents: Float[Tensor, "picture 3 16 16"]
     embeds: Float[Tensor, "prompt token width"]  # the empty prompt's last
@@ -72,7 +72,7 @@ class PicturesInMemory:
     def encoded(
         self, images: list[int], noise: Tensor, flipped: list[bool], prompts: list[int]
     ) -> tuple[Tensor, Conditioning]:
-        """See `train.data.latents.Encoded`; nothing is ever flipped, because captions name sides."""
+        """See `train.data.latents.LatentSource`; nothing is ever flipped, because captions name sides."""
         if any(flipped):
             raise ValueError("pictures of this world are not flipped: set data.flips = false")
         return self.latents[images], Conditioning(self.embeds[prompts])
@@ -91,7 +91,9 @@ def pair_set(world: World, chosen: Chosen) -> PairSet:
     return PairSet([Pair(*row) for row in rows], [], world.prompts, [], values=values, folder=None)  # type: ignore[arg-type]
 
 
-def train_policy(base: Base, recipe: Recipe, pairs: PairSet, encoded: Encoded, observe: Observe) -> torch.nn.Module:
+def train_policy(
+    base: Base, recipe: Recipe, pairs: PairSet, encoded: LatentSource, observe: Observe
+) -> torch.nn.Module:
     """Train a copy of the base; `observe` is told of the untouched policy (step 0) and of each step after."""
     model = object.__new__(DiffusionModel)  # of a model only these: pixels are its latents, captions its embeddings
     for name, value in {"denoiser": copy.deepcopy(base.denoiser), "scheduler": base.scheduler}.items():
@@ -104,7 +106,7 @@ def run_steps(
     model: DiffusionModel,
     recipe: Recipe,
     pairs: PairSet,
-    encoded: Encoded,
+    encoded: LatentSource,
     latent_shape: tuple[int, int, int],
     observe: Observe,
 ) -> torch.nn.Module:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.embed.decode.reading import Batch, Encoded
+from curate.embed.decode.reading import Batch, EncodedImage
 from curate.embed.device.batch_size import make_ready, probe
-from curate.embed.device.pipeline import chosen_decoder
+from curate.embed.device.pipeline import open_decode_pool
 from curate.embed.options import ComputeOptions, EmbedOptions
 from curate.embed.planning.plan import Part, Plan, make_plan
 from curate.embed.stage import prepared
@@ -148,8 +148,8 @@ def _decode_rate(
     part: Part, encoded: list[bytes | None], scoring: Scoring, options: ComputeOptions, seconds: float
 ) -> float:
     """Pictures per second through the pipeline's own decoder, as a run would set it up; 0 when none is one."""
-    images = [Encoded(str(index), Location("", 0, index, 0), data) for index, data in enumerate(encoded)]
-    with chosen_decoder(options, scoring, len(images)) as decoding:
+    images = [EncodedImage(str(index), Location("", 0, index, 0), data) for index, data in enumerate(encoded)]
+    with open_decode_pool(options, scoring, len(images)) as decoding:
 
         def once() -> int:
             (prepared,) = decoding.batches([Batch(part, images, True)])

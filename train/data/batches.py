@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 
 from train.config import Recipe
-from train.data.latents import Batch, Encoded, assemble
+from train.data.latents import Batch, LatentSource, assemble
 from train.data.pairs import PairSet, ShapePx
 from train.data.prefetch import prefetched
 from train.data.random_draws import HELD_OUT, Draw, PairOrder, draw, positions
@@ -36,7 +36,7 @@ class BatchPlan:
 
     recipe: Recipe
     pairs: PairSet
-    encoded: Encoded
+    encoded: LatentSource
     device: torch.device
     timesteps: int  # of the noise schedule
     latent_shape: LatentShape  # of the square of data.resolution_px

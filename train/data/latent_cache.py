@@ -110,7 +110,7 @@ class LatentCache:
     def encoded(
         self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
     ) -> tuple[Latents, Conditioning]:
-        """See `latents.Encoded`; all images of a call are of one shape."""
+        """See `latents.LatentSource`; all images of a call are of one shape."""
         name = self.places[images[0]][0]
         rows = [self.places[image][1] for image in images]
         moments = self._rows(name, (rows, [int(one) for one in flipped]))

@@ -54,7 +54,7 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @runtime_checkable
-class Encoded(Protocol):
+class LatentSource(Protocol):
     """Where the latents and embeddings of a batch come from."""
 
     def encoded(
@@ -130,7 +130,7 @@ def read_image(pairs: PairSet, image: int) -> Image.Image:
 
 
 def assemble(
-    source: Encoded,
+    source: LatentSource,
     pairs: PairSet,
     draws: list[Draw],
     *,

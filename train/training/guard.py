@@ -22,12 +22,12 @@ class Guard:
 
     def fault(self, loss: float, grad_norm: float) -> str | None:
         """Why this step must not be taken, or None; either is counted."""
-        fault = self._reason(loss, grad_norm)
+        fault = self._fault(loss, grad_norm)
         self.skipped += fault is not None
         self.in_a_row = 0 if fault is None else self.in_a_row + 1
         return fault
 
-    def _reason(self, loss: float, grad_norm: float) -> str | None:
+    def _fault(self, loss: float, grad_norm: float) -> str | None:
         for name, value in (("loss", loss), ("gradient norm", grad_norm)):
             if not math.isfinite(value):
                 return f"the {name} is {value}"

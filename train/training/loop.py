@@ -15,7 +15,7 @@ from train.config import Recipe, as_toml
 from train.data.batches import BatchPlan, BatchStream
 from train.data.buckets import bucketed
 from train.data.latent_cache import open_cache
-from train.data.latents import Encoded, OnTheFly
+from train.data.latents import LatentSource, OnTheFly
 from train.data.pairs import PairSet
 from train.errors import RunDirectoryError, SettingsError
 from train.files import write_json
@@ -241,7 +241,7 @@ def open_encoded(
     cache: Path | None,
     *,
     use_cache: bool,
-) -> tuple[Encoded, int]:
+) -> tuple[LatentSource, int]:
     """Where batches come from, and how many prompts were cut at the text encoder's length."""
     dtype = DTYPES[recipe.run.mixed_precision]
     upcast = model.spec.vae_may_overflow and model.vae.config.get("force_upcast", True)

@@ -16,8 +16,16 @@ from inspect import ismethod
 
 import torch
 
-from curate.embed.decode.decoders import Decoder as DecodeBytes
-from curate.embed.decode.preprocess import CHUNK_IMAGES, Facts, Layout, Pixels, Preprocessors, layouts, prepare
+from curate.embed.decode.decoders import Decoder
+from curate.embed.decode.preprocess import (
+    CHUNK_IMAGES,
+    DecodedFacts,
+    PixelLayout,
+    Pixels,
+    Preprocessors,
+    layouts,
+    prepare,
+)
 from curate.embed.decode.processes import DecodeProcesses
 from curate.embed.decode.reading import Batch
 from curate.embed.options import CORES
@@ -26,7 +34,7 @@ from curate.sources.images import Rejected
 from curate.sources.parquet import Location
 from curate.terminal.progress import say
 
-ChunkWork = Callable[[list[bytes | None], Pixels], list[Facts | Rejected]]
+ChunkWork = Callable[[list[bytes | None], Pixels], list[DecodedFacts | Rejected]]
 
 
 @dataclass(frozen=True)
@@ -35,16 +43,16 @@ class Prepared:
 
     part: Part
     places: list[tuple[str, Location]]
-    results: list[Facts | Rejected]
+    results: list[DecodedFacts | Rejected]
     pixels: Pixels
     last: bool
 
 
-class Decoder:
-    """Prepares batches in order, several at once; `decoder` makes one."""
+class DecodePool:
+    """Prepares batches in order, several at once; `decode_pool` opens one."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, work: ChunkWork, layout: dict[str, Layout], ahead: int, pinned: bool
+        self, pool: ThreadPoolExecutor, work: ChunkWork, layout: dict[str, PixelLayout], ahead: int, pinned: bool
     ) -> None:
         self.pool, self.work, self.layout, self.ahead, self.pinned = pool, work, layout, ahead, pinned
 
@@ -79,7 +87,7 @@ class _Started:
     part: Part
     places: list[tuple[str, Location]]
     pixels: Pixels
-    futures: list[Future[list[Facts | Rejected]]]
+    futures: list[Future[list[DecodedFacts | Rejected]]]
     last: bool
 
     def finish(self) -> Prepared:
@@ -98,14 +106,14 @@ def compact(pixels: Pixels, kept: list[int]) -> Pixels:
 
 
 @contextmanager
-def decoder(
-    decode: DecodeBytes,
+def decode_pool(
+    decode: Decoder,
     preprocessors: Preprocessors,
     batch_images: int,
     threads: int,
     processes: int = 0,
     pinned: bool = False,
-) -> Iterator[Decoder]:
+) -> Iterator[DecodePool]:
     """A decoder over `processes` processes, or over `threads` threads of this one where that is 0."""
     layout = layouts(preprocessors)
     if processes and any(map(ismethod, preprocessors.values())):
@@ -117,7 +125,7 @@ def decoder(
             work = stack.enter_context(DecodeProcesses(decode, preprocessors, layout)).prepare
         pool = ThreadPoolExecutor(processes or threads, "decode")
         stack.callback(pool.shutdown, cancel_futures=True)
-        yield Decoder(pool, work, layout, batches_ahead(batch_images, processes or threads), pinned)
+        yield DecodePool(pool, work, layout, batches_ahead(batch_images, processes or threads), pinned)
 
 
 def batches_ahead(batch_images: int, workers: int) -> int:

@@ -19,7 +19,7 @@ Preprocessors = dict[str, Callable[..., torch.Tensor]]
 """Each takes what the decoder gives: a picture of Pillow's, or pixels on a device."""
 
 
-class Facts(NamedTuple):
+class DecodedFacts(NamedTuple):
     """What an image's bytes are."""
 
     sha256: str
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
     format: str
 
 
-class Layout(NamedTuple):
+class PixelLayout(NamedTuple):
     """Shape and number format of one preprocessed picture."""
 
     shape: tuple[int, ...]
@@ -41,15 +41,15 @@ class Layout(NamedTuple):
         return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
 
 
-def layouts(preprocessors: Preprocessors) -> dict[str, Layout]:
+def layouts(preprocessors: Preprocessors) -> dict[str, PixelLayout]:
     """What each preprocessing makes of any picture: they all have one size."""
     made = {key: preprocess(Image.new("RGB", (64, 64))) for key, preprocess in preprocessors.items()}
-    return {key: Layout(tuple(values.shape), values.dtype) for key, values in made.items()}
+    return {key: PixelLayout(tuple(values.shape), values.dtype) for key, values in made.items()}
 
 
 def prepare(
     decode: Decoder, preprocessors: Preprocessors, encoded: list[bytes | None], pixels: Pixels
-) -> list[Facts | Rejected]:
+) -> list[DecodedFacts | Rejected]:
     """Decode each image once, and write every preprocessing of it into its row of `pixels`."""
     return [
         _prepare(preprocessors, data, decoded, {key: values[index] for key, values in pixels.items()})
@@ -59,9 +59,11 @@ def prepare(
 
 def _prepare(
     preprocessors: Preprocessors, data: bytes | None, decoded: Decoded | DecodedOnDevice | Rejected, slot: Pixels
-) -> Facts | Rejected:
+) -> DecodedFacts | Rejected:
     if isinstance(decoded, Rejected):
         return decoded
     for key, preprocess in preprocessors.items():
         slot[key].copy_(preprocess(decoded.image))
-    return Facts(sha256(data or b"").hexdigest(), len(data or b""), decoded.width, decoded.height, decoded.format)
+    return DecodedFacts(
+        sha256(data or b"").hexdigest(), len(data or b""), decoded.width, decoded.height, decoded.format
+    )

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from curate.embed.decode.decoders import Decoder
-from curate.embed.decode.preprocess import CHUNK_IMAGES, Facts, Layout, Pixels, Preprocessors, prepare
+from curate.embed.decode.preprocess import CHUNK_IMAGES, DecodedFacts, PixelLayout, Pixels, Preprocessors, prepare
 from curate.errors import CurateError
 from curate.sources.images import Rejected
 from curate.terminal.progress import say
@@ -38,7 +38,7 @@ class WorkerDiedError(Exception):
 class DecodeProcesses:
     """A process for each thread that calls `prepare`; a context that ends them."""
 
-    def __init__(self, decode: Decoder, preprocessors: Preprocessors, layout: dict[str, Layout]) -> None:
+    def __init__(self, decode: Decoder, preprocessors: Preprocessors, layout: dict[str, PixelLayout]) -> None:
         self.pickled = pickle.dumps((decode, preprocessors))
         self.layout = layout
         self.context = multiprocessing.get_context("forkserver")
@@ -56,7 +56,7 @@ class DecodeProcesses:
         for worker in self.workers:
             worker.end()
 
-    def prepare(self, encoded: list[bytes | None], pixels: Pixels) -> list[Facts | Rejected]:
+    def prepare(self, encoded: list[bytes | None], pixels: Pixels) -> list[DecodedFacts | Rejected]:
         """As preparing.prepare. When the process dies, another one tries the images one by one."""
         try:
             return self._work(encoded, pixels)
@@ -67,13 +67,13 @@ class DecodeProcesses:
             for index, data in enumerate(encoded)
         ]
 
-    def _alone(self, data: bytes | None, pixels: Pixels) -> Facts | Rejected:
+    def _alone(self, data: bytes | None, pixels: Pixels) -> DecodedFacts | Rejected:
         try:
             return self._work([data], pixels)[0]
         except WorkerDiedError as died:
             return Rejected("image_kills_worker", f"the process that decoded it died, twice: {died}")
 
-    def _work(self, encoded: list[bytes | None], pixels: Pixels) -> list[Facts | Rejected]:
+    def _work(self, encoded: list[bytes | None], pixels: Pixels) -> list[DecodedFacts | Rejected]:
         worker: Worker | None = getattr(self.mine, "worker", None)
         if worker is None:
             worker = self._start()
@@ -103,20 +103,20 @@ class DecodeProcesses:
 class Worker:
     """The parent's end of one process."""
 
-    def __init__(self, context: Any, pickled: bytes, layout: dict[str, Layout]) -> None:
+    def __init__(self, context: Any, pickled: bytes, layout: dict[str, PixelLayout]) -> None:
         self.shared = SharedPixels(layout, CHUNK_IMAGES)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, self.shared, pickled), name="decode", daemon=True)
         self.process.start()
         theirs.close()
 
-    def work(self, encoded: list[bytes | None], pixels: Pixels) -> list[Facts | Rejected]:
+    def work(self, encoded: list[bytes | None], pixels: Pixels) -> list[DecodedFacts | Rejected]:
         """Send the images, wait, and copy their pixels. Raises WorkerDiedError, and what the process raised."""
         try:
             self.connection.send(encoded)
         except OSError as error:
             raise WorkerDiedError(str(error)) from error
-        results: list[Facts | Rejected] = self.receive()
+        results: list[DecodedFacts | Rejected] = self.receive()
         for key, values in self.shared.views().items():
             pixels[key].copy_(values[: len(encoded)])
         return results
@@ -146,7 +146,7 @@ class Worker:
 class SharedPixels:
     """Slots for `count` images' pixels, in memory that this process and a worker map."""
 
-    def __init__(self, layout: dict[str, Layout], count: int, fd: int | None = None) -> None:
+    def __init__(self, layout: dict[str, PixelLayout], count: int, fd: int | None = None) -> None:
         size = count * sum(one.bytes for one in layout.values())
         self.layout, self.count = layout, count
         self.fd = _unlinked_file(size) if fd is None else fd
@@ -170,7 +170,7 @@ class SharedPixels:
         return _mapped, (self.layout, self.count, reduction.DupFd(self.fd))
 
 
-def _mapped(layout: dict[str, Layout], count: int, duplicate: Any) -> SharedPixels:
+def _mapped(layout: dict[str, PixelLayout], count: int, duplicate: Any) -> SharedPixels:
     return SharedPixels(layout, count, duplicate.detach())
 
 

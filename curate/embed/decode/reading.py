@@ -10,7 +10,7 @@ from curate.errors import SourceError
 from curate.sources.parquet import Location, Source
 
 
-class Encoded(NamedTuple):
+class EncodedImage(NamedTuple):
     """One image before decoding; `data` is None where the source has no bytes."""
 
     image_uid: str
@@ -22,7 +22,7 @@ class Group(NamedTuple):
     """The images of one part that lie in one row group; `last` marks the part's last group."""
 
     part: Part
-    images: list[Encoded]
+    images: list[EncodedImage]
     last: bool
 
 
@@ -31,7 +31,7 @@ class Batch:
     """The images of one forward pass, all of one part; `last` marks the part's last batch."""
 
     part: Part
-    images: list[Encoded]
+    images: list[EncodedImage]
     last: bool
 
 
@@ -49,7 +49,7 @@ def read_groups(source: Source, parts: Iterable[Part]) -> Iterator[Group]:
 
 def cut_batches(groups: Iterable[Group], batch_images: int) -> Iterator[Batch]:
     """Batches of `batch_images`, in order; what is left of a part is its last, smaller batch."""
-    waiting: list[Encoded] = []
+    waiting: list[EncodedImage] = []
     for group in groups:
         waiting += group.images
         part, last = group.part, group.last
@@ -59,6 +59,6 @@ def cut_batches(groups: Iterable[Group], batch_images: int) -> Iterator[Batch]:
             yield Batch(part, batch, last and not waiting)
 
 
-def _encoded(source: Source, located: list[tuple[str, Location]]) -> list[Encoded]:
+def _encoded(source: Source, located: list[tuple[str, Location]]) -> list[EncodedImage]:
     data = source.image_bytes([location for _, location in located])
-    return [Encoded(uid, location, data[location]) for uid, location in located]
+    return [EncodedImage(uid, location, data[location]) for uid, location in located]

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from curate.embed.decode.preprocess import Facts
+from curate.embed.decode.preprocess import DecodedFacts
 from curate.embed.device.reports import DroppedImage
 from curate.embed.planning.plan import Part
 from curate.models.scoring import Scoring, embedding_columns
@@ -21,7 +21,7 @@ class PartResults:
     """Grows by one batch at a time; `tables_of` a whole one can be written."""
 
     part: Part
-    images: list[tuple[str, Location, Facts]] = field(default_factory=list)
+    images: list[tuple[str, Location, DecodedFacts]] = field(default_factory=list)
     dropped: list[DroppedImage] = field(default_factory=list)
     matched: list[tuple[str, str]] = field(default_factory=list)  # (prompt_id, image_uid) of each score
     embeddings: list[dict[str, torch.Tensor]] = field(default_factory=list)
@@ -66,7 +66,7 @@ def _scores(results: PartResults, scoring: Scoring) -> pa.Table:
     return pa.table(columns)
 
 
-def _image_row(image_uid: str, location: Location, facts: Facts) -> dict[str, object]:
+def _image_row(image_uid: str, location: Location, facts: DecodedFacts) -> dict[str, object]:
     return {
         "image_uid": image_uid,
         **facts._asdict(),

@@ -30,8 +30,8 @@ from dataclasses import replace
 import torch
 
 from curate.embed.decode.decoders import choose_decoder
-from curate.embed.decode.pool import Decoder, Prepared, decoder
-from curate.embed.decode.preprocess import Facts
+from curate.embed.decode.pool import DecodePool, Prepared, decode_pool
+from curate.embed.decode.preprocess import DecodedFacts
 from curate.embed.decode.reading import cut_batches, read_groups
 from curate.embed.device.batch_size import make_ready
 from curate.embed.device.part_tables import PartResults, dropped_image, part_files
@@ -64,7 +64,7 @@ def compute_parts(
     Raises: SourceError, ModelError, WriteError.
     """
     batch_images = make_ready(scoring, options.device, options.batch_images, options.compiled)
-    chosen = chosen_decoder(options, scoring, batch_images, pinned=options.device.startswith("cuda"))
+    chosen = open_decode_pool(options, scoring, batch_images, pinned=options.device.startswith("cuda"))
     reporter = _Reporter(options.device, scoring, report)
 
     def write(results: PartResults) -> None:
@@ -91,15 +91,15 @@ def compute_parts(
     reporter.send()
 
 
-def chosen_decoder(
+def open_decode_pool(
     options: ComputeOptions, scoring: Scoring, batch_images: int, pinned: bool = False
-) -> AbstractContextManager[Decoder]:
+) -> AbstractContextManager[DecodePool]:
     """The decoder that `--decode` names, for the preprocessings of a run. Raises: UsageError."""
     preprocessors = scoring.preprocessors
     decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
     if options.decode == "nvjpeg":
         preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
-    return decoder(decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, pinned)
+    return decode_pool(decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, pinned)
 
 
 def _add_batch(
@@ -109,7 +109,7 @@ def _add_batch(
     start = time.perf_counter()
     kept = []
     for (uid, location), result in zip(batch.places, batch.results, strict=True):
-        if isinstance(result, Facts):
+        if isinstance(result, DecodedFacts):
             kept.append((uid, location, result))
         else:
             results.dropped.append(dropped_image(uid, location, result))

@@ -72,7 +72,7 @@ def make_plan(source: Source, part_images: int, part_bytes: int = PART_BYTES) ->
     rows, texts = _canonical_rows(source)
     give_back()
     source_rows = rows.height
-    judged = _with_duplicates(rows.with_columns(reason=_reason(source, texts)))
+    judged = _with_duplicates(rows.with_columns(reason=_why_dropped(source, texts)))
     del rows  # here and below: each column is held once
     kept = judged.filter(pl.col("reason").is_null())
     dropped = judged.filter(pl.col("reason").is_not_null())
@@ -169,7 +169,7 @@ def _pair_numbers(rows: pl.DataFrame) -> pl.Series:
     return pl.Series(np.frombuffer(_digests(texts), np.uint64))
 
 
-def _reason(source: Source, prompts: pl.Series) -> pl.Expr:
+def _why_dropped(source: Source, prompts: pl.Series) -> pl.Expr:
     """The first reason that applies, in the order of schemas.reasons, or null."""
     empty_prompts = (prompts.str.strip_chars() == "").arg_true()
     manifest = source.manifest

@@ -17,10 +17,10 @@ from PIL import Image
 
 from benchmarks.speed.cheap import PROMPTS, MadeSource, cheap_pixels, cheap_scoring, column, made_parts
 from curate.embed.decode.decoders import PillowDecoder
-from curate.embed.decode.pool import Prepared, batches_ahead, compact, decoder
+from curate.embed.decode.pool import Prepared, batches_ahead, compact, decode_pool
 from curate.embed.decode.preprocess import Preprocessors, layouts, prepare
 from curate.embed.decode.processes import DecodeProcesses, modules_in
-from curate.embed.decode.reading import Batch, Encoded
+from curate.embed.decode.reading import Batch, EncodedImage
 from curate.embed.device.pipeline import compute_parts
 from curate.embed.options import ComputeOptions
 from curate.errors import CurateError
@@ -37,12 +37,12 @@ DEADLY = picture_bytes(1, DEADLY_SIZE)
 
 def batches(data: Sequence[bytes | None], size: int = 10) -> list[Batch]:
     part = made_parts(len(data), len(data))[0]
-    images = [Encoded(uid, place, one) for (uid, place), one in zip(part.images, data, strict=True)]
+    images = [EncodedImage(uid, place, one) for (uid, place), one in zip(part.images, data, strict=True)]
     return [Batch(part, images[i : i + size], i + size >= len(images)) for i in range(0, len(images), size)]
 
 
 def decoded(preprocessors: Preprocessors, items: Iterable[Batch], processes: int = 0) -> list[Prepared]:
-    with decoder(PillowDecoder(), preprocessors, 10, threads=2, processes=processes) as decoding:
+    with decode_pool(PillowDecoder(), preprocessors, 10, threads=2, processes=processes) as decoding:
         return list(decoding.batches(items))
 
 
