@@ -33,7 +33,7 @@ from curate.embed.dry_run import rate_of, sample_locations
 from curate.models.batch_limit import free_memory, out_of_memory
 from curate.models.scoring import Scoring
 from curate.models.towers.precision import choose_device, describe_device
-from curate.models.towers.preprocessing import OnDevice, needed_side_px
+from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.images import Rejected
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import open_source

@@ -40,7 +40,7 @@ from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
 from curate.models.batch_limit import free_memory
 from curate.models.scoring import EmbeddedPrompts, Scoring
-from curate.models.towers.preprocessing import OnDevice, needed_side_px
+from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.images import Rejected
 from curate.sources.parquet import Source
 from curate.storage.prefetch import prefetched, written_behind

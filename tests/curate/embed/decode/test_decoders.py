@@ -18,7 +18,7 @@ from curate.embed.decode.decoders import (
 from curate.errors import UsageError
 from curate.models.model_set import load_model_set
 from curate.models.scoring import load_scoring
-from curate.models.towers.preprocessing import OnDevice, needed_side_px
+from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.images import Decoded, Rejected, decode
 from tests.curate.builders import MODELS, picture_bytes
 
