@@ -1,6 +1,6 @@
 """`curate sql` and `search`: questions to a run, as SQL or as a text that prompts should be like.
 
-It reads what embed and rank wrote, through database. Begin at query.py.
+It may use database, rank's names and models, for a text to search by. Begin at query.py.
 """
 
 from curate.ask.query import query

@@ -1,7 +1,8 @@
 """`curate embed`, `status` and `fetch`: every image and prompt of a data set scored once, in parts that survive a kill.
 
 Rooms: planning (which pairs stand, cut into parts), engines (where workers run), decode (bytes to pixels), device (what
-one worker does). It stands on models, sources and storage. Begin at stage.py, then device/pipeline.py.
+one worker does). It may use models, sources, storage and, to see whether half precision ranks alike, rank. Begin at
+stage.py, then device/pipeline.py.
 """
 
 from curate.embed.options import EmbedOptions

@@ -1,6 +1,6 @@
 """`curate review`: people judge pairs blind on a page of this machine, and their judgements become a data set.
 
-It stands on pages and database, and uses compare's statistics. Begin at stage.py; judgements.py is the log.
+It may use pages, database, sources and compare's statistics. Begin at stage.py; judgements.py is the log.
 """
 
 from curate.review.stage import ReviewOptions, review
