@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import UsageError
-from curate.export.order import SplitShare, split_of
+from curate.export.order import SplitShare, in_split, split_of
 from curate.export.samples import SIDES, ImageFacts, Row, SelectedPairs, facts_of, key_of, location_of, sample_meta
 from curate.export.tars.layout import TarLayout
 from curate.sources.parquet import Location
@@ -144,8 +144,7 @@ class _OpenShard:
 
     @property
     def name(self) -> str:
-        file = shards.SHARD_NAME.format(index=self.number)
-        return f"{self.split}/{file}" if self.split else file
+        return in_split(self.split, shards.SHARD_NAME.format(index=self.number))
 
     def following(self) -> "_OpenShard":
         return _OpenShard(self.split, self.number + 1)
