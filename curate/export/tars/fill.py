@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -170,40 +169,26 @@ def _fill(plan: ShardPlan, unit: NDArray[np.void], destination: Destination, ima
                 tars.write(int(place["shard"]), data, int(place["offset"]))
 
 
-class _OpenTars:
+class _OpenTars(ExitStack):
     """Descriptors of the tars that a thread writes to, not too many at once."""
 
     def __init__(self, plan: ShardPlan, destination: Destination) -> None:
+        super().__init__()
         self._plan, self._destination = plan, destination
-        self._open: dict[int, int] = {}
-
-    def __enter__(self) -> "_OpenTars":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close()
+        self._open: dict[int, tuple[Path, int]] = {}
 
     def write(self, shard: int, data: bytes, offset: int) -> None:
-        if shard not in self._open:
-            self._begin(shard)
-        try:
-            write_all(self._open[shard], data, offset)
-        except OSError:
-            with writing(self._path(shard)):
-                raise
-
-    def _begin(self, shard: int) -> None:
-        if len(self._open) >= FILES_OPEN:
-            self._close()
-        path = self._path(shard)
+        path, descriptor = self._open.get(shard) or self._begin(shard)
         with writing(path):
-            self._open[shard] = os.open(path, os.O_WRONLY)
+            write_all(descriptor, data, offset)
 
-    def _path(self, shard: int) -> Path:
-        return self._destination.staged(self._plan.shards[shard].name)
-
-    def _close(self) -> None:
-        with ExitStack() as stack:
-            for descriptor in self._open.values():
-                stack.callback(os.close, descriptor)
+    def _begin(self, shard: int) -> tuple[Path, int]:
+        if len(self._open) >= FILES_OPEN:
+            self.close()
             self._open.clear()
+        path = self._destination.staged(self._plan.shards[shard].name)
+        with writing(path):
+            descriptor = os.open(path, os.O_WRONLY)
+        self.callback(os.close, descriptor)
+        self._open[shard] = path, descriptor
+        return path, descriptor

@@ -15,14 +15,7 @@ from curate.export.tars.layout import TarLayout
 from curate.sources.parquet import Location
 from schemas import shards
 
-_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*((?:[kmg]i?)?b?)", re.IGNORECASE)
-_UNITS = {
-    f"{letter}{i}{b}": (1024 if i else 1000) ** power
-    for power, letter in enumerate("kmg", start=1)
-    for i in ("", "i")
-    for b in ("", "b")
-}
-_UNITS |= {"": 1, "b": 1}
+_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmg])(i?))?b?", re.IGNORECASE)
 
 # One image in one tar: where it comes from, where it goes, and what it must be. 69 bytes.
 PLACE = np.dtype(
@@ -44,7 +37,8 @@ class ShardSize:
 def parse_bytes(text: str) -> int:
     """`500MB`, `1.5GiB` or a plain number as bytes. Raises UsageError."""
     found = _BYTES.fullmatch(text.strip())
-    size = int(float(found[1]) * _UNITS[found[2].casefold()]) if found else 0
+    number, letter, binary = found.groups(default="") if found else ("0", "", "")
+    size = int(float(number) * (1024 if binary else 1000) ** " kmg".index(letter.lower() or " "))
     if size < 1:
         raise UsageError(f"--shard-bytes {text}: write a number with KB, MB, GB, KiB, MiB or GiB, such as 500MB")
     return size
