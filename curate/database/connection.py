@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from curate.database.interrupts import stops_at_ctrl_c
 from curate.errors import RunError
-from curate.storage.run import Run
+from curate.storage.run import PART_TABLES, Run
 from curate.storage.tables import atomic_path
 
-EMBEDDED = ("pairs", "images", "prompts", "scores", "dropped")
+EMBEDDED = ("pairs", *PART_TABLES)
 
 
 # No view of ours needs an extension or a variable of the calling Python.
