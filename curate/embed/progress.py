@@ -78,11 +78,11 @@ def kept_progress(
 
 
 def write_progress(
-    folder: Folder, state: str, settings: dict[str, Any], run_progress: RunProgress | None = None, **more: Any
+    folder: Folder, state: str, settings: dict[str, Any], run_progress: RunProgress, **more: Any
 ) -> None:
     """RUN/progress.json. A disk that takes no more is said, and met again by the parts themselves."""
-    numbers = run_progress.numbers() if run_progress else {}
-    written = {"state": state, **more, **numbers, "settings": settings, "pid": os.getpid(), "written_at": time.time()}
+    written = {"state": state, **more, **run_progress.numbers(), "settings": settings}
+    written |= {"pid": os.getpid(), "written_at": time.time()}
     try:
         folder.write(PROGRESS_FILE, (json_text(written) + "\n").encode("utf-8"))
     except WriteError as error:

@@ -8,8 +8,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from curate.errors import RunError
 from curate.export.destination import Destination
 from curate.export.tars.layout import TarLayout
-from curate.export.tars.plan import PlannedShard, ShardPlan
+from curate.export.tars.plan import PlannedShard, ShardPlan, starts_of
 from curate.export.tars.spool import ImageReader, write_all
 from curate.storage.tables import writing
 from curate.storage.threads import in_threads
@@ -111,14 +111,8 @@ def fill_shards(plan: ShardPlan, staged: StagedShards, images: ImageReader, work
     Raises: SourceError; RunError when an image is not the one that was scored; WriteError.
     """
     done = staged.resume()
-    todo, places_done = [], 0
-    for unit in _units(plan):
-        groups = _groups(plan, unit)
-        if done.issuperset(groups):
-            places_done += len(unit)
-        else:
-            todo.append(unit)
-    advance(places_done)
+    todo = [unit for unit in _units(plan) if not done.issuperset(_groups(plan, unit))]
+    advance(len(plan.places) - sum(map(len, todo)))
 
     def work(unit: NDArray[np.void]) -> NDArray[np.void]:
         _fill(plan, unit, staged.destination, images)
@@ -135,22 +129,13 @@ def flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _units(plan: ShardPlan) -> Iterator[NDArray[np.void]]:
+def _units(plan: ShardPlan) -> list[NDArray[np.void]]:
     """Places of a few row groups of one file: what a thread works through."""
-    places = plan.places
-    if not len(places):
-        return
-    changes = np.flatnonzero(
-        (places["file"][1:] != places["file"][:-1]) | (places["row_group"][1:] != places["row_group"][:-1])
-    )
-    starts = [0, *(int(one) + 1 for one in changes), len(places)]
-    first = 0
-    for index in range(1, len(starts)):
-        at_end = index == len(starts) - 1
-        other_file = not at_end and places["file"][starts[index]] != places["file"][starts[first]]
-        if at_end or other_file or index - first == ROW_GROUPS_TOGETHER:
-            yield places[starts[first] : starts[index]]
-            first = index
+    row_groups = starts_of(plan.places[["file", "row_group"]])
+    starts: list[int] = []
+    for _, of_file in groupby(row_groups, key=lambda start: plan.places["file"][start]):
+        starts += list(of_file)[::ROW_GROUPS_TOGETHER]
+    return np.split(plan.places, starts[1:]) if starts else []
 
 
 def _groups(plan: ShardPlan, unit: NDArray[np.void]) -> list[Group]:

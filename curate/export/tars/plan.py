@@ -70,10 +70,15 @@ class ShardPlan:
     def locations(self, places: NDArray[np.void]) -> Iterator[tuple[Location, NDArray[np.void]]]:
         """Each image with its places, of places that are sorted."""
         keys = places[["file", "row_group", "row", "side"]]
-        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(places) else np.empty(0, int)
+        starts = starts_of(keys)
         for start, end in zip(starts, [*starts[1:], len(places)], strict=True):
             file, row_group, row, side = keys[start].item()
             yield Location(self.files[file], row_group, row, side), places[start:end]
+
+
+def starts_of(keys: NDArray[np.void]) -> NDArray[np.intp]:
+    """Where a key begins that is not the one before it."""
+    return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.intp)
 
 
 # Called with each shard as it is laid out and its tar without the images; False: it stands already.
