@@ -89,7 +89,7 @@ def create_parquet_view(
 
 def _array_columns(pattern: Path) -> dict[str, int]:
     """Column -> length of the fixed-size lists of a table, by its first file; the other parts are alike."""
-    first = next(iter(sorted(pattern.parent.glob(pattern.name))), None)
+    first = min(pattern.parent.glob(pattern.name), default=None)
     try:
         schema = pa.schema([]) if first is None else pq.read_schema(first)
     except (pa.ArrowInvalid, OSError):

@@ -24,7 +24,8 @@ def verify(path: str, run: Run | None) -> dict[str, Any]:
     folder = ShardReader(path)
     here = Run(Path(folder.root)) if is_local(path) else None
     if here is not None and _is_run(here):
-        findings = _verified_run(here)
+        with progress("parts", len(part_markers(here))) as advance:
+            findings = verify_run(here, THREADS, advance)
         inner = ShardReader(str(here.root / "shards"))
         if is_shard_folder(inner):
             findings = findings.joined(_verified_shards(inner, here), "shards/")
@@ -45,11 +46,6 @@ def verify(path: str, run: Run | None) -> dict[str, Any]:
         "notes": findings.notes,
         "faults": findings.faults,
     }
-
-
-def _verified_run(run: Run) -> Findings:
-    with progress("parts", len(part_markers(run))) as advance:
-        return verify_run(run, THREADS, advance)
 
 
 def _verified_shards(folder: ShardReader, run: Run | None) -> Findings:
