@@ -2,6 +2,7 @@
 
 import duckdb
 
+from curate.database.connection import literal
 from schemas.descriptions import describe_column, describe_view
 
 
@@ -19,4 +20,4 @@ def describe(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _comment(of: str, words: str | None) -> str:
-    return "" if words is None else f"comment on {of} is '{words.replace(chr(39), 2 * chr(39))}';\n"
+    return "" if words is None else f"comment on {of} is {literal(words)};\n"

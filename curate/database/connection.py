@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from curate.database.interrupts import stops_at_ctrl_c
 from curate.errors import RunError
-from curate.storage.run import Run
+from curate.storage.run import PART_TABLES, Run
 from curate.storage.tables import atomic_path
 
-EMBEDDED = ("pairs", "images", "prompts", "scores", "dropped")
+EMBEDDED = ("pairs", *PART_TABLES)
 
 
 # No view of ours needs an extension or a variable of the calling Python.
@@ -89,7 +89,7 @@ def create_parquet_view(
 
 def _array_columns(pattern: Path) -> dict[str, int]:
     """Column -> length of the fixed-size lists of a table, by its first file; the other parts are alike."""
-    first = next(iter(sorted(pattern.parent.glob(pattern.name))), None)
+    first = min(pattern.parent.glob(pattern.name), default=None)
     try:
         schema = pa.schema([]) if first is None else pq.read_schema(first)
     except (pa.ArrowInvalid, OSError):

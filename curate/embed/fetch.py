@@ -5,7 +5,6 @@ Files come first, then the marker that names them, and embed.json last; so whate
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -85,8 +84,7 @@ def _markers(folder: UrlFolder, parts: int) -> Iterator[Marker]:
             raise RunError(f"{folder}/{marker_file(name)} is damaged ({error}); {_again(folder)}") from error
         return Marker(name, text, entries)
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(read, names)
+    yield from in_threads(read, names, THREADS)
 
 
 def _inside(file: str) -> str:

@@ -58,9 +58,16 @@ def kept_progress(
 ) -> Iterator[None]:
     """Until the block ends progress.json says that the run is running, also while models load and nothing is done."""
     ended = threading.Event()
-    ticker = threading.Thread(
-        target=_tick, args=(folder, run_progress, settings, show, ended), name="progress", daemon=True
-    )
+
+    def tick() -> None:
+        written = time.monotonic()
+        while not ended.wait(TICK_SEC):
+            show(False)
+            if not folder.remote or time.monotonic() - written >= REMOTE_EVERY_SEC:
+                write_progress(folder, "running", settings, run_progress)
+                written = time.monotonic()
+
+    ticker = threading.Thread(target=tick, name="progress", daemon=True)
     write_progress(folder, "running", settings, run_progress)
     ticker.start()
     try:
@@ -71,11 +78,11 @@ def kept_progress(
 
 
 def write_progress(
-    folder: Folder, state: str, settings: dict[str, Any], run_progress: RunProgress | None = None, **more: Any
+    folder: Folder, state: str, settings: dict[str, Any], run_progress: RunProgress, **more: Any
 ) -> None:
     """RUN/progress.json. A disk that takes no more is said, and met again by the parts themselves."""
-    numbers = run_progress.numbers() if run_progress else {}
-    written = {"state": state, **more, **numbers, "settings": settings, "pid": os.getpid(), "written_at": time.time()}
+    written = {"state": state, **more, **run_progress.numbers(), "settings": settings}
+    written |= {"pid": os.getpid(), "written_at": time.time()}
     try:
         folder.write(PROGRESS_FILE, (json_text(written) + "\n").encode("utf-8"))
     except WriteError as error:
@@ -88,21 +95,6 @@ def read_progress(folder: Folder) -> dict[str, Any] | None:
         return dict(json.loads(folder.read(PROGRESS_FILE)))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _tick(
-    folder: Folder,
-    run_progress: RunProgress,
-    settings: dict[str, Any],
-    show: Callable[[bool], None],
-    ended: threading.Event,
-) -> None:
-    written = time.monotonic()
-    while not ended.wait(TICK_SEC):
-        show(False)
-        if not folder.remote or time.monotonic() - written >= REMOTE_EVERY_SEC:
-            write_progress(folder, "running", settings, run_progress)
-            written = time.monotonic()
 
 
 def _lines(run_progress: RunProgress) -> Callable[[bool], None]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from curate.embed.device.memory import give_back
@@ -167,22 +168,18 @@ def _note_another(run: RunFiles) -> None:
         )
 
 
+@dataclass
 class _Shown:
     """Every worker's reports in one line of progress: first the prompts, then the images."""
 
-    def __init__(
-        self, lines: ExitStack, run: RunFiles, run_progress: RunProgress, settings: dict[str, Any], prompts: int
-    ) -> None:
-        self.lines, self.run, self.run_progress, self.settings, self.prompts = (
-            lines,
-            run,
-            run_progress,
-            settings,
-            prompts,
-        )
-        self.seen: set[str] = set()
-        self.advance: Advance | None = None
-        self.add: Callable[[DeviceReport], None] | None = None
+    lines: ExitStack
+    run: RunFiles
+    run_progress: RunProgress
+    settings: dict[str, Any]
+    prompts: int
+    seen: set[str] = field(default_factory=set)
+    advance: Advance | None = None
+    add: Callable[[DeviceReport], None] | None = None
 
     def __call__(self, message: PromptsDone | DeviceReport) -> None:
         if isinstance(message, DeviceReport):

@@ -33,7 +33,8 @@ def status(run: RunFiles) -> dict[str, Any]:
     if state == "running":
         progress.pop("error", None)
     if state != "finished" and "parts_done" in progress:
-        there = max(_parts_there(run), progress["parts_done"])
+        markers = [name for name in run.folder.names(PARTS) if name.startswith("part-") and name.endswith(".json")]
+        there = max(len(markers), progress["parts_done"])
         progress["parts_done"] = min(there, progress["parts"])  # those of a range may be fewer than there are
     return {"run": str(run.folder), "state": state} | progress
 
@@ -57,10 +58,6 @@ def is_locked(run: RunFiles) -> bool:
             return not lock_descriptor(stream.fileno(), blocking=False)
     except OSError:
         return False
-
-
-def _parts_there(run: RunFiles) -> int:
-    return sum(name.startswith("part-") and name.endswith(".json") for name in run.folder.names(PARTS))
 
 
 def _summary(run: RunFiles) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The counts of a run, which must add up: rows = pairs + Σ dropped, images = scored + Σ dropped."""
 
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -60,10 +61,7 @@ def _dropped_images(run: RunFiles, names: list[str]) -> Counter[str]:
     def reasons(name: str) -> list[str]:
         return run.folder.read_table(f"dropped/{name}.parquet", ["reason"])["reason"].to_pylist()
 
-    counts: Counter[str] = Counter()
-    for found in in_threads(reasons, names, _reading_threads(run)):
-        counts.update(found)
-    return counts
+    return Counter(chain.from_iterable(in_threads(reasons, names, _reading_threads(run))))
 
 
 def _not_finite(run: RunFiles, names: list[str], scorers: list[str]) -> dict[str, int]:

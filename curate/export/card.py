@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from curate.export.destination import Destination
+from curate.export.order import in_split
 from curate.sources.manifest import BUNDLED, read_toml
 from curate.terminal.progress import say
 from schemas import shards
@@ -34,33 +37,38 @@ def write_card(
 
 def card_text(settings: dict[str, Any], ranking: dict[str, Any], indices: dict[str, dict[str, Any]]) -> str:
     """The card. settings: run.toml; ranking: its toml; indices: shards.json of each split, "" where there are none."""
-    about, name = data_set_facts(settings), settings["settings"]["manifest"]["name"]
+    about, stated = data_set_facts(settings), settings["settings"]
     pairs = sum(index["pairs"] for index in indices.values())
+    tars = [
+        {"split": split or "train", "path": in_split(split, "*.tar")}
+        for split, index in indices.items()
+        if index["pairs"]
+    ]
     header = {
         **_license(about["license"]),
         "task_categories": ["text-to-image"],
         "size_categories": [size_category(pairs)],
-        "pretty_name": f"{name}, {pairs:,} preference pairs chosen by {ranking['metric']}",
+        "pretty_name": f"{stated['manifest']['name']}, {pairs:,} preference pairs chosen by {ranking['metric']}",
         "tags": ["preference", "diffusion-dpo", "webdataset"],
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [_data_files(split) for split in indices if indices[split]["pairs"]],
-            }
-        ],
+        "configs": [{"config_name": "default", "data_files": tars}],
     }
-    sections = [
-        "---\n"
-        + "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items())
-        + "\n---",
-        MARK,
-        f"# {name}: {pairs:,} preference pairs",
-        _what(next(iter(indices.values()))),
-        "## Where they come from\n\n" + _table(_provenance(about, settings)),
-        "## How they were chosen\n\n" + _table(_choice(ranking)) + "\n\n" + _indented(ranking.get("metric_sql", "")),
-        "## What is here\n\n" + _counts(indices),
-    ]
-    return "\n\n".join(sections) + "\n"
+    return jinja2.Template(
+        Path(__file__).with_suffix(".md").read_text("utf-8"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).render(
+        header={key: json.dumps(value, ensure_ascii=False) for key, value in header.items()},
+        mark=MARK,
+        pairs=pairs,
+        encoded=next(iter(indices.values()))["encoded"],
+        about=about,
+        stated=stated,
+        ranking=ranking,
+        psi=" + ".join(f"{weight:g} {scorer}" for scorer, weight in ranking["psi"].items()),
+        indices=indices,
+    )
 
 
 def size_category(count: int) -> str:
@@ -77,76 +85,8 @@ def data_set_facts(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _license(text: str) -> dict[str, str]:
-    """An identifier of the hub as it is; the first word of a longer text when it is one; `other` with the text else."""
-    known = {one: one for one in LICENSES}
-    words = text.casefold().split()
-    if not words:
-        return {"license": UNKNOWN_LICENSE}
-    if len(words) == 1 and words[0] in known:
-        return {"license": words[0]}
+    """An identifier of the hub as it is; `other` with the text for any other text."""
+    word = text.casefold()
+    if word in LICENSES or not word:
+        return {"license": word or UNKNOWN_LICENSE}
     return {"license": "other", "license_name": text}
-
-
-def _data_files(split: str) -> dict[str, str]:
-    return {"split": split or "train", "path": f"{split}/*.tar" if split else "*.tar"}
-
-
-def _what(index: dict[str, Any]) -> str:
-    images = "the source's own bytes"
-    if index["encoded"]:
-        images = "; ".join(f"{key} {value}" for key, value in index["encoded"].items() if value is not None)
-        images = f"encoded anew ({images})"
-    return (
-        "Each sample is one pair of images of one prompt that a person judged: `preferred` and `rejected` "
-        f"({images}), `txt` the prompt, `json` the scores, the quality, the rank, and where the pair comes from. "
-        "The tars are WebDataset; their sha256 stand below, those of the images in each sample's `json`."
-    )
-
-
-def _provenance(about: dict[str, str], settings: dict[str, Any]) -> dict[str, str]:
-    stated = settings["settings"]
-    files = stated["files"]
-    return {
-        "data set": stated["manifest"]["name"],
-        "split": stated["split"],
-        "homepage": about["homepage"] or "not stated",
-        "licence of the source": about["license"] or "not stated",
-        "description": about["description"] or "not stated",
-        "files": f"{len(files):,}, the first {Path(next(iter(files))).name}",
-        "scored by": ", ".join(stated["models"]["scorers"]),
-    }
-
-
-def _choice(ranking: dict[str, Any]) -> dict[str, str]:
-    psi = " + ".join(f"{weight:g} {scorer}" for scorer, weight in ranking["psi"].items())
-    rows = {
-        "metric": ranking["metric"] + (", worst first" if ranking.get("reverse") else ""),
-        "psi": f"{psi} ({ranking['psi_norm']})",
-        "selected": f"{ranking['selected_pairs']:,} of {ranking['base_pairs']:,} ranked pairs (--top {ranking['top']})",
-    }
-    for key in ("params", "filters", "limits", "dropped_pairs", "passed_over"):
-        if stated := ranking.get(key):
-            rows[key.replace("_", " ")] = ", ".join(f"{name} {value}" for name, value in stated.items())
-    return rows
-
-
-def _counts(indices: dict[str, dict[str, Any]]) -> str:
-    head = "| file | pairs | bytes | sha256 |\n|---|---:|---:|---|"
-    lines, sums = [], []
-    for split, index in indices.items():
-        of_split = f"`{split}`: " if split else ""
-        sums.append(f"{of_split}{index['pairs']:,} pairs over {index['prompts']:,} prompts")
-        for entry in index["shards"]:
-            file = f"{split}/{entry['file']}" if split else entry["file"]
-            lines.append(f"| {file} | {entry['samples']:,} | {entry['bytes']:,} | `{entry['sha256']}` |")
-    no_prompt = " No prompt is in two of them." if len(indices) > 1 else ""
-    return "; ".join(sums) + f".{no_prompt}\n\n" + "\n".join([head, *lines])
-
-
-def _table(rows: dict[str, str]) -> str:
-    cells = (f"| {key} | {' '.join(str(value).split()).replace('|', '&#124;')} |" for key, value in rows.items())
-    return "\n".join(["| | |", "|---|---|", *cells])
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}".rstrip() for line in text.strip().splitlines())

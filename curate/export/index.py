@@ -8,7 +8,7 @@ from typing import Any
 from curate.errors import RunError
 from curate.export.destination import Destination
 from curate.export.encoding import Encoding
-from curate.export.order import SplitShare
+from curate.export.order import SplitShare, in_split
 from curate.export.tars.plan import PlannedShard, ShardPlan
 from schemas import shards
 
@@ -39,7 +39,7 @@ class ShardFolder:
         """From here on the folder is visibly unfinished, until `write`."""
         self._note()
         for split in {"", *(name.rpartition("/")[0] for name in self.earlier)}:
-            self.destination.remove(_inside(split, shards.SHARD_INDEX))
+            self.destination.remove(in_split(split, shards.SHARD_INDEX))
         self.destination.remove(shards.SPLIT_INDEX)
 
     def publish(self, shard: PlannedShard, sha256: str) -> None:
@@ -62,7 +62,7 @@ class ShardFolder:
         splits = []
         for split, index in indices.items():
             text = json.dumps(index, indent=2) + "\n"
-            self.destination.write_text(_inside(split, shards.SHARD_INDEX), text)
+            self.destination.write_text(in_split(split, shards.SHARD_INDEX), text)
             counts = {key: index[key] for key in ("pairs", "prompts")}
             splits.append((index["split"] or {}) | counts | {"index_sha256": hashlib.sha256(text.encode()).hexdigest()})
         if shares:
@@ -114,17 +114,13 @@ def entry_of(shard: PlannedShard, sha256: str) -> Entry:
     }
 
 
-def _inside(split: str, file: str) -> str:
-    return f"{split}/{file}" if split else file
-
-
 def _earlier_entries(destination: Destination) -> dict[str, Entry]:
     """Tars that an earlier export into the same folder finished, by name."""
     found: dict[str, Entry] = {}
     splits = _read(destination, shards.SPLIT_INDEX, "splits")
     for split in ["", *(one["name"] for one in splits)]:
-        for entry in _read(destination, _inside(split, shards.SHARD_INDEX), "shards"):
-            found[_inside(split, entry["file"])] = entry
+        for entry in _read(destination, in_split(split, shards.SHARD_INDEX), "shards"):
+            found[in_split(split, entry["file"])] = entry
     for entry in _read(destination, shards.UNFINISHED_INDEX, "shards"):
         found[entry["name"]] = {key: value for key, value in entry.items() if key != "name"}
     return found

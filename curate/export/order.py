@@ -55,6 +55,11 @@ def split_of(prompt: str, shares: tuple[SplitShare, ...]) -> str:
     return shares[-1].name
 
 
+def in_split(split: str, file: str) -> str:
+    """A file's name below the output folder: in the folder of its split, "" where there are none."""
+    return f"{split}/{file}" if split else file
+
+
 def _share(term: str, text: str) -> SplitShare:
     name, _, fraction = term.partition("=")
     if not _NAME.fullmatch(name):

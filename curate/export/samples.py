@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from curate.database.connection import create_parquet_view
+from curate.database.connection import create_parquet_view, fetch_count
 from curate.database.queries import query_text
 from curate.sources.parquet import Location
 from curate.storage.run import Run
@@ -64,7 +64,7 @@ class SelectedPairs:
 
     def count(self) -> int:
         """How many there are."""
-        return int(self._connection.execute("select count(*) from shard_order").fetchall()[0][0])
+        return fetch_count(self._connection, "shard_order")
 
     def formats(self) -> set[str]:
         """What their images are encoded in."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
+from tempfile import TemporaryFile
 from typing import Any
 
 from curate.database.connection import connect_views
@@ -147,7 +148,8 @@ def _spooled(
     if pairs.measured and not options.encoding.changes:
         return None
     wanted = {location_of(row, side): facts_of(row, side) for row in pairs.rows() for side in SIDES}
-    spool = stack.enter_context(Spool(destination.staging, options.encoding))
+    stream = stack.enter_context(TemporaryFile(dir=destination.staging))  # noqa: SIM115 -- the stack closes it
+    spool = Spool(stream, options.encoding)
 
     def read(locations: list[Location]) -> int:
         for location, data in source.read_images(locations):
@@ -157,16 +159,11 @@ def _spooled(
         return len(locations)
 
     title = "images encoded anew" if options.encoding.changes else "images measured"
+    row_groups = groupby(sorted(wanted), key=lambda place: (place.file, place.row_group))
     with progress(title, len(wanted)) as advance:
-        for done in in_threads(read, _runs_of_groups(sorted(wanted)), options.workers):
+        for done in in_threads(read, (list(locations) for _, locations in row_groups), options.workers):
             advance(done)
     return spool
-
-
-def _runs_of_groups(locations: list[Location]) -> Iterator[list[Location]]:
-    """The images of whole row groups."""
-    for _, group in groupby(locations, key=lambda place: (place.file, place.row_group)):
-        yield list(group)
 
 
 def _report(output: str, options: ExportOptions, indices: dict[str, dict[str, Any]], kept: int) -> dict[str, Any]:

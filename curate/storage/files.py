@@ -120,7 +120,8 @@ def fingerprint(file: str) -> Fingerprint:
     if isinstance(filesystem, LocalFileSystem):
         state = os.stat(path)  # noqa: PTH116 -- of the file that a link leads to
         seconds, nanoseconds = divmod(state.st_mtime_ns, 1_000_000_000)
-        return {"size": state.st_size, "modified": f"{_utc(seconds)}.{nanoseconds:09d}"}
+        modified = datetime.fromtimestamp(seconds, UTC)
+        return {"size": state.st_size, "modified": f"{modified:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}"}
     filesystem.invalidate_cache(path)
     return fingerprint_of(retrying(lambda: filesystem.info(path), file))
 
@@ -162,10 +163,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _error_code(error: BaseException) -> str | None:
     response = getattr(error, "response", None)
     return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-
-
-def _utc(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def file_sha256(path: Path) -> str:

@@ -3,7 +3,6 @@
 import json
 import tomllib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import tomli_w
 
 from curate.errors import RunError, nearest
 from curate.storage.folder import Folder, LocalFolder
+from curate.storage.threads import in_threads
 from curate.storage.url_folder import folder_at
 from curate.terminal.progress import say
 
@@ -154,17 +154,13 @@ class Run(RunFiles):
         return duckdb.read_parquet([str(path) for path in self._files_of(name)])
 
     def _files_of(self, name: str) -> list[Path]:
-        ranking = "default" if name == "ranking" else name.removeprefix("ranking_")
-        found = {
+        there = {
             "pairs": [self.pairs],
             **{table: sorted(self.table(table).glob("*.parquet")) for table in PART_TABLES},
-            **({name: [self.rankings / f"{ranking}.parquet"]} if name.startswith("ranking") else {}),
-        }.get(name, [])
+            **{f"ranking_{path.stem}": [path] for path in sorted(self.rankings.glob("*.parquet"))},
+        }
+        found = there.get("ranking_default" if name == "ranking" else name)
         if not found or not found[0].exists():
-            there = [
-                *("pairs", *PART_TABLES),
-                *(f"ranking_{path.stem}" for path in sorted(self.rankings.glob("*.parquet"))),
-            ]
             raise RunError(f"{self.root} has no table '{name}'{nearest(name, there)}")
         return found
 
@@ -242,9 +238,16 @@ def part_rows(
     return {file.split("/")[0]: entry["rows"] for file, entry in entries.items()} if entries and sound else None
 
 
-def rows_of_parts(run: RunFiles, names: Iterable[str]) -> dict[str, dict[str, int] | None]:
-    """`part_rows` of many parts, by their files' sizes."""
-    return _rows_of_parts(run, list(names), hashed=False, size=_sizes(run))
+def rows_of_parts(
+    run: RunFiles, names: Iterable[str], hashed: bool = False, size: Callable[[str], int | None] | None = None
+) -> dict[str, dict[str, int] | None]:
+    """`part_rows` of many parts; not hashed, by their files' sizes."""
+    size_of = size or _sizes(run)
+
+    def rows(name: str) -> tuple[str, dict[str, int] | None]:
+        return name, None if size_of(marker_file(name)) is None else part_rows(run, name, hashed, size_of)
+
+    return dict(in_threads(rows, names, HASHING_THREADS))  # sha256 runs without the GIL, and URLs take their time
 
 
 def sound_parts(run: RunFiles, names: Iterable[str], hashed: bool = True) -> set[str]:
@@ -254,7 +257,7 @@ def sound_parts(run: RunFiles, names: Iterable[str], hashed: bool = True) -> set
     """
     names = list(names)
     size = run.folder.size if len(names) == 1 else _sizes(run)
-    found = _rows_of_parts(run, names, hashed, size)
+    found = rows_of_parts(run, names, hashed, size)
     for name in [name for name, rows in found.items() if rows is None and size(marker_file(name)) is not None]:
         found[name] = part_rows(run, name, hashed)
         if found[name] is not None:
@@ -268,16 +271,6 @@ def sound_parts(run: RunFiles, names: Iterable[str], hashed: bool = True) -> set
 def _sizes(run: RunFiles) -> Callable[[str], int | None]:
     """Markers before tables: what is written meanwhile has no marker yet."""
     return run.folder.sizes(PARTS, *PART_TABLES)
-
-
-def _rows_of_parts(
-    run: RunFiles, names: list[str], hashed: bool, size: Callable[[str], int | None]
-) -> dict[str, dict[str, int] | None]:
-    def rows(name: str) -> dict[str, int] | None:
-        return None if size(marker_file(name)) is None else part_rows(run, name, hashed, size)
-
-    with ThreadPoolExecutor(HASHING_THREADS) as pool:  # sha256 runs without the GIL, and URLs take their time
-        return dict(zip(names, pool.map(rows, names), strict=True))
 
 
 def first_difference(before: Any, now: Any, prefix: str = "") -> tuple[str, Any, Any] | None:

@@ -1,12 +1,11 @@
 """Parquet in and out, always against a schema, always whole: a table is either in place or not there."""
 
-import contextlib
 import glob
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,7 +45,7 @@ def _remove_abandoned(path: Path) -> None:
     """Temporary files of `path` whose process is gone; those of another machine once no write takes so long."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*@*.tmp"):
         process, _, host = left.name.removeprefix(f".{path.name}.").removesuffix(".tmp").partition("@")
-        with contextlib.suppress(FileNotFoundError):  # its process has just finished it
+        with suppress(FileNotFoundError):  # its process has just finished it
             if host == socket.gethostname():
                 abandoned = int(process) == os.getpid() or not _is_running(int(process))
             else:

@@ -7,10 +7,9 @@ first stays.
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -19,7 +18,9 @@ import pyarrow.parquet as pq
 from curate.errors import CurateError, RunError, UploadError, UsageError
 from curate.storage.files import already_there, is_local, local_path, not_implemented, retrying
 from curate.storage.folder import Entry, Folder, LocalFolder
+from curate.storage.threads import in_threads
 
+T = TypeVar("T")
 THREADS = 8
 
 
@@ -39,8 +40,7 @@ class UrlFolder(Folder):
         return self.url
 
     def read(self, name: str) -> bytes:
-        with self._reading(name):
-            return retrying(lambda: bytes(self.filesystem.cat_file(self._at(name))), f"{self.url}/{name}")
+        return self._reading(name, lambda: bytes(self.filesystem.cat_file(self._at(name))))
 
     def write(self, name: str, data: bytes) -> None:
         with self._writing(name):
@@ -82,8 +82,7 @@ class UrlFolder(Folder):
 
         if one:
             return read(name)
-        with ThreadPoolExecutor(THREADS) as pool:
-            return pa.concat_tables(pool.map(read, files))
+        return pa.concat_tables(in_threads(read, files, THREADS))
 
     def names(self, folder: str) -> list[str]:
         return sorted(name.rpartition("/")[2] for name in self._listed(folder))
@@ -94,8 +93,7 @@ class UrlFolder(Folder):
             return int(self.filesystem.info(self._at(name))["size"])
 
         try:
-            with self._reading(name):
-                return retrying(ask, f"{self.url}/{name}")
+            return self._reading(name, ask)
         except FileNotFoundError:
             return None
 
@@ -119,9 +117,6 @@ class UrlFolder(Folder):
         with self._writing(name):
             retrying(ask, f"{self.url}/{name}")
 
-    def absolute(self) -> "UrlFolder":
-        return self
-
     def put(self, local: Path, name: str) -> None:
         """Upload a file of this machine. Raises: UploadError, also when another number of bytes arrived."""
         with self._writing(name):
@@ -132,8 +127,7 @@ class UrlFolder(Folder):
 
     def get(self, name: str, local: Path) -> None:
         """Download a file to this machine. Raises: FileNotFoundError, RunError."""
-        with self._reading(name):
-            retrying(lambda: self.filesystem.get_file(self._at(name), str(local)), f"{self.url}/{name}")
+        self._reading(name, lambda: self.filesystem.get_file(self._at(name), str(local)))
 
     def _at(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -154,15 +148,13 @@ class UrlFolder(Folder):
             except FileNotFoundError:
                 return []
 
-        with self._reading(folder):
-            found = retrying(ask, f"{self.url}/{folder}")
+        found = self._reading(folder, ask)
         files = {one["name"].rpartition("/")[2]: int(one["size"]) for one in found if one["type"] == "file"}
         return {f"{folder}/{name}": size for name, size in files.items() if name and not name.startswith(".")}
 
-    @contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
+    def _reading(self, name: str, ask: Callable[[], T]) -> T:
         try:
-            yield
+            return retrying(ask, f"{self.url}/{name}")
         except FileNotFoundError:
             raise
         except Exception as error:  # every remote file system raises its own errors

@@ -27,6 +27,7 @@ def say(message: str) -> None:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
     """Show how many of `total` units are done, how fast, and how long it will take."""
+    counter = _Counter(title, total)
     if sys.stderr.isatty():
         columns = (
             TextColumn(title),
@@ -37,14 +38,12 @@ def progress(title: str, total: int) -> Iterator[Advance]:
         )
         with Progress(*columns, console=stderr) as bar:
             task = bar.add_task(title, total=total, rate="")
-            counter = _Counter(title, total)
 
             def advance(units: int) -> None:
                 bar.update(task, advance=units, rate=counter.add(units))
 
             yield advance
     else:
-        counter = _Counter(title, total)
         yield counter.add_and_print
         if counter.done:
             say(counter.line())

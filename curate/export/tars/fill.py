@@ -8,10 +8,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from curate.errors import RunError
 from curate.export.destination import Destination
 from curate.export.tars.layout import TarLayout
-from curate.export.tars.plan import PlannedShard, ShardPlan
+from curate.export.tars.plan import PlannedShard, ShardPlan, starts_of
 from curate.export.tars.spool import ImageReader, write_all
 from curate.storage.tables import writing
 from curate.storage.threads import in_threads
@@ -112,14 +111,8 @@ def fill_shards(plan: ShardPlan, staged: StagedShards, images: ImageReader, work
     Raises: SourceError; RunError when an image is not the one that was scored; WriteError.
     """
     done = staged.resume()
-    todo, places_done = [], 0
-    for unit in _units(plan):
-        groups = _groups(plan, unit)
-        if done.issuperset(groups):
-            places_done += len(unit)
-        else:
-            todo.append(unit)
-    advance(places_done)
+    todo = [unit for unit in _units(plan) if not done.issuperset(_groups(plan, unit))]
+    advance(len(plan.places) - sum(map(len, todo)))
 
     def work(unit: NDArray[np.void]) -> NDArray[np.void]:
         _fill(plan, unit, staged.destination, images)
@@ -136,22 +129,13 @@ def flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _units(plan: ShardPlan) -> Iterator[NDArray[np.void]]:
+def _units(plan: ShardPlan) -> list[NDArray[np.void]]:
     """Places of a few row groups of one file: what a thread works through."""
-    places = plan.places
-    if not len(places):
-        return
-    changes = np.flatnonzero(
-        (places["file"][1:] != places["file"][:-1]) | (places["row_group"][1:] != places["row_group"][:-1])
-    )
-    starts = [0, *(int(one) + 1 for one in changes), len(places)]
-    first = 0
-    for index in range(1, len(starts)):
-        at_end = index == len(starts) - 1
-        other_file = not at_end and places["file"][starts[index]] != places["file"][starts[first]]
-        if at_end or other_file or index - first == ROW_GROUPS_TOGETHER:
-            yield places[starts[first] : starts[index]]
-            first = index
+    row_groups = starts_of(plan.places[["file", "row_group"]])
+    starts: list[int] = []
+    for _, of_file in groupby(row_groups, key=lambda start: plan.places["file"][start]):
+        starts += list(of_file)[::ROW_GROUPS_TOGETHER]
+    return np.split(plan.places, starts[1:]) if starts else []
 
 
 def _groups(plan: ShardPlan, unit: NDArray[np.void]) -> list[Group]:
@@ -170,40 +154,26 @@ def _fill(plan: ShardPlan, unit: NDArray[np.void], destination: Destination, ima
                 tars.write(int(place["shard"]), data, int(place["offset"]))
 
 
-class _OpenTars:
+class _OpenTars(ExitStack):
     """Descriptors of the tars that a thread writes to, not too many at once."""
 
     def __init__(self, plan: ShardPlan, destination: Destination) -> None:
+        super().__init__()
         self._plan, self._destination = plan, destination
-        self._open: dict[int, int] = {}
-
-    def __enter__(self) -> "_OpenTars":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close()
+        self._open: dict[int, tuple[Path, int]] = {}
 
     def write(self, shard: int, data: bytes, offset: int) -> None:
-        if shard not in self._open:
-            self._begin(shard)
-        try:
-            write_all(self._open[shard], data, offset)
-        except OSError:
-            with writing(self._path(shard)):
-                raise
-
-    def _begin(self, shard: int) -> None:
-        if len(self._open) >= FILES_OPEN:
-            self._close()
-        path = self._path(shard)
+        path, descriptor = self._open.get(shard) or self._begin(shard)
         with writing(path):
-            self._open[shard] = os.open(path, os.O_WRONLY)
+            write_all(descriptor, data, offset)
 
-    def _path(self, shard: int) -> Path:
-        return self._destination.staged(self._plan.shards[shard].name)
-
-    def _close(self) -> None:
-        with ExitStack() as stack:
-            for descriptor in self._open.values():
-                stack.callback(os.close, descriptor)
+    def _begin(self, shard: int) -> tuple[Path, int]:
+        if len(self._open) >= FILES_OPEN:
+            self.close()
             self._open.clear()
+        path = self._destination.staged(self._plan.shards[shard].name)
+        with writing(path):
+            descriptor = os.open(path, os.O_WRONLY)
+        self.callback(os.close, descriptor)
+        self._open[shard] = path, descriptor
+        return path, descriptor

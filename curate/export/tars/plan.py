@@ -9,20 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import UsageError
-from curate.export.order import SplitShare, split_of
+from curate.export.order import SplitShare, in_split, split_of
 from curate.export.samples import SIDES, ImageFacts, Row, SelectedPairs, facts_of, key_of, location_of, sample_meta
 from curate.export.tars.layout import TarLayout
 from curate.sources.parquet import Location
 from schemas import shards
 
-_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*((?:[kmg]i?)?b?)", re.IGNORECASE)
-_UNITS = {
-    f"{letter}{i}{b}": (1024 if i else 1000) ** power
-    for power, letter in enumerate("kmg", start=1)
-    for i in ("", "i")
-    for b in ("", "b")
-}
-_UNITS |= {"": 1, "b": 1}
+_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmg])(i?))?b?", re.IGNORECASE)
 
 # One image in one tar: where it comes from, where it goes, and what it must be. 69 bytes.
 PLACE = np.dtype(
@@ -44,7 +37,8 @@ class ShardSize:
 def parse_bytes(text: str) -> int:
     """`500MB`, `1.5GiB` or a plain number as bytes. Raises UsageError."""
     found = _BYTES.fullmatch(text.strip())
-    size = int(float(found[1]) * _UNITS[found[2].casefold()]) if found else 0
+    number, letter, binary = found.groups(default="") if found else ("0", "", "")
+    size = int(float(number) * (1024 if binary else 1000) ** " kmg".index(letter.lower() or " "))
     if size < 1:
         raise UsageError(f"--shard-bytes {text}: write a number with KB, MB, GB, KiB, MiB or GiB, such as 500MB")
     return size
@@ -76,10 +70,15 @@ class ShardPlan:
     def locations(self, places: NDArray[np.void]) -> Iterator[tuple[Location, NDArray[np.void]]]:
         """Each image with its places, of places that are sorted."""
         keys = places[["file", "row_group", "row", "side"]]
-        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(places) else np.empty(0, int)
+        starts = starts_of(keys)
         for start, end in zip(starts, [*starts[1:], len(places)], strict=True):
             file, row_group, row, side = keys[start].item()
             yield Location(self.files[file], row_group, row, side), places[start:end]
+
+
+def starts_of(keys: NDArray[np.void]) -> NDArray[np.intp]:
+    """Where a key begins that is not the one before it."""
+    return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.intp)
 
 
 # Called with each shard as it is laid out and its tar without the images; False: it stands already.
@@ -144,8 +143,7 @@ class _OpenShard:
 
     @property
     def name(self) -> str:
-        file = shards.SHARD_NAME.format(index=self.number)
-        return f"{self.split}/{file}" if self.split else file
+        return in_split(self.split, shards.SHARD_NAME.format(index=self.number))
 
     def following(self) -> "_OpenShard":
         return _OpenShard(self.split, self.number + 1)

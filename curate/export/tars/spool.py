@@ -3,11 +3,8 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from tempfile import TemporaryFile
 from threading import Lock
-from types import TracebackType
-from typing import Protocol
+from typing import IO, Protocol
 
 from curate.export.encoding import Encoding, encoded_anew
 from curate.export.samples import ImageFacts
@@ -21,21 +18,14 @@ class ImageReader(Protocol):
 
 
 class Spool:
-    """Encoded images by location in one file without a name, which goes with the process however it ends."""
+    """Encoded images by location in one file, `stream`, that is empty and the caller's to close."""
 
-    def __init__(self, folder: Path, encoding: Encoding) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, stream: IO[bytes], encoding: Encoding) -> None:
         self.encoding = encoding
         self.facts: dict[Location, ImageFacts] = {}
-        self._stream = TemporaryFile(dir=folder)  # noqa: SIM115 -- closed by __exit__
+        self._stream = stream
         self._offsets: dict[Location, int] = {}
         self._end, self._lock = 0, Lock()
-
-    def __enter__(self) -> "Spool":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stream.close()
 
     def add(self, location: Location, data: Encoded, was: ImageFacts) -> None:
         """Keep one image, changed as asked; from several threads at once."""

@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.database.connection import connect_views, fetch
+from curate.database.connection import connect_views, fetch_count
 from curate.errors import CurateError
 from curate.export.verify.shards import Findings
 from curate.rank.rankings import ranking_settings
@@ -77,7 +77,7 @@ def _verify_counts(run: Run, summary: dict[str, Any], findings: Findings) -> Non
     try:
         connection = connect_views(run, rankings=False)
         for table, key in wanted.items():
-            rows = fetch(connection, f"select count(*) from {table}")[0][0]
+            rows = fetch_count(connection, table)
             findings.count("tables")
             if rows != summary[key]:
                 findings.fault(table, f"has {rows:,} rows, embed.json says {summary[key]:,}")

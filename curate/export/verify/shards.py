@@ -14,6 +14,7 @@ from curate.database.connection import connect_views
 from curate.database.queries import query_text
 from curate.embed.planning.plan import stable_id
 from curate.errors import CurateError
+from curate.export.order import in_split
 from curate.rank.rankings import ranking_settings
 from curate.sources.images import Rejected, decode
 from curate.storage.files import retrying
@@ -49,7 +50,7 @@ class Findings:
         return Findings(self.faults + faults, self.counts | other.counts, self.notes + other.notes)
 
 
-class ShardFolder:
+class ShardReader:
     """A folder of shards by path or URL, read only."""
 
     def __init__(self, path: str) -> None:
@@ -76,7 +77,7 @@ class ShardFolder:
 
     def tars(self, split: str) -> set[str]:
         """Names of the tars of a split."""
-        found = self.filesystem.glob(f"{self.root}/{split}/*.tar" if split else f"{self.root}/*.tar")
+        found = self.filesystem.glob(f"{self.root}/{in_split(split, '*.tar')}")
         return {name.rpartition("/")[2] for name in found}
 
     def splits(self) -> set[str]:
@@ -100,18 +101,18 @@ class ShardFolder:
         return self.filesystem.open(f"{self.root}/{name}", "rb")
 
 
-def is_shard_folder(folder: ShardFolder) -> bool:
+def is_shard_folder(folder: ShardReader) -> bool:
     """Whether an export wrote here, finished or not."""
     return any(folder.exists(name) for name in (shards.SHARD_INDEX, shards.SPLIT_INDEX, shards.UNFINISHED_INDEX))
 
 
-def planned_pairs(folder: ShardFolder) -> int:
+def planned_pairs(folder: ShardReader) -> int:
     """How many samples there are to look at, by the indices that can be read."""
     indices = [index for _, index in _indices(folder, Findings())]
     return sum(index["pairs"] for index in indices if isinstance(index.get("pairs"), int))
 
 
-def verify_shards(folder: ShardFolder, run: Run | None, threads: int, advance: Advance) -> Findings:
+def verify_shards(folder: ShardReader, run: Run | None, threads: int, advance: Advance) -> Findings:
     """Every hash, count, member, image and prompt. run: compare with its ranking; None: with the samples alone."""
     findings = Findings()
     if folder.exists(shards.UNFINISHED_INDEX):
@@ -125,24 +126,24 @@ def verify_shards(folder: ShardFolder, run: Run | None, threads: int, advance: A
     return findings
 
 
-def _indices(folder: ShardFolder, findings: Findings) -> list[tuple[str, dict[str, Any]]]:
+def _indices(folder: ShardReader, findings: Findings) -> list[tuple[str, dict[str, Any]]]:
     names = [""]
     if folder.exists(shards.SPLIT_INDEX):
         names = _split_names(folder, findings)
     elif not folder.exists(shards.SHARD_INDEX):
         return []
-    found = [(name, folder.json(_inside(name, shards.SHARD_INDEX), findings)) for name in names]
+    found = [(name, folder.json(in_split(name, shards.SHARD_INDEX), findings)) for name in names]
     return [(name, index) for name, index in found if index is not None]
 
 
-def _split_names(folder: ShardFolder, findings: Findings) -> list[str]:
+def _split_names(folder: ShardReader, findings: Findings) -> list[str]:
     """The splits that splits.json states, each held against its own index; one that it does not state is a fault."""
     stated = (folder.json(shards.SPLIT_INDEX, findings) or {}).get("splits", [])
     splits = [one for one in stated if isinstance(one, dict) and isinstance(one.get("name"), str)]
     if not isinstance(stated, list) or len(splits) < len(stated):
         findings.fault(shards.SPLIT_INDEX, "its splits are no list of names and counts")
     for one in splits:
-        name = _inside(one["name"], shards.SHARD_INDEX)
+        name = in_split(one["name"], shards.SHARD_INDEX)
         index = folder.json(name, Findings()) or {}
         for what in ("pairs", "prompts"):
             if one.get(what) != index.get(what):
@@ -155,7 +156,7 @@ def _split_names(folder: ShardFolder, findings: Findings) -> list[str]:
 
 
 def _verify_split(
-    folder: ShardFolder,
+    folder: ShardReader,
     split: str,
     index: dict[str, Any],
     ranking: "_Ranking",
@@ -164,7 +165,7 @@ def _verify_split(
     threads: int,
     advance: Advance,
 ) -> None:
-    where = _inside(split, shards.SHARD_INDEX)
+    where = in_split(split, shards.SHARD_INDEX)
     if index.get("format") != shards.INDEX_FORMAT or not isinstance(index.get("shards"), list):
         findings.fault(where, f"is not an index of format {shards.INDEX_FORMAT}")
         return
@@ -175,10 +176,10 @@ def _verify_split(
         )
     listed = {entry["file"] for entry in entries}
     for extra in sorted(folder.tars(split) - listed):
-        findings.fault(_inside(split, extra), f"is not in {shards.SHARD_INDEX}")
+        findings.fault(in_split(split, extra), f"is not in {shards.SHARD_INDEX}")
     pairs, own = 0, set[str]()
     for entry in entries:
-        name = _inside(split, entry["file"])
+        name = in_split(split, entry["file"])
         samples = 0
         for key, problems, row in _samples(folder, name, entry, findings, threads):
             samples += 1
@@ -204,7 +205,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _samples(
-    folder: ShardFolder, name: str, entry: dict[str, Any], findings: Findings, threads: int
+    folder: ShardReader, name: str, entry: dict[str, Any], findings: Findings, threads: int
 ) -> Iterator[tuple[str, list[str], dict[str, Any] | None]]:
     """Each sample of a tar: its key, what is wrong with it, its json. The tar is read once, hashed on the way."""
     if not folder.exists(name):
@@ -342,7 +343,3 @@ def _selected(run: Run, name: str) -> dict[str, tuple[Any, ...]]:
     connection.execute("set enable_progress_bar = false")  # it would be drawn on stdout, into the report
     query = query_text("export/verified_samples").replace("from ranking\n", f'from "ranking_{name}" as ranking\n')
     return {row[0]: row[1:] for row in connection.execute(query).fetchall()}
-
-
-def _inside(split: str, file: str) -> str:
-    return f"{split}/{file}" if split else file

@@ -6,7 +6,7 @@ from typing import Any
 
 from curate.errors import UsageError
 from curate.export.verify.run import part_markers, verify_run
-from curate.export.verify.shards import Findings, ShardFolder, is_shard_folder, planned_pairs, verify_shards
+from curate.export.verify.shards import Findings, ShardReader, is_shard_folder, planned_pairs, verify_shards
 from curate.storage.files import is_local
 from curate.storage.run import SETTINGS_FILE, Run
 from curate.storage.url_folder import UrlFolder
@@ -21,11 +21,12 @@ def verify(path: str, run: Run | None) -> dict[str, Any]:
     run: whose ranking the shards are compared with; None: the run that the folder lies in, if it lies in one.
     Raises: UsageError when there is neither a run nor an export.
     """
-    folder = ShardFolder(path)
+    folder = ShardReader(path)
     here = Run(Path(folder.root)) if is_local(path) else None
     if here is not None and _is_run(here):
-        findings = _verified_run(here)
-        inner = ShardFolder(str(here.root / "shards"))
+        with progress("parts", len(part_markers(here))) as advance:
+            findings = verify_run(here, THREADS, advance)
+        inner = ShardReader(str(here.root / "shards"))
         if is_shard_folder(inner):
             findings = findings.joined(_verified_shards(inner, here), "shards/")
     elif is_shard_folder(folder):
@@ -47,12 +48,7 @@ def verify(path: str, run: Run | None) -> dict[str, Any]:
     }
 
 
-def _verified_run(run: Run) -> Findings:
-    with progress("parts", len(part_markers(run))) as advance:
-        return verify_run(run, THREADS, advance)
-
-
-def _verified_shards(folder: ShardFolder, run: Run | None) -> Findings:
+def _verified_shards(folder: ShardReader, run: Run | None) -> Findings:
     with progress("samples", planned_pairs(folder)) as advance:
         return verify_shards(folder, run, THREADS, advance)
 

@@ -68,6 +68,13 @@ def test_text_says_where_how_and_what(ranked_run: Path) -> None:
     assert "    select" in text  # the metric's own SQL
 
 
+def test_a_sources_own_words_are_neither_run_nor_escaped(ranked_run: Path) -> None:
+    words = "{{ 7 * 7 }} {% raw %} <b> & 'é'"
+    card = card_of(ranked_run, {"": INDEX}, description=words, license=words)
+    assert f"| description | {words} |" in card.text
+    assert card.data.to_dict()["license_name"] == words
+
+
 def test_facts_of_a_run_that_has_none_come_from_the_bundled_manifest() -> None:
     facts = data_set_facts({"settings": {"manifest": {"name": "pickapic_v2"}}})
     assert facts["license"].startswith("MIT")

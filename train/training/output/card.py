@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import jinja2
 
 from train.config import as_toml
 from train.training.output.log import read_log
@@ -31,42 +32,24 @@ def write_card(folder: Path, settings: dict[str, Any], facts: dict[str, Any], lo
 
 def card_text(settings: dict[str, Any], facts: dict[str, Any]) -> str:
     """The card, in the form that the Hugging Face hub reads."""
-    recipe, source = settings["recipe"], facts["source"]
-    kind = "a LoRA" if recipe.get("lora") else "all weights"
-    ranking = source.get("ranking") or {}
-    rows = {
-        "base": recipe["model"],
-        "trained": f"{kind}, objective {recipe['objective']['name']}, {facts['steps']} steps of"
-        f" {recipe['run']['batch_pairs']} pairs",
-        "data set": source.get("dataset", "not stated"),
-        "ranking": ", ".join(f"{name} {_plain(value)}" for name, value in ranking.items()) or "not stated",
-        "pairs": f"{facts['pairs']}, {facts['unique_images']} images, {facts['unique_prompts']} prompts",
-        "prompts cut at the text encoder's length": facts["prompts_cut"],
-        "steps skipped": facts["skipped_steps"],
-        "loss, mean of the last steps": f"{facts.get('loss', math.nan):.4f}",
-        "implicit accuracy, likewise": f"{facts['implicit_accuracy']:.3f}",
-        "versions": ", ".join(f"{name} {version}" for name, version in settings["versions"].items()),
-    }
-    tags = ["diffusion-dpo", "text-to-image", *(["lora"] if recipe.get("lora") else [])]
-    head = [
-        "---",
-        f"base_model: {json.dumps(recipe['model'])}",
-        "library_name: diffusers",
-        f"tags: {json.dumps(tags)}",
-        "---",
-    ]
-    table = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
-    hashes = [f"    {sha256}" for sha256 in settings["shards_sha256"]]
-    recipe_lines = [f"    {line}".rstrip() for line in as_toml(recipe).splitlines()]
-    parts = [
-        "\n".join(head),
-        "# Trained on preference pairs",
-        "\n".join(table),
-        f"![How it went]({CURVES})",
-        "## Recipe\n\n" + "\n".join(recipe_lines),
-        "## Shards, by sha256\n\n" + "\n".join(hashes),
-    ]
-    return "\n\n".join(parts) + "\n"
+    recipe = settings["recipe"]
+    ranking = facts["source"].get("ranking") or {}
+    return jinja2.Template(
+        Path(__file__).with_suffix(".md").read_text("utf-8"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).render(
+        settings=settings,
+        recipe=recipe,
+        recipe_toml=as_toml(recipe),
+        facts=facts,
+        base_model=json.dumps(recipe["model"]),
+        lora=recipe.get("lora"),
+        ranking=", ".join(f"{name} {_plain(value)}" for name, value in ranking.items()),
+        curves=CURVES,
+    )
 
 
 def _plain(value: Any) -> str:
