@@ -138,6 +138,18 @@ def test_every_wing_says_what_is_inside(package: str) -> None:
         assert len((ast.get_docstring(ast.parse(path.read_text())) or "").split()) >= 8, path
 
 
+@pytest.mark.parametrize("half", HALVES)
+def test_every_face_names_the_wings_that_its_files_use(half: str) -> None:
+    untold = [
+        f"{name}: {used}"
+        for name, may_use in HALVES[half].items()
+        if (face := ROOT / half / name / "__init__.py").exists() and name != "commands"
+        for used in may_use
+        if used not in (*GROUNDS, "files") and used not in face.read_text().split('"""')[1]
+    ]
+    assert not untold, "say in the wing's face that it may use these"
+
+
 @pytest.mark.parametrize("package", ["curate", "train"])
 def test_a_room_holds_at_most_nine_files(package: str) -> None:
     for folder in [path.parent for path in (ROOT / package).rglob("__init__.py")]:
