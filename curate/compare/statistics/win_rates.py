@@ -43,10 +43,8 @@ class Pictures:
     @cached_property
     def couple(self) -> Ints:
         """(pairs,): which two models drew each pair."""
-        place = {couple: index for index, couple in enumerate(self.couples)}
         table = np.zeros((len(self.models), len(self.models)), np.int64)
-        for (one, two), index in place.items():
-            table[one, two] = index
+        table[np.triu_indices(len(self.models), 1)] = np.arange(len(self.couples))
         return table[self.model[self.one], self.model[self.two]]
 
     @cached_property
