@@ -75,8 +75,7 @@ def category_lines(report: dict[str, Any]) -> list[str]:
     scorers = list(dict.fromkeys(v["scorer"] for v in rows))
     several = len(report["models"]) > 2
     found = {(v["category"], v["model"], v["scorer"]): v for v in rows}
-    names = dict.fromkeys((v["category"], v["model"]) for v in rows)
-    titles = {(category, model): f"{category}, {model}" if several else category for category, model in names}
+    titles = {(v["category"], v["model"]): v["category"] + f", {v['model']}" * several for v in rows}
     width = max(map(len, titles.values())) + 2
     lines = [f"{'category':<{width}}{'prompts':>8}" + "".join(f"{scorer:>12}" for scorer in scorers)]
     for (category, model), title in titles.items():

@@ -30,7 +30,7 @@ def figures(ranking: Ranking, steps: Rows) -> list[Figure]:
         counts_figure(steps),
         quality_figure(histograms, ranking.settings),
         *distribution_figures(histograms, means),
-        agreement_figure(connection, ranking.settings, scorers),
+        agreement_figure(ranking),
         calibration_figure(ranking.calibration),
         *correlation_figures(connection, scorers),
         *map_figures(connection),
@@ -139,11 +139,10 @@ def _ranked_and_selected(rows: Rows) -> dict[str, list[int]]:
     return {"all ranked": [row["pairs"] for row in rows], "selected": [row["selected_pairs"] for row in rows]}
 
 
-def agreement_figure(
-    connection: duckdb.DuckDBPyConnection, settings: dict[str, Any], scorers: list[str]
-) -> Figure:  # fmt: skip
+def agreement_figure(ranking: Ranking) -> Figure:
     """Agreement of each scorer with humans, along the ranking."""
-    rows = query_rows(connection, query_text("report/agreement", scorer=scorers), bins=AGREEMENT_BINS)
+    settings, scorers = ranking.settings, ranking.scorers
+    rows = query_rows(ranking.connection, query_text("report/agreement", scorer=scorers), bins=AGREEMENT_BINS)
     for row in rows:
         row["percentile"] = (row["low"] + row["high"]) / 2
     ends = [
