@@ -1,10 +1,11 @@
 """`curate sql`: any query over the run's views, as a table, CSV, JSON or a Parquet file."""
 
-import contextlib
 import csv
 import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +18,6 @@ from curate.rank.rankings import open_views
 from curate.storage.run import Run
 from curate.storage.tables import atomic_path
 
-FORMS = ("table", "csv", "json")
 WIDTH_CHARS, ROWS_SHOWN = 120, 40  # of a table, where no window says otherwise
 
 
@@ -45,8 +45,15 @@ def query(run: Run, sql: str, form: str = "table", out: IO[str] | None = None, p
 
 def statements_of(sql: str) -> list[str]:
     """The statements of a text, or the text itself where there is none. Raises: QueryError."""
-    try:
+    with duckdb_words():
         return [statement.query for statement in duckdb.extract_statements(sql)] or [sql]
+
+
+@contextmanager
+def duckdb_words() -> Iterator[None]:
+    """DuckDB's errors become QueryError, in its own words."""
+    try:
+        yield
     except duckdb.Error as error:
         raise QueryError(f"sql: {error}") from error
 
@@ -54,22 +61,20 @@ def statements_of(sql: str) -> list[str]:
 def write_result(connection: duckdb.DuckDBPyConnection, sql: str, form: str, out: IO[str]) -> None:
     """Run one statement that only reads and write its result to `out`. Raises: QueryError."""
     relation = read_only_query(connection, sql, "sql")
-    try:
+    with duckdb_words():
         if form == "table":
             out.write(f"{table_text(relation, WIDTH_CHARS, ROWS_SHOWN)}\n")
         elif form == "csv":
             _write_csv(relation, out)
         else:
             _write_json(relation, out)
-    except duckdb.Error as error:
-        raise QueryError(f"sql: {error}") from error
 
 
 def table_text(relation: duckdb.DuckDBPyRelation, width_chars: int, rows: int) -> str:
     """A result as DuckDB draws it, shortened to a width and a number of rows; a plan as it stands."""
     if relation.columns == ["explain_key", "explain_value"]:
         return "\n".join(str(plan) for _, plan in relation.fetchall()).rstrip()
-    with contextlib.redirect_stdout(io.StringIO()) as drawn:
+    with redirect_stdout(io.StringIO()) as drawn:
         relation.show(max_width=width_chars, max_rows=rows)
     return drawn.getvalue().rstrip()
 
@@ -78,12 +83,11 @@ def _write_parquet(connection: duckdb.DuckDBPyConnection, run: Run, sql: str, pa
     with atomic_path(path.resolve()) as temporary:
         connection.execute(f"set allowed_paths = [{literal(str(temporary))}]")
         seal(connection, run)
-        try:
-            read_only_query(connection, sql, "sql").write_parquet(str(temporary), compression="zstd")
-        except duckdb.IOException as error:  # a full disk, a folder that cannot be written
-            raise OSError(first_line(error)) from error
-        except duckdb.Error as error:
-            raise QueryError(f"sql: {error}") from error
+        with duckdb_words():
+            try:
+                read_only_query(connection, sql, "sql").write_parquet(str(temporary), compression="zstd")
+            except duckdb.IOException as error:  # a full disk, a folder that cannot be written
+                raise OSError(first_line(error)) from error
 
 
 def _write_csv(relation: duckdb.DuckDBPyRelation, out: IO[str]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from curate.database.connection import fetch
+from curate.database.connection import query_rows
 from curate.database.queries import query_text
 from curate.errors import RunError, UsageError, nearest
 from curate.models.model_set import ModelSet, load_model_set
@@ -38,9 +38,7 @@ def search(
     name = choose_tower(run, tower)
     embedder = load_run_tower(run, name, models)
     query = query_text("ask/search_pairs" if pairs else "ask/search", tower=[name], dimension=[str(embedder.dimension)])
-    parameters = {"embedding": embedder.embed_prompts([text])[0].tolist(), "limit": limit}
-    rows = fetch(connection, query, parameters)
-    return [dict(zip((column[0] for column in connection.description), row, strict=True)) for row in rows]
+    return query_rows(connection, query, embedding=embedder.embed_prompts([text])[0].tolist(), limit=limit)
 
 
 def choose_tower(run: Run, tower: str | None) -> str:

@@ -18,8 +18,8 @@ from prompt_toolkit.output import Output, create_output
 from pygments.lexers.sql import SqlLexer
 
 from curate.ask.completion import completer_of
-from curate.ask.query import ROWS_SHOWN, statements_of, table_text
-from curate.database.connection import literal, seal
+from curate.ask.query import ROWS_SHOWN, duckdb_words, statements_of, table_text
+from curate.database.connection import fetch, literal, seal
 from curate.database.interrupts import stoppable
 from curate.database.user_sql import ends, read_only_query
 from curate.errors import QueryError, nearest
@@ -51,8 +51,8 @@ def interact(run: Run, out: IO[str], keys: Input | None = None, screen: Output |
     connection = open_views(run)
     seal(connection, run)
     session = make_session(connection, keys, screen)
-    views = connection.execute("select count(*) from duckdb_views() where not internal").fetchall()[0][0]
-    out.write(GREETING.format(run=run.root, views=views, database=shlex.quote(str(run.database))) + "\n")
+    views = _views(connection)
+    out.write(GREETING.format(run=run.root, views=len(views), database=shlex.quote(str(run.database))) + "\n")
     while (text := _ask(session)) not in LEAVE:
         try:
             with stoppable():
@@ -130,10 +130,8 @@ def _ask(session: PromptSession[str]) -> str:
 
 def _draw(connection: duckdb.DuckDBPyConnection, statement: str) -> str:
     relation = read_only_query(connection, statement, "sql")
-    try:
+    with duckdb_words():
         return table_text(relation, shutil.get_terminal_size().columns, ROWS_SHOWN)
-    except duckdb.Error as error:
-        raise QueryError(f"sql: {error}") from error
 
 
 def _run_command(connection: duckdb.DuckDBPyConnection, text: str) -> str:
@@ -148,25 +146,26 @@ def _run_command(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     return known[word]()
 
 
-def _tables(connection: duckdb.DuckDBPyConnection) -> str:
+def _views(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Every view and what a row of it is."""
-    found = connection.execute(
-        "select view_name, coalesce(comment, '') from duckdb_views() where not internal order by view_name"
-    ).fetchall()
-    wide = max(len(view) for view, _ in found)
-    return "\n".join(f"{view:<{wide}}  {comment}".rstrip() for view, comment in found)
+    query = "select view_name, coalesce(comment, '') from duckdb_views() where not internal order by view_name"
+    return dict(fetch(connection, query))
+
+
+def _tables(connection: duckdb.DuckDBPyConnection) -> str:
+    views = _views(connection)
+    wide = max(map(len, views))
+    return "\n".join(f"{view:<{wide}}  {comment}".rstrip() for view, comment in views.items())
 
 
 def _schema(connection: duckdb.DuckDBPyConnection, view: str) -> str:
     """A view's columns, their types and what they mean. Raises: QueryError for a view that is not there."""
-    views = [
-        name for (name,) in connection.execute("select view_name from duckdb_views() where not internal").fetchall()
-    ]
-    if view not in views:
+    if view not in (views := _views(connection)):
         raise QueryError(f"no view '{view}'{nearest(view, views)}")
-    found = connection.execute(
+    found = fetch(
+        connection,
         "select column_name, lower(data_type), coalesce(comment, '') from duckdb_columns() "
-        f"where table_name = {literal(view)} and not internal order by column_index"
-    ).fetchall()
+        f"where table_name = {literal(view)} and not internal order by column_index",
+    )
     name_wide, type_wide = (max(len(row[index]) for row in found) for index in (0, 1))
     return "\n".join(f"{name:<{name_wide}}  {of:<{type_wide}}  {comment}".rstrip() for name, of, comment in found)

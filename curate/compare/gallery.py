@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import duckdb
@@ -46,11 +47,12 @@ def make_gallery(
     prompts: of how many, the most telling first.
     """
     gallery = Gallery(by_importance(pictures), drawing_rows(pictures))
-    queue = list(_by_turn(gallery, gallery.order[:prompts]))
+    rows = [gallery.rows[prompt] for prompt in gallery.order[:prompts]]
+    queue = [one for turn in zip_longest(*rows, fillvalue=[]) for row in turn for one in row if one is not None]
     gallery.wanted = len(queue)
     if not queue:
         return gallery
-    firsts = sum(one is not None for prompt in gallery.order[:prompts] for one in gallery.rows[prompt][0])
+    firsts = sum(one is not None for own in rows for one in own[0])
     gallery.side_px, mean_bytes = _size(run, connection, pictures, queue, firsts, room_bytes)
     most = min(int(FILLED * room_bytes / mean_bytes), max(firsts, MOST_FURTHER))
     chosen = queue[: max(len(pictures.models), most)]
@@ -93,22 +95,7 @@ def drawing_rows(pictures: Pictures) -> list[list[Row]]:
     found: list[dict[int, list[list[int]]]] = [{} for _ in pictures.prompts]
     for picture, (prompt, model, drawing) in enumerate(zip(pictures.prompt, pictures.model, label, strict=True)):
         found[prompt].setdefault(int(drawing), [[] for _ in pictures.models])[model].append(picture)
-    return [
-        [
-            [own[place] if place < len(own) else None for own in by_model]
-            for by_model in drawings.values()
-            for place in range(max(map(len, by_model)))
-        ]
-        for drawings in found
-    ]
-
-
-def _by_turn(gallery: Gallery, prompts: list[int]) -> Iterator[int]:
-    """The first row of each prompt, then the second of each."""
-    for place in range(max((len(gallery.rows[prompt]) for prompt in prompts), default=0)):
-        for prompt in prompts:
-            if place < len(gallery.rows[prompt]):
-                yield from (one for one in gallery.rows[prompt][place] if one is not None)
+    return [[list(row) for by_model in drawings.values() for row in zip_longest(*by_model)] for drawings in found]
 
 
 def _size(

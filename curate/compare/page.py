@@ -39,8 +39,8 @@ def write_page(run: Run, report: dict[str, Any], pictures: Pictures, path: Path,
 def render(report: dict[str, Any], pictures: Pictures, gallery: Gallery) -> str:
     """The whole page as text."""
     ordered = [one for prompt in gallery.order for row in gallery.rows[prompt] for one in row if one in gallery.shown]
-    lost = [one for one in gallery.missing if one not in gallery.shown]
-    stored = {one: place for place, one in enumerate(ordered)} | {one: -1 - place for place, one in enumerate(lost)}
+    stored = {one: place for place, one in enumerate(ordered)}
+    stored |= {one: -1 - place for place, one in enumerate(gallery.missing)}
     uris = [gallery.shown[one] for one in ordered]
     page, _ = render_page(
         "compare",
@@ -54,7 +54,7 @@ def render(report: dict[str, Any], pictures: Pictures, gallery: Gallery) -> str:
         spreads={(item["tower"], item["model"]): item for item in report["spreads"]},
         by_category={(v["category"], v["scorer"], v["model"], v["against"]): v for v in report["categories"]},
         data=data_block(page_data(pictures, gallery, stored)),
-        missing=data_block([gallery.missing[one] for one in lost]),
+        missing=data_block(list(gallery.missing.values())),
         blocks=[data_block(uris[start : start + BLOCK]) for start in range(0, len(uris), BLOCK)],
         block=BLOCK,
         shown=len(gallery.shown),

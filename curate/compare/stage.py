@@ -58,14 +58,12 @@ def compare(run: Run, options: CompareOptions | None = None) -> dict[str, Any]:
     chosen_by = {model["name"]: model.get("chosen_by", []) for model in sampled.get("models", [])}
     draws = Resamples(len(pictures.prompts))
     categories = sorted({one for one in pictures.categories if one is not None})
-    found = [verdict for scorer in scorers for verdict in verdicts(pictures, scorer, draws, chosen_by)]
-    by_category = [
-        verdict
+    found = [
+        asdict(verdict)
         for scorer in scorers
-        for category in categories
+        for category in (None, *categories)
         for verdict in verdicts(pictures, scorer, draws, chosen_by, category)
     ]
-    faults = _faults(connection, names, sampled)
     report: dict[str, Any] = {
         "dataset": summary["dataset"],
         "models": names,
@@ -75,11 +73,11 @@ def compare(run: Run, options: CompareOptions | None = None) -> dict[str, Any]:
         "prompts": len(pictures.prompts),
         "confidence": CONFIDENCE,
         "chosen_by": {name: chosen_by.get(name, []) for name in names},
-        "verdicts": [asdict(item) for item in found],
+        "verdicts": [item for item in found if item["category"] is None],
         "standings": [asdict(item) for scorer in scorers for item in standings(pictures, scorer, draws, chosen_by)],
         "spreads": [asdict(item) for item in _spreads(connection, pictures, draws)],
-        "categories": [asdict(item) for item in by_category],
-        "faults": faults,
+        "categories": [item for item in found if item["category"] is not None],
+        "faults": _faults(connection, names, sampled),
     }
     report["notes"] = notes(pictures, report)
     write_text(json_text(report) + "\n", run.root / "compare.json")

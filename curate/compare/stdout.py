@@ -24,7 +24,7 @@ def two_model_lines(report: dict[str, Any]) -> list[str]:
     ]
     for v in report["verdicts"]:
         means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
-        change = f"{v['mean_change']:+.3g} ({v['mean_change_low']:+.3g} .. {v['mean_change_high']:+.3g})"
+        change = _interval(v, "mean_change", "+.3g")
         lines.append(f"{v['scorer']:<12}{rate(v)}  {means:>18}  {change:>30}  {p_value(v)}{_mark(v)}")
     return lines
 
@@ -44,9 +44,7 @@ def many_model_lines(report: dict[str, Any]) -> list[str]:
             f"  {'win/tie/lose':>14}  {'sign test':>10}"
         )
         for item in (item for item in report["standings"] if item["scorer"] == scorer):
-            strength = "-"
-            if item["strength"] is not None:
-                strength = f"{item['strength']:+.2f} ({item['strength_low']:+.2f} .. {item['strength_high']:+.2f})"
+            strength = _interval(item, "strength", "+.2f")
             verdict = verdicts.get((scorer, item["model"]))
             rest = f"{rate(verdict)}  {p_value(verdict)}" if verdict else ""
             name = f"  {item['model']}"
@@ -63,8 +61,8 @@ def spread_lines(report: dict[str, Any]) -> list[str]:
         f"{'tower':<12}{'model':<{width}}{'diversity (95 % interval)':>28}  {'distance from ' + report['against']:>28}"
     ]
     for item in report["spreads"]:
-        diversity = _interval(item, "diversity") or "needs two pictures a prompt"
-        distance = _interval(item, "from_reference") or "-"
+        diversity = _interval(item, "diversity", ".4f", "needs two pictures a prompt")
+        distance = _interval(item, "from_reference", ".4f")
         lines.append(f"{item['tower']:<12}{item['model']:<{width}}{diversity:>28}  {distance:>28}")
     return lines
 
@@ -77,8 +75,7 @@ def category_lines(report: dict[str, Any]) -> list[str]:
     scorers = list(dict.fromkeys(v["scorer"] for v in rows))
     several = len(report["models"]) > 2
     found = {(v["category"], v["model"], v["scorer"]): v for v in rows}
-    names = dict.fromkeys((v["category"], v["model"]) for v in rows)
-    titles = {(category, model): f"{category}, {model}" if several else category for category, model in names}
+    titles = {(v["category"], v["model"]): v["category"] + f", {v['model']}" * several for v in rows}
     width = max(map(len, titles.values())) + 2
     lines = [f"{'category':<{width}}{'prompts':>8}" + "".join(f"{scorer:>12}" for scorer in scorers)]
     for (category, model), title in titles.items():
@@ -95,10 +92,10 @@ def rate(v: dict[str, Any]) -> str:
     return f"{100 * v['win_rate']:>7.1f} %  {interval:>15}  {counts:>14}"
 
 
-def _interval(item: dict[str, Any], name: str) -> str | None:
+def _interval(item: dict[str, Any], name: str, form: str, absent: str = "-") -> str:
     if item[name] is None:
-        return None
-    return f"{item[name]:.4f} ({item[f'{name}_low']:.4f} .. {item[f'{name}_high']:.4f})"
+        return absent
+    return f"{item[name]:{form}} ({item[f'{name}_low']:{form}} .. {item[f'{name}_high']:{form}})"
 
 
 def p_value(v: dict[str, Any]) -> str:

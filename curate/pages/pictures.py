@@ -5,9 +5,8 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 from PIL import Image
@@ -16,6 +15,7 @@ from curate.errors import SourceError
 from curate.sources.images import Decoded, Rejected, decode
 from curate.sources.parquet import Location, Source, check_unchanged, recorded_source
 from curate.storage.files import Fingerprint
+from curate.storage.prefetch import prefetched
 from curate.storage.run import Run
 from curate.storage.threads import batched
 
@@ -41,53 +41,36 @@ def thumbnails(
 
     connection: has the view `images`.
     """
-    stated = _stated(connection, uids)
-    chunks = list(batched(uids, READ_TOGETHER))
-    read = partial(_read, run.settings()["settings"], stated)
-    with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor() as pool:  # Pillow releases the GIL
-        coming = disk.submit(read, chunks[0]) if chunks else None
-        for place, chunk in enumerate(chunks):
-            found = coming.result() if coming else []
-            coming = disk.submit(read, chunks[place + 1]) if place + 1 < len(chunks) else None
+    settings, stated = run.settings()["settings"], _stated(connection, uids)
+    read = ((chunk, _read(settings, stated, chunk)) for chunk in batched(uids, READ_TOGETHER))
+    with prefetched(read, 1) as ahead, ThreadPoolExecutor() as pool:  # Pillow releases the GIL
+        for chunk, found in ahead:
             yield from zip(chunk, pool.map(_thumbnail_of, found, repeat(side_px)), strict=True)
 
 
 def originals(run: Run, connection: duckdb.DuckDBPyConnection, uids: list[str]) -> dict[str, bytes | Rejected]:
     """Each image's own bytes by its uid; one that can no longer be read comes as Rejected, with the reason."""
     found = _read(run.settings()["settings"], _stated(connection, uids), uids)
-    checked = [data if isinstance(data, Rejected) else _as_scored(*data) for data in found]
-    return {uid: UNKNOWN if data is None else data for uid, data in zip(uids, checked, strict=True)}
+    return {uid: UNKNOWN if data is None else data for uid, data in zip(uids, found, strict=True)}
 
 
-class _Encoded(NamedTuple):
-    """A picture's bytes as the source has them now, and the sha256 of those that were scored."""
-
-    data: bytes | None
-    sha256: str | None
-
-
-def _thumbnail_of(found: _Encoded | Rejected, side_px: int) -> bytes | Rejected:
-    data = found if isinstance(found, Rejected) else _as_scored(*found)
+def _thumbnail_of(data: bytes | Rejected | None, side_px: int) -> bytes | Rejected:
     picture = data if isinstance(data, Rejected) else decode(data)
     return thumbnail(picture.image, side_px) if isinstance(picture, Decoded) else picture
 
 
-def _as_scored(data: bytes | None, sha256: str | None) -> bytes | Rejected | None:
-    """A file that was replaced since it was embedded would show pictures beside scores that are not theirs."""
-    return data if data is None or hashlib.sha256(data).hexdigest() == sha256 else OTHER
-
-
 def _read(
     settings: dict[str, Any], stated: dict[str, tuple[Location, str]], uids: Sequence[str]
-) -> list[_Encoded | Rejected]:
+) -> list[bytes | Rejected | None]:
     """What lies now where each image was, in order."""
     places = list({stated[uid][0] for uid in uids if uid in stated})
     encoded = _read_places(recorded_source(settings), settings["files"], places)
-    found: list[_Encoded | Rejected] = []
-    for uid in uids:
-        here = encoded[stated[uid][0]] if uid in stated else UNKNOWN
-        found.append(here if isinstance(here, Rejected) else _Encoded(here, stated[uid][1]))
-    return found
+    return [_as_scored(encoded[stated[uid][0]], stated[uid][1]) if uid in stated else UNKNOWN for uid in uids]
+
+
+def _as_scored(data: bytes | Rejected | None, sha256: str) -> bytes | Rejected | None:
+    """A file that was replaced since it was embedded would show pictures beside scores that are not theirs."""
+    return OTHER if isinstance(data, bytes) and hashlib.sha256(data).hexdigest() != sha256 else data
 
 
 def picture_places(connection: duckdb.DuckDBPyConnection, uids: list[str]) -> dict[str, Location]:

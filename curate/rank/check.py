@@ -19,12 +19,12 @@ def list_metrics() -> list[dict[str, Any]]:
     """Name, purpose, source and parameters of each shipped metric."""
     return [
         {
-            "name": name,
+            "name": metric.name,
             "purpose": metric.purpose,
             "source": metric.source,
             "parameters": {item.name: asdict(item) for item in metric.parameters.values()},
         }
-        for name, metric in ((name, load_metric(name)) for name in shipped_metrics())
+        for metric in map(load_metric, shipped_metrics())
     ]
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from curate.database.connection import connect_views, fetch
+from curate.database.connection import connect_views, query_rows
 from curate.database.queries import query_text
 from curate.rank.check import finite
 from curate.rank.rankings import ranking_settings
@@ -20,12 +20,7 @@ def diff(run: Run, one: str, two: str, moved: int) -> dict[str, Any]:
     connection = connect_views(run)
     connection.execute(f'create temp view first_ranking as from "ranking_{one}"')
     connection.execute(f'create temp view second_ranking as from "ranking_{two}"')
-
-    def rows(query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-        found = fetch(connection, query_text(query), parameters)
-        return [dict(zip([str(c[0]) for c in connection.description or ()], row, strict=True)) for row in found]
-
-    counts = rows("rank/ranking_overlap", {})[0]
+    counts = query_rows(connection, query_text("rank/ranking_overlap"))[0]
     counts["rank_correlation"] = finite(counts["rank_correlation"])
     either = counts["selected_one"] + counts["selected_two"] - counts["selected_both"]
     return {
@@ -33,5 +28,5 @@ def diff(run: Run, one: str, two: str, moved: int) -> dict[str, Any]:
         "two": two,
         **counts,
         "overlap": counts["selected_both"] / max(either, 1),
-        "moved": rows("rank/ranking_moved", {"limit": moved}),
+        "moved": query_rows(connection, query_text("rank/ranking_moved"), limit=moved),
     }

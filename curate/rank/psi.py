@@ -5,27 +5,17 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from curate.database.connection import (
-    create_view,
-    fetch,
-    fetch_count,
-)
+from curate.database.connection import create_view, fetch, fetch_count
 from curate.database.queries import query_text
 from curate.errors import RunError, UsageError, nearest
 from curate.models.model_set import DEFAULT_SCORERS
 from curate.storage.run import Run
 
 PSI_NORMS = ("percentile", "minmax", "raw")
-
-
 SHARE_OF_JOINS = 0.25
 """Of the memory, what the joins of both sides may take together."""
-
-
 ROW_BYTES = 80
 """About what DuckDB holds of a row of a join's table beside its values: numbers, hashes, its place, its neighbour."""
-
-
 MOST_MARKED = 10**9
 """Scores of which used_scores_marked.sql can mark those that are used."""
 

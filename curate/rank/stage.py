@@ -264,12 +264,11 @@ def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:
     if psi.norm != "raw":
         return
     for scorer, least, greatest in fetch(connection, query_text("rank/score_ranges", scorer=sorted(psi.weights))):
-        if least >= 0 and greatest <= 1:
-            continue
-        raise UsageError(
-            f"--psi-norm raw: {scorer} runs from {least:.4g} to {greatest:.4g}, outside [0, 1]; "
-            "use --psi-norm percentile or minmax"
-        )
+        if not (least >= 0 and greatest <= 1):
+            raise UsageError(
+                f"--psi-norm raw: {scorer} runs from {least:.4g} to {greatest:.4g}, outside [0, 1]; "
+                "use --psi-norm percentile or minmax"
+            )
 
 
 def _check_base(connection: duckdb.DuckDBPyConnection, base: int, metric: Metric) -> None:

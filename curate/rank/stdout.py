@@ -11,7 +11,7 @@ def rank_lines(report: dict[str, Any], run: str) -> list[str]:
     given = "".join(f", {name} = {value}" for name, value in report["params"].items())
     over = "".join(f", {count:,} {reason}" for reason, count in report["passed_over"].items())
     short = report["selected_pairs"] < report["wanted_pairs"]
-    lines = [
+    return [
         f"pairs     {sum_line(report['pairs'], report['base_pairs'], 'ranked', report['dropped_pairs'])}",
         f"selected  {report['selected_pairs']:,} of {report['base_pairs']:,} (--top {report['top']}), "
         f"quality {'to' if report['reverse'] else 'from'} {report['least_selected_quality']:.4f}"
@@ -23,7 +23,6 @@ def rank_lines(report: dict[str, Any], run: str) -> list[str]:
         *_calibration_lines(report.get("calibration")),
         f"written   {run}/rankings/{report['name']}.parquet; {run}/curation.duckdb has every table as a view",
     ]
-    return lines
 
 
 def _nsfw_lines(report: dict[str, Any]) -> list[str]:

@@ -108,7 +108,7 @@ def make_server(run: Run, name: str, port: int) -> Server:
     """A server bound to 127.0.0.1, ready to serve; port 0 takes a free one. Raises: RunError, UsageError."""
     ranking = open_ranking(run, name)
     steps = count_steps(run.summary(), ranking.settings)
-    drawn = figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
+    drawn = figures(ranking, steps)
     values = page_values(run, ranking, steps)
     page, policy = report_page(drawn, None, orders=orders(ranking.scorers), page_pairs=PAGE_PAIRS, **values)
     browser = Browser(ranking, Pictures(run), page, policy)

@@ -123,13 +123,8 @@ def histogram_chart(rows: list[dict[str, Any]], title: str, groups: list[str], r
             alt.Tooltip("pairs:Q", format=","),
         ],
     )
-    everything = base.transform_filter(f"datum.group == {json.dumps(groups[0])}").mark_area(
-        interpolate="step", opacity=0.7
-    )
-    chosen = base.transform_filter(f"datum.group != {json.dumps(groups[0])}").mark_line(
-        interpolate="step", strokeWidth=2
-    )
-    layers = everything + chosen
+    first, others = (base.transform_filter(f"datum.group {sign} {json.dumps(groups[0])}") for sign in ("==", "!="))
+    layers = first.mark_area(interpolate="step", opacity=0.7) + others.mark_line(interpolate="step", strokeWidth=2)
     return layers if rule is None else layers + rule_chart("x", rule)
 
 

@@ -12,6 +12,7 @@ from curate.database.queries import query_text
 from curate.rank.metrics.calibration import Calibration
 from curate.report import charts
 from curate.report.charts import Figure
+from curate.report.gallery import Ranking
 from curate.report.prompt_map import project
 
 HISTOGRAM_BINS = 40
@@ -20,25 +21,17 @@ MAP_PROMPTS = 1000
 Z_95 = 1.959964
 
 
-def figures(
-    connection: duckdb.DuckDBPyConnection,
-    settings: dict[str, Any],
-    scorers: list[str],
-    calibration: Calibration,
-    steps: Rows,
-) -> list[Figure]:
-    """Every figure of a ranking, in the order of the page.
-
-    connection: has report_ranking and prompts. settings: the ranking's. steps: those of `count_steps`.
-    """
+def figures(ranking: Ranking, steps: Rows) -> list[Figure]:
+    """Every figure of a ranking, in the order of the page. steps: those of `count_steps`."""
+    connection, scorers = ranking.connection, ranking.scorers
     histograms = query_rows(connection, query_text("report/histograms", scorer=scorers), bins=HISTOGRAM_BINS)
     means = {row["scorer"]: row for row in query_rows(connection, query_text("report/scorers", scorer=scorers))}
     return [
         counts_figure(steps),
-        quality_figure(histograms, settings),
+        quality_figure(histograms, ranking.settings),
         *distribution_figures(histograms, means),
-        agreement_figure(connection, settings, scorers),
-        calibration_figure(calibration),
+        agreement_figure(ranking),
+        calibration_figure(ranking.calibration),
         *correlation_figures(connection, scorers),
         *map_figures(connection),
     ]
@@ -72,17 +65,12 @@ def counts_figure(steps: Rows) -> Figure:
 def quality_figure(histograms: Rows, settings: dict[str, Any]) -> Figure:
     """Quality over all pairs and the selected ones, with the cut."""
     rows = [row for row in histograms if row["quantity"] == "quality"]
-    groups = {"all ranked": _shares(rows, "pairs"), "selected": _shares(rows, "selected_pairs")}
     cut = settings["least_selected_quality"]
     summary = f"Quality runs from {rows[0]['low']:.4g} to {rows[-1]['high']:.4g}; the last selected pair has {cut:.4g}."
-    return Figure(
-        "quality",
-        "Quality",
-        "Share of pairs in each of 40 equal bins, each group by itself. Dashed: the quality of the last selected pair.",
-        summary,
-        charts.histogram_chart(_long(groups), "quality", list(groups), cut),
-        _table(groups),
+    caption = (
+        "Share of pairs in each of 40 equal bins, each group by itself. Dashed: the quality of the last selected pair."
     )
+    return _histogram(("quality", "Quality", caption, summary), "quality", cut, rows, _ranked_and_selected(rows))
 
 
 def distribution_figures(histograms: Rows, means: dict[str, dict[str, Any]]) -> Iterator[Figure]:
@@ -96,11 +84,10 @@ def distribution_figures(histograms: Rows, means: dict[str, dict[str, Any]]) -> 
 def _score_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
     preferred = [row for row in rows if row["side"] == "preferred"]
     rejected = [row for row in rows if row["side"] == "rejected"]
-    both = [one | {"pairs": one["pairs"] + two["pairs"]} for one, two in zip(preferred, rejected, strict=True)]
     groups = {
-        "all pictures": _shares(both, "pairs"),
-        "selected, preferred": _shares(preferred, "selected_pairs"),
-        "selected, rejected": _shares(rejected, "selected_pairs"),
+        "all pictures": [one["pairs"] + two["pairs"] for one, two in zip(preferred, rejected, strict=True)],
+        "selected, preferred": [row["selected_pairs"] for row in preferred],
+        "selected, rejected": [row["selected_pairs"] for row in rejected],
     }
     over_all, over_selected = (
         f"{_said(means[f'{over}mean_preferred'], '.4g')} and {_said(means[f'{over}mean_rejected'], '.4g')}"
@@ -111,19 +98,18 @@ def _score_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
         "selected ones."
     )
     caption = "All pictures of ranked pairs (area) against both sides of the selected pairs (lines)."
-    chart = charts.histogram_chart(_long(groups), f"{scorer} score", list(groups), None)
-    return Figure(f"score-{scorer}", f"{scorer}: score", caption, summary, chart, _table(groups))
+    words = (f"score-{scorer}", f"{scorer}: score", caption, summary)
+    return _histogram(words, f"{scorer} score", None, preferred, groups)
 
 
 def _margin_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
-    groups = {"all ranked": _shares(rows, "pairs"), "selected": _shares(rows, "selected_pairs")}
     summary = (
         f"{scorer} agrees with the human in {_said(means['agreement'], '.1%')} of all ranked pairs and in "
         f"{_said(means['selected_agreement'], '.1%')} of the selected ones."
     )
     caption = "Preferred minus rejected. Right of 0 the scorer agrees with the human, left of it it disagrees."
-    chart = charts.histogram_chart(_long(groups), f"{scorer} margin", list(groups), 0.0)
-    return Figure(f"margin-{scorer}", f"{scorer}: margin", caption, summary, chart, _table(groups))
+    words = (f"margin-{scorer}", f"{scorer}: margin", caption, summary)
+    return _histogram(words, f"{scorer} margin", 0.0, rows, _ranked_and_selected(rows))
 
 
 def _said(value: float | None, form: str) -> str:
@@ -131,36 +117,32 @@ def _said(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
 
 
-def _shares(rows: Rows, count: str) -> Rows:
-    """Bins of one group, with the share of the group that lies in each."""
-    total = max(sum(row[count] for row in rows), 1)
-    return [
-        {"low": row["low"], "high": row["high"], "pairs": row[count], "share": row[count] / total}
-        for row in rows
-    ]  # fmt: skip
-
-
-def _long(groups: dict[str, Rows]) -> Rows:
-    """One row a bin and group, with the bin's middle."""
-    rows = [row | {"group": group} for group, own in groups.items() for row in own]
-    return [row | {"value": (row["low"] + row["high"]) / 2} for row in rows]
-
-
-def _table(groups: dict[str, Rows]) -> Rows:
-    """One row a bin, one column a group."""
-    return [
-        {"from": bins[0]["low"], "to": bins[0]["high"]}
-        | {group: row["pairs"] for group, row in zip(groups, bins, strict=True)}
-        for bins in zip(*groups.values(), strict=True)
+def _histogram(
+    words: tuple[str, str, str, str], axis: str, rule: float | None, bins: Rows, groups: dict[str, list[int]]
+) -> Figure:
+    """words: key, title, caption, summary. groups: name -> its count in each of `bins`; drawn as shares of a group."""
+    edges = [(row["low"], row["high"]) for row in bins]
+    rows = [
+        {"low": low, "high": high, "pairs": pairs, "share": pairs / max(sum(counts), 1), "group": group}
+        | {"value": (low + high) / 2}
+        for group, counts in groups.items()
+        for (low, high), pairs in zip(edges, counts, strict=True)
     ]
+    table = [
+        {"from": low, "to": high} | dict(zip(groups, counts, strict=True))
+        for (low, high), *counts in zip(edges, *groups.values(), strict=True)
+    ]
+    return Figure(*words, charts.histogram_chart(rows, axis, list(groups), rule), table)
 
 
-def agreement_figure(
-    connection: duckdb.DuckDBPyConnection, settings: dict[str, Any], scorers: list[str]
-) -> Figure:  # fmt: skip
+def _ranked_and_selected(rows: Rows) -> dict[str, list[int]]:
+    return {"all ranked": [row["pairs"] for row in rows], "selected": [row["selected_pairs"] for row in rows]}
+
+
+def agreement_figure(ranking: Ranking) -> Figure:
     """Agreement of each scorer with humans, along the ranking."""
-    query = query_text("report/agreement", scorer=scorers)
-    rows = query_rows(connection, query, bins=AGREEMENT_BINS)
+    settings, scorers = ranking.settings, ranking.scorers
+    rows = query_rows(ranking.connection, query_text("report/agreement", scorer=scorers), bins=AGREEMENT_BINS)
     for row in rows:
         row["percentile"] = (row["low"] + row["high"]) / 2
     ends = [

@@ -1,8 +1,8 @@
 """The page of `curate report` and `curate browse`: one template, its style, its script, its charts."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import zip_longest
 from typing import Any
 
 from markupsafe import Markup
@@ -47,54 +47,34 @@ def make_gallery(run: Run, ranking: Ranking, wanted: int, room_bytes: int) -> Ga
     spans = section_ranks(ranking.pairs, ranking.cut, wanted)
     rows = {name: pair_rows(ranking, "best", span.start - 1, len(span)) for name, span in spans.items()}
     cards = {name: [card(row, ranking) for row in found] for name, found in rows.items()}
-    gallery = Gallery({name: [] for name in cards}, wanted=sum(map(len, cards.values())))
-    queue = list(_by_importance(cards, ranking.cut))
-    uids = list(dict.fromkeys(uid for _, item in queue for uid in item["uids"]))
-    pictures = thumbnails(run, ranking.connection, uids)
-    for section, item in queue:
+    queue = _by_importance(cards, ranking.cut)
+    thumbs = thumbnails(run, ranking.connection, list(dict.fromkeys(uid for item in queue for uid in item["uids"])))
+    found: dict[str, str | Rejected] = {}
+    shown: dict[int, list[str]] = {}  # rank -> uids
+    for item in queue:
         for uid in item["uids"]:
-            while uid not in gallery.pictures and uid not in gallery.missing:
-                _keep(gallery, *next(pictures))
-        room_bytes -= len(render_card(item)) + _size(item["uids"], gallery)
+            if uid not in found:
+                _, small = next(thumbs)  # they come in the order in which the queue first names them
+                found[uid] = small if isinstance(small, Rejected) else data_uri(small)
+        sizes = (len(uid) + 8 + (len(one) if isinstance(one := found[uid], str) else 0) for uid in item["uids"])
+        room_bytes -= len(render_card(item)) + sum(sizes)  # a picture counts each time: an upper bound
         if room_bytes < 0:
             break
-        gallery.sections[section].append(item)
-    _tidy(gallery)
-    return gallery
+        shown[item["rank"]] = item["uids"]
+    used = {uid: found[uid] for uids in shown.values() for uid in uids}
+    return Gallery(
+        {name: [item for item in items if item["rank"] in shown] for name, items in cards.items()},
+        {uid: one for uid, one in used.items() if isinstance(one, str)},
+        {uid: one.detail for uid, one in used.items() if isinstance(one, Rejected)},
+        len(queue),
+    )
 
 
-def _by_importance(cards: dict[str, list[dict[str, Any]]], cut: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _by_importance(cards: dict[str, list[dict[str, Any]]], cut: int) -> list[dict[str, Any]]:
     """The most telling of each section first, in turn: the best, the nearest to the cut, the worst."""
-    queues = {
-        "top": cards["top"],
-        "borderline": sorted(cards["borderline"], key=lambda item: abs(item["rank"] - cut - 0.5)),
-        "bottom": cards["bottom"][::-1],
-    }
-    for place in range(max(map(len, queues.values()), default=0)):
-        for name, items in queues.items():
-            if place < len(items):
-                yield name, items[place]
-
-
-def _keep(gallery: Gallery, uid: str, small: bytes | Rejected) -> None:
-    if isinstance(small, Rejected):
-        gallery.missing[uid] = small.detail
-    else:
-        gallery.pictures[uid] = data_uri(small)
-
-
-def _size(uids: list[str], gallery: Gallery) -> int:
-    """Bytes that a card's pictures add, were they not on the page yet (counted each time: an upper bound)."""
-    return sum(len(uid) + len(gallery.pictures.get(uid, "")) + 8 for uid in uids)
-
-
-def _tidy(gallery: Gallery) -> None:
-    """Sections in the order of the ranking; pictures of cards that found no room go."""
-    for items in gallery.sections.values():
-        items.sort(key=lambda item: item["rank"])
-    used = {uid for items in gallery.sections.values() for item in items for uid in item["uids"]}
-    gallery.pictures = {uid: uri for uid, uri in gallery.pictures.items() if uid in used}
-    gallery.missing = {uid: detail for uid, detail in gallery.missing.items() if uid in used}
+    borderline = sorted(cards["borderline"], key=lambda item: abs(item["rank"] - cut - 0.5))
+    turns = zip_longest(cards["top"], borderline, cards["bottom"][::-1])
+    return [item for turn in turns for item in turn if item is not None]
 
 
 def render_card(item: dict[str, Any]) -> str:

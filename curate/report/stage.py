@@ -51,7 +51,7 @@ def report(run: Run, options: ReportOptions | None = None) -> dict[str, Any]:
         raise UsageError(f"--page {path}: the picture of --png would be written there; name the page .html")
     ranking = open_ranking(run, name)
     steps = count_steps(run.summary(), ranking.settings)
-    drawn = figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
+    drawn = figures(ranking, steps)
     values = page_values(run, ranking, steps)
     bare, _ = report_page(drawn, Gallery({}), **values)
     gallery = make_gallery(run, ranking, options.gallery, MOST_BYTES - len(bare.encode()))

@@ -85,10 +85,10 @@ class Sitting:
     def judge(self, sent: dict[str, Any]) -> Response:
         """Take a judgement of the pair that is shown, of no other; the state after it. Raises: HTTPException."""
         with self.lock:
-            place = self._place()
-            if place is not None and sent.get("place") == place:
-                self.log.judge(self._judgement(place, sent))
-                if self._place() is None:
+            places = self._open_places()
+            if places and sent.get("place") == places[0]:
+                self.log.judge(self._judgement(places[0], sent))
+                if len(places) == 1:
                     write_judgements(self.run)
             return self._state()
 
@@ -123,16 +123,16 @@ class Sitting:
     def _left(self, place: int) -> int:
         return left_side(self.options.seed, self.options.reviewer, self.pairs[place]["pair_id"])
 
-    def _place(self) -> int | None:
-        """The first pair that is not judged."""
+    def _open_places(self) -> list[int]:
+        """Places of the pairs that are not judged; the first is shown."""
         judged = {one.pair_id for one in self.log.judged}
-        return next((place for place, pair in enumerate(self.pairs) if pair["pair_id"] not in judged), None)
+        return [place for place, pair in enumerate(self.pairs) if pair["pair_id"] not in judged]
 
     def _state(self) -> Response:
         """What the page shows. `ahead`: the pair that probably comes next, so that its pictures are ready."""
-        place, total = self._place(), len(self.pairs)
-        judged = {one.pair_id for one in self.log.judged}
-        done = sum(pair["pair_id"] in judged for pair in self.pairs)
+        places, total = self._open_places(), len(self.pairs)
+        place = places[0] if places else None
+        done = total - len(places)
         state: dict[str, Any] = {"done": done, "total": total, "place": place, "undo": bool(self.log.judged)}
         if place is not None:
             state |= {"prompt": self.pairs[place]["prompt"], "ahead": place + 1 if place + 1 < total else None}

@@ -43,10 +43,8 @@ class Pictures:
     @cached_property
     def couple(self) -> Ints:
         """(pairs,): which two models drew each pair."""
-        place = {couple: index for index, couple in enumerate(self.couples)}
         table = np.zeros((len(self.models), len(self.models)), np.int64)
-        for (one, two), index in place.items():
-            table[one, two] = index
+        table[np.triu_indices(len(self.models), 1)] = np.arange(len(self.couples))
         return table[self.model[self.one], self.model[self.two]]
 
     @cached_property
@@ -144,40 +142,21 @@ def verdicts(
         mine = known & here
         if not mine.any():
             continue
-        signs = np.sign(columns[3][:, index])
         names = pictures.models[one], pictures.models[two]
+        own, pairs = change[mine], int(mine.sum())
+        wins, ties, losses = (int((np.sign(own) == sign).sum()) for sign in (1, 0, -1))
+        model, against = scores[pictures.one[mine]], scores[pictures.two[mine]]
+        more, fewer = (int((sign * columns[3][:, index] > 0).sum()) for sign in (1, -1))
+        in_sample = any(scorer in chosen_by.get(name, ()) for name in names)
         found.append(
-            _verdict(
-                scorer, names, category, change[mine], scores[pictures.one[mine]], scores[pictures.two[mine]],
-                int((columns[2][:, index] > 0).sum()), rates[index], shifts[index],
-                (int((signs > 0).sum()), int((signs < 0).sum())),
-                any(scorer in chosen_by.get(name, ()) for name in names), int((within & here).sum() - mine.sum()),
+            Verdict(
+                scorer, *names, category, pairs, int((columns[2][:, index] > 0).sum()), wins, ties, losses,
+                (wins + ties / 2) / pairs, *rates[index],
+                float(model.mean()), float(against.mean()), float(own.mean()), *shifts[index], float(np.median(own)),
+                more, fewer, sign_test(more, fewer), in_sample, int((within & here).sum()) - pairs,
             )
         )  # fmt: skip
     return found
-
-
-def _verdict(
-    scorer: str,
-    names: tuple[str, str],
-    category: str | None,
-    change: Floats,
-    model: Floats,
-    against: Floats,
-    prompts: int,
-    rate: tuple[float, float],
-    shift: tuple[float, float],
-    signs: tuple[int, int],
-    in_sample: bool,
-    not_finite: int,
-) -> Verdict:
-    wins, ties = int((change > 0).sum()), int((change == 0).sum())
-    return Verdict(
-        scorer, *names, category, len(change), prompts, wins, ties, len(change) - wins - ties,
-        (wins + ties / 2) / len(change), *rate,
-        float(model.mean()), float(against.mean()), float(change.mean()), *shift, float(np.median(change)),
-        *signs, sign_test(*signs), in_sample, not_finite,
-    )  # fmt: skip
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -229,6 +208,6 @@ def _strengths(
 def _matrix(pictures: Pictures, won: Floats, lost: Floats) -> Floats:
     """(..., couples) as (..., models, models): how often each row's model won against each column's."""
     wins = np.zeros((*won.shape[:-1], len(pictures.models), len(pictures.models)))
-    for index, (one, two) in enumerate(pictures.couples):
-        wins[..., one, two], wins[..., two, one] = won[..., index], lost[..., index]
+    one, two = np.triu_indices(len(pictures.models), 1)
+    wins[..., one, two], wins[..., two, one] = won, lost
     return wins

@@ -111,10 +111,7 @@ def test_wilson_interval_against_known_values() -> None:
 def test_figures_say_what_the_tables_hold(ranked_run: Path) -> None:
     ranking = open_ranking(Run(ranked_run), "default")
     steps = count_steps(Run(ranked_run).summary(), ranking.settings)
-    drawn = {
-        item.key: item
-        for item in figures(ranking.connection, ranking.settings, ranking.scorers, ranking.calibration, steps)
-    }
+    drawn = {item.key: item for item in figures(ranking, steps)}
     assert list(drawn) == [
         "counts", "quality", "score-aesthetic", "margin-aesthetic", "score-clip", "margin-clip", "score-pickscore",
         "margin-pickscore", "agreement", "calibration", "correlation-score", "correlation-margin", "prompts",
