@@ -115,8 +115,7 @@ def sample(
 
     Example: train sample --model tuned=run/trained/model --model demo --prompts prompts.txt --images-per-prompt 2
     """
-    from train.sample import SampleOptions
-    from train.sample import sample as run_sample
+    from train.sample import SampleOptions, sample as run_sample
 
     options = SampleOptions(
         model=tuple(model or ()), against=against, prompts=prompts, prompts_file=prompts_file, output=output,

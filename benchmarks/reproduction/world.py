@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from benchmarks.reproduction.base import STEPS as BASE_STEPS
-from benchmarks.reproduction.base import Base, draw, open_base
+from benchmarks.reproduction.base import STEPS as BASE_STEPS, Base, draw, open_base
 from benchmarks.reproduction.pictures import colourfulness, embed_captions, truths, unique_captions
 from curate.storage.tables import atomic_path
 

@@ -73,8 +73,7 @@ def embed(
     """
     from curate.embed.dry_run import dry_run as run_dry
     from curate.embed.options import parse_batch
-    from curate.embed.stage import EmbedOptions
-    from curate.embed.stage import embed as run_embed
+    from curate.embed.stage import EmbedOptions, embed as run_embed
     from curate.embed.stdout import embed_lines
 
     if calibrate is not None and not dry_run:

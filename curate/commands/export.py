@@ -36,8 +36,7 @@ def export_shards(
     """
     from curate.export.encoding import parse_encoding
     from curate.export.order import check_order, parse_split
-    from curate.export.stage import ExportOptions
-    from curate.export.stage import export_shards as run_export
+    from curate.export.stage import ExportOptions, export_shards as run_export
     from curate.export.stdout import export_lines
     from curate.export.tars.plan import ShardSize, parse_bytes
 

@@ -61,8 +61,7 @@ def rank(
     from curate.rank.filters import Filters
     from curate.rank.psi import parse_psi
     from curate.rank.selection.selection import Limits
-    from curate.rank.stage import RankOptions
-    from curate.rank.stage import rank as run_rank
+    from curate.rank.stage import RankOptions, rank as run_rank
     from curate.rank.stdout import rank_lines
 
     options = RankOptions(

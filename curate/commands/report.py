@@ -23,8 +23,7 @@ def report(
 
     Example: curate report --name default --png
     """
-    from curate.report import ReportOptions
-    from curate.report import report as run_report
+    from curate.report import ReportOptions, report as run_report
     from curate.report.stdout import report_lines
 
     written = run_report(Run(Path(run)), ReportOptions(ranking_name(name), page, png, gallery))

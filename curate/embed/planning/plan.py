@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from curate.embed.device.memory import give_back
 from curate.embed.options import PART_BYTES
-from curate.embed.planning.parts import Part as Part
-from curate.embed.planning.parts import Parts, cut
+from curate.embed.planning.parts import Part as Part, Parts, cut
 from curate.errors import SourceError
 from curate.sources.parquet import Source
 from curate.storage.prefetch import prefetched

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import open_clip
 import torch
-from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
-from torchvision.transforms import functional as transforms
+from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor, functional as transforms
 
 from curate.errors import ModelError
 from curate.models.model_set import TowerSpec

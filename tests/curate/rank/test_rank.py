@@ -11,8 +11,7 @@ import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from benchmarks.speed.synthetic import make_run as synthetic
 from curate.database.queries import query_text
