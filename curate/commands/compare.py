@@ -26,8 +26,8 @@ def compare(
 
     Example: curate compare --run run/evaluation --latex table.tex
     """
+    from curate.compare import CompareOptions, compare as run_compare
     from curate.compare.csv_and_latex import csv_text, latex_text
-    from curate.compare.stage import CompareOptions, compare as run_compare
     from curate.compare.stdout import compare_lines
     from curate.storage.tables import write_text
 

@@ -71,9 +71,9 @@ def embed(
 
     Example: curate embed --manifest pickapic_v2 --source 'train-*.parquet'
     """
+    from curate.embed import EmbedOptions, embed as run_embed
     from curate.embed.dry_run import dry_run as run_dry
     from curate.embed.options import parse_batch
-    from curate.embed.stage import EmbedOptions, embed as run_embed
     from curate.embed.stdout import embed_lines
 
     if calibrate is not None and not dry_run:

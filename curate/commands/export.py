@@ -34,20 +34,20 @@ def export_shards(
 
     Example: curate export-shards --name default --output run/shards
     """
+    from curate.export import ExportOptions, export_shards as run_export
     from curate.export.encoding import parse_encoding
     from curate.export.order import check_order, parse_split
-    from curate.export.stage import ExportOptions, export_shards as run_export
     from curate.export.stdout import export_lines
     from curate.export.tars.plan import ShardSize, parse_bytes
 
     options = ExportOptions(
-        ranking_name(name),
-        output or str(Path(run) / "shards"),
-        ShardSize(pairs_per_shard, None if shard_bytes is None else parse_bytes(shard_bytes)),
-        seed if check_order(order) == "shuffle" else None,
-        parse_split(split),
-        parse_encoding(resize, reencode),
-        workers,
+        name=ranking_name(name),
+        output=output,
+        size=ShardSize(pairs_per_shard, None if shard_bytes is None else parse_bytes(shard_bytes)),
+        seed=seed if check_order(order) == "shuffle" else None,
+        shares=parse_split(split),
+        encoding=parse_encoding(resize, reencode),
+        workers=workers,
     )
     report = run_export(Run(Path(run)), options)
     print_report(report, as_json, export_lines(report))

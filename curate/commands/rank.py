@@ -58,22 +58,22 @@ def rank(
 
     Example: curate rank --top 0.0533 --metric qsd --psi hpsv2
     """
+    from curate.rank import RankOptions, rank as run_rank
     from curate.rank.filters import Filters
     from curate.rank.psi import parse_psi
     from curate.rank.selection.selection import Limits
-    from curate.rank.stage import RankOptions, rank as run_rank
     from curate.rank.stdout import rank_lines
 
     options = RankOptions(
-        parse_psi(psi, psi_norm),
-        ranking_name(name),
-        metric,
-        (*(param or ()), *(() if seed is None else (f"seed={seed}",))),
-        top,
-        reverse,
-        Filters(where, split, _minimum_scores(min_score or []), min_annotator_agreement, max_nsfw),
-        Limits(max_per_prompt, max_per_image, max_per_annotator, near_duplicates, diversity),
-        memory,
+        psi=parse_psi(psi, psi_norm),
+        name=ranking_name(name),
+        metric=metric,
+        params=(*(param or ()), *(() if seed is None else (f"seed={seed}",))),
+        top=top,
+        reverse=reverse,
+        filters=Filters(where, split, _minimum_scores(min_score or []), min_annotator_agreement, max_nsfw),
+        limits=Limits(max_per_prompt, max_per_image, max_per_annotator, near_duplicates, diversity),
+        memory=memory,
     )
     report = run_rank(Run(Path(run)), options)
     print_report(report, as_json, rank_lines(report, run))

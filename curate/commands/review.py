@@ -30,8 +30,8 @@ def review(
 
     Example: curate review --run run/evaluation --reviewer anna --limit 100
     """
+    from curate.review import ReviewOptions, review as run_review
     from curate.review.report import review_report
-    from curate.review.stage import ReviewOptions, review as run_review
     from curate.review.stdout import review_lines, reviewed_lines
 
     if report:
