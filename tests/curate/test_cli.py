@@ -410,7 +410,7 @@ def test_unexpected_failure_keeps_its_traceback(curate: Curate, run: Path, monke
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr("curate.rank.stage.rank", broken)
+    monkeypatch.setattr("curate.rank.rank", broken)
     with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
         curate("rank", "--run", run)
 
