@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from curate.embed.device.memory import give_back
 from curate.embed.device.pipeline import compute_parts
 from curate.embed.device.reports import PromptsDone
 from curate.embed.options import ComputeOptions
-from curate.embed.planning.plan import Part
+from curate.embed.planning.plan import Part, release_freed_memory
 from curate.models.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_columns, embedding_matrix
 from curate.sources.parquet import Source
 from curate.storage.run import RunFiles, part_rows, sound_parts, write_part
@@ -53,11 +52,11 @@ class EmbedWork:
         if not self.anew:
             return
         self.run.mark_unfinished()
-        missing = (task for task in tasks if not self.stands(task))  # a process beside this one may have been faster
+        missing = (task for task in tasks if not self.is_done(task))  # a process beside this one may have been faster
         options = replace(self.options, device=device)
         compute_parts(self.run, self.source, scoring, prompts, missing, options, report)
 
-    def stands(self, task: Part) -> bool:
+    def is_done(self, task: Part) -> bool:
         """Whether a part's files are there as its marker says."""
         return part_rows(self.run, task.name, hashed=False) is not None
 
@@ -105,5 +104,5 @@ def _embedded(run: RunFiles, names: list[str], count: int, scoring: Scoring) -> 
         for tower, matrix in embeddings.items():
             column = table[tables.embedding_column(tower)]
             matrix[start : len(texts)] = embedding_matrix(column, matrix.shape[1])
-    give_back()
+    release_freed_memory()
     return EmbeddedPrompts(rows, texts, embeddings)
