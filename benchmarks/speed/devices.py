@@ -28,8 +28,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.speed.photos import photo
 from benchmarks.speed.random_towers import load, random_towers
 from curate.embed.decode.decoders import DECODES, choose_decoder
-from curate.embed.device.batch_size import compile_towers, find_batch, made_up
-from curate.embed.dry_run import rate_of, sample_locations
+from curate.embed.device.batch_size import compile_towers, find_batch, made_up, rate_of
+from curate.embed.dry_run import sample_locations
 from curate.models.batch_limit import free_memory, out_of_memory
 from curate.models.scoring import Scoring
 from curate.models.towers.precision import choose_device, describe_device
