@@ -62,9 +62,10 @@ def prepared(
 
     here: whether this process itself is to compute, too, as for parity. Raises: as `embed`.
     """
+    import torch
+
     from curate.embed.engines.workers import find_workers
     from curate.models.scoring import UnloadedScoring
-    from curate.models.towers.precision import device_is_here
 
     if options.manifest == DEMO:
         say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
@@ -74,7 +75,8 @@ def prepared(
     chosen = tuple(model_set.choose(list(options.scorers)))
     with find_workers(options) as workers:
         compute = workers.compute_options(options)
-        if options.engine == "ray" and (here or options.parity) and not device_is_here(compute.device):
+        here_too = options.engine == "ray" and (here or options.parity)
+        if here_too and compute.device != "cpu" and not torch.cuda.is_available():
             raise UsageError("--parity and --calibrate compute in this process, which has no GPU; use --device cpu")
         yield source, UnloadedScoring(model_set, chosen, compute.precision), compute, workers
 

@@ -16,7 +16,7 @@ Memory beside the models is bounded, whatever the size of the source and its par
     decoded   one picture for each thread or process that decodes
     results   2 parts × images of a part × Σ towers dimension × 4 bytes
 
-groups_ahead is an option of ComputeOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row
+groups_ahead is an option of ComputeOptions, 2; batches_ahead is what pool.batches_ahead says. Pick-a-Pic, in row
 groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 1.7 GB + 86 MB
 encoded, 0.6 GB of pixels.
 """
