@@ -13,7 +13,7 @@ from curate.embed.device.pipeline import compute_parts
 from curate.embed.device.reports import PromptsDone
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part, release_freed_memory
-from curate.models.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_columns, embedding_matrix
+from curate.models.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_array, embedding_matrix
 from curate.sources.parquet import Source
 from curate.storage.run import RunFiles, part_rows, sound_parts, write_part
 from schemas import tables
@@ -88,8 +88,10 @@ def _prompt_table(chunk: list[tuple[str, str]], scoring: Scoring) -> pa.Table:
     for start in range(0, len(chunk), PROMPTS_PER_BATCH):
         for tower, values in scoring.embed_prompts([p for _, p in chunk[start : start + PROMPTS_PER_BATCH]]).items():
             embeddings[tower].append(values)
-    columns = {"prompt_id": [key for key, _ in chunk], "prompt": [prompt for _, prompt in chunk]}
-    return pa.table(columns | embedding_columns({t: torch.cat(v) for t, v in embeddings.items()}, pa.float32()))
+    columns: dict[str, Any] = {"prompt_id": [key for key, _ in chunk], "prompt": [prompt for _, prompt in chunk]}
+    for tower, pieces in embeddings.items():
+        columns[tables.embedding_column(tower)] = embedding_array(torch.cat(pieces), pa.float32())
+    return pa.table(columns)
 
 
 def _embedded(run: RunFiles, names: list[str], count: int, scoring: Scoring) -> EmbeddedPrompts:
