@@ -28,10 +28,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.speed.photos import photo
 from benchmarks.speed.random_towers import load, random_towers
 from curate.embed.decode.decoders import DECODES, choose_decoder
-from curate.embed.device.batch_size import compile_towers, find_batch, made_up
-from curate.embed.dry_run import rate_of, sample_locations
+from curate.embed.device.batch_size import compile_towers, find_batch, made_up, rate_of
+from curate.embed.dry_run import sample_locations
 from curate.models.batch_limit import free_memory, out_of_memory
-from curate.models.scoring import Scoring
+from curate.models.scoring import EmbeddedPrompts, Scoring, stacked
 from curate.models.towers.precision import choose_device, describe_device
 from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.images import Rejected
@@ -75,7 +75,6 @@ class Bench:
 def towers(bench: Bench) -> Iterator[dict[str, Any]]:
     """Each number format, with the compiler and without, and one choice changed at a time."""
     pictures = made_up(bench.load("fp32"), bench.device, bench.batch)[0]
-    assert isinstance(pictures, dict)
     exact = bench.load("fp32").embed_images(pictures)
     for precision in ("fp32", "bf16", "fp16"):
         scoring = bench.load(precision)
@@ -164,13 +163,10 @@ def scores_of(
     scoring: Scoring, pictures: list[dict[str, torch.Tensor]], prompts: dict[str, torch.Tensor], batch: int
 ) -> dict[str, np.ndarray]:
     """Scorer -> every picture with every prompt."""
-    parts = [scoring.embed_images(pictures[start : start + batch]) for start in range(0, len(pictures), batch)]
-    images = {tower: torch.cat([part[tower] for part in parts]) for tower in parts[0]}
-    count = len(pictures)
-    return scoring.score(
-        {tower: values.repeat_interleave(len(PROMPTS), dim=0) for tower, values in images.items()},
-        {tower: values.repeat(count, 1) for tower, values in prompts.items()},
-    )
+    embedded = EmbeddedPrompts({str(row): row for row in range(len(PROMPTS))}, list(PROMPTS), prompts)
+    matched = [(row, prompt_id) for row in range(len(pictures)) for prompt_id in embedded.rows]
+    scoring.limit.size = batch
+    return scoring.score_pictures(stacked(pictures), matched, embedded)[1]
 
 
 def difference(scores: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> dict[str, float]:

@@ -2,14 +2,13 @@
 
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from curate.embed.decode.reading import Batch, EncodedImage
-from curate.embed.device.batch_size import make_ready, probe
+from curate.embed.device.batch_size import make_ready, probe, rate_of
 from curate.embed.device.pipeline import open_decode_pool
 from curate.embed.options import ComputeOptions, EmbedOptions
 from curate.embed.planning.plan import Part, Plan, make_plan
@@ -131,17 +130,6 @@ def sample_locations(pairs: pa.Table, images: int) -> list[Location]:
     columns = ("source_file", "source_row_group", "source_row")
     rows = zip(*(pairs[name].slice(0, images // 2).to_pylist() for name in columns), strict=True)
     return [Location(file, row_group, row, side) for file, row_group, row in rows for side in tables.IMAGE_SIDES]
-
-
-def rate_of(work: Callable[[], int], seconds: float) -> float:
-    """Units per second of work that returns how many units it did; once at least, the first time for warmth."""
-    work()
-    start, units = time.perf_counter(), 0
-    while True:
-        units += work()
-        elapsed = time.perf_counter() - start
-        if elapsed >= seconds:
-            return units / elapsed
 
 
 def _decode_rate(

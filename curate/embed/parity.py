@@ -14,7 +14,7 @@ import torch
 from curate.embed.options import ComputeOptions
 from curate.errors import RunError
 from curate.models.model_set import DEFAULT_SCORERS, ModelSet, ScorerSpec
-from curate.models.scoring import EmbeddedPrompts, Scoring, load_scoring
+from curate.models.scoring import EmbeddedPrompts, Scoring, load_scoring, stacked
 from curate.rank.psi import Psi
 from curate.rank.stage import RankOptions, rank
 from curate.sources.images import Rejected, decode
@@ -97,7 +97,7 @@ def exact_scores(
     uids = list(located)
     for start in range(0, len(uids), BATCH_IMAGES):
         batch = uids[start : start + BATCH_IMAGES]
-        pictures = [scoring.preprocess(_picture(encoded[located[uid]], uid)) for uid in batch]
+        pictures = stacked([scoring.preprocess(_picture(encoded[located[uid]], uid)) for uid in batch])
         rows = [(index, row) for index, uid in enumerate(batch) for row in rows_of[uid]]
         _, scores = scoring.score_pictures(pictures, [(index, prompt_ids[row]) for index, row in rows], embedded)
         for name, values in scores.items():

@@ -36,17 +36,9 @@ def shown_progress(
     """
     with ExitStack() as stack:
         show = stack.enter_context(_bar(run_progress)) if sys.stderr.isatty() else _lines(run_progress)
-        error: BaseException | None = None
-        try:
-            with kept_progress(folder, run_progress, settings, show):
-                yield run_progress.add
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            show(True)
-            reason = {"error": str(error) or type(error).__name__} if error else {}
-            write_progress(folder, "stopped" if error else "finished", settings, run_progress, **reason)
+        with kept_progress(folder, run_progress, settings, show):
+            yield run_progress.add
+        write_progress(folder, "finished", settings, run_progress)
 
 
 @contextmanager
@@ -56,7 +48,11 @@ def kept_progress(
     settings: dict[str, Any],
     show: Callable[[bool], None] = lambda last: None,
 ) -> Iterator[None]:
-    """Until the block ends progress.json says that the run is running, also while models load and nothing is done."""
+    """Until the block ends progress.json says that the run is running, also while models load and nothing is done.
+
+    Where the block fails, it then says stopped and why. show: called at every tick, and with True at the end.
+    """
+    error: BaseException | None = None
     ended = threading.Event()
 
     def tick() -> None:
@@ -72,9 +68,16 @@ def kept_progress(
     ticker.start()
     try:
         yield
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
         ended.set()
         ticker.join()
+        show(True)
+        if error:
+            reason = str(error) or type(error).__name__
+            write_progress(folder, "stopped", settings, run_progress, error=reason)
 
 
 def write_progress(

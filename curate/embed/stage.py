@@ -6,14 +6,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from curate.embed.device.memory import give_back
 from curate.embed.device.reports import DeviceReport, PromptsDone, RunProgress
 from curate.embed.engines import Engine
-from curate.embed.engines.serial import Serial
+from curate.embed.engines.processes import Serial
 from curate.embed.options import ComputeOptions, EmbedOptions
 from curate.embed.planning.parts import part_name
-from curate.embed.planning.plan import Plan, make_plan
-from curate.embed.progress import kept_progress, read_progress, shown_progress, write_progress
+from curate.embed.planning.plan import Plan, make_plan, release_freed_memory
+from curate.embed.progress import kept_progress, read_progress, shown_progress
 from curate.embed.summary import planned_counts, run_summary
 from curate.errors import RunError, UsageError
 from curate.models.model_set import load_model_set
@@ -63,9 +62,10 @@ def prepared(
 
     here: whether this process itself is to compute, too, as for parity. Raises: as `embed`.
     """
+    import torch
+
     from curate.embed.engines.workers import find_workers
     from curate.models.scoring import UnloadedScoring
-    from curate.models.towers.precision import device_is_here
 
     if options.manifest == DEMO:
         say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
@@ -75,7 +75,8 @@ def prepared(
     chosen = tuple(model_set.choose(list(options.scorers)))
     with find_workers(options) as workers:
         compute = workers.compute_options(options)
-        if options.engine == "ray" and (here or options.parity) and not device_is_here(compute.device):
+        here_too = options.engine == "ray" and (here or options.parity)
+        if here_too and compute.device != "cpu" and not torch.cuda.is_available():
             raise UsageError("--parity and --calibrate compute in this process, which has no GPU; use --device cpu")
         yield source, UnloadedScoring(model_set, chosen, compute.precision), compute, workers
 
@@ -100,9 +101,9 @@ def embed_source(
     mine = _in_range(len(plan.parts), part_range)
     with run.locked(shared=part_range is not None):
         settings = source_settings(source, options)
-        _begin(run, source, plan, settings)
+        _write_plan(run, source, plan, settings)
         planned, plan = planned_counts(plan, source), plan.without_tables()
-        give_back()
+        release_freed_memory()
         sound = sound_parts(run, [part_name(index) for index in mine], hashed=not run.folder.remote)
         todo = [index for index in mine if part_name(index) not in sound]
         work = EmbedWork(run.absolute(), source, scorers, plan.prompts, options, settings, anew=bool(todo))
@@ -111,14 +112,8 @@ def embed_source(
             if todo:
                 lines.enter_context(kept_progress(run.folder, run_progress, shown))
             report = _Shown(lines, run, run_progress, shown, len(plan.prompts))
-            try:
-                (engine or Serial(options.device)).run(work, plan.parts.only(todo), report)
-            except BaseException as error:
-                if todo and report.add is None:  # later failures are written by what shows the images
-                    lines.close()
-                    write_progress(run.folder, "stopped", shown, run_progress, error=str(error) or type(error).__name__)
-                raise
-        return _end(run, plan, planned, scorers, _computed(run, run_progress, shown, len(todo)))
+            (engine or Serial(options.device)).run(work, plan.parts.only(todo), report)
+        return _finish_if_whole(run, plan, planned, scorers, _computed(run, run_progress, shown, len(todo)))
 
 
 def source_settings(source: Source, options: ComputeOptions) -> dict[str, Any]:
@@ -148,7 +143,7 @@ def _in_range(parts: int, part_range: range | None) -> range:
     return range(part_range.start, min(part_range.stop, parts))
 
 
-def _begin(run: RunFiles, source: Source, plan: Plan, settings: dict[str, Any]) -> None:
+def _write_plan(run: RunFiles, source: Source, plan: Plan, settings: dict[str, Any]) -> None:
     """What needs no towers: equal plans write equal files, so processes that share a run do not mind each other."""
     if run.refuse_other(settings):
         say(f"{run.folder} holds parts of this run; the sound ones are kept")
@@ -183,25 +178,19 @@ class _Shown:
 
     def __call__(self, message: PromptsDone | DeviceReport) -> None:
         if isinstance(message, DeviceReport):
-            self._images(message)
+            if self.add is None:
+                self.lines.close()
+                self.run_progress.restart(message.elapsed_sec)
+                self.add = self.lines.enter_context(shown_progress(self.run.folder, self.run_progress, self.settings))
+            self.add(message)
         elif message.part not in self.seen and self.add is None:  # other workers find it, too
             self.seen.add(message.part)
-            self._prompts(message.prompts)
-
-    def _prompts(self, prompts: int) -> None:
-        if self.advance is None:
-            self.advance = self.lines.enter_context(progress("prompts", self.prompts))
-        self.advance(prompts)
-
-    def _images(self, done: DeviceReport) -> None:
-        if self.add is None:
-            self.lines.close()
-            self.run_progress.restart(done.elapsed_sec)
-            self.add = self.lines.enter_context(shown_progress(self.run.folder, self.run_progress, self.settings))
-        self.add(done)
+            if self.advance is None:
+                self.advance = self.lines.enter_context(progress("prompts", self.prompts))
+            self.advance(message.prompts)
 
 
-def _end(
+def _finish_if_whole(
     run: RunFiles, plan: Plan, planned: dict[str, Any], scorers: "Scorers", computed: dict[str, Any]
 ) -> dict[str, Any]:
     """The counts of the whole run, and it is finished; or, beside other processes, what is left to do."""

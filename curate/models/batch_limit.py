@@ -12,8 +12,6 @@ from curate.errors import ModelError
 from curate.terminal.progress import say
 
 R = TypeVar("R")
-
-
 CPU_REFUSES, CUDA_LIBRARIES_REFUSE = "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED"
 
 
@@ -49,14 +47,11 @@ class BatchLimit:
                     "--precision bf16, or fewer --scorers at once"
                 ) from error
         free_memory()  # here, where the traceback no longer holds the tensors
-        self._halve(stop - start)
-        return None
-
-    def _halve(self, tried: int) -> None:
-        self.size = tried // 2
+        tried, self.size = stop - start, (stop - start) // 2
         if not self.said:
             self.said = True
             say(f"out of memory with {tried} {self.of} at once: going on with {self.size}, and with fewer if need be")
+        return None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ The built-in heads (curate/models/heads.py), cross-encoders (curate/models/image
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -77,11 +77,6 @@ class PixelScorer(Protocol):
     def __call__(self, matched: Matched) -> Any:
         """As Scorer."""
         ...
-
-
-def reads_pixels(scorer: Scorer) -> TypeGuard[PixelScorer]:
-    """Whether the scorer has `preprocess`."""
-    return isinstance(scorer, PixelScorer)
 
 
 def preprocessing_of(name: str, scorer: PixelScorer) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +17,13 @@ from curate.models.batch_limit import BatchLimit
 from curate.models.heads import load_head
 from curate.models.model_set import HEAD_KEYS, ModelSet, ScorerSpec
 from curate.models.plugins import load_plugin
-from curate.models.scorers import Matched, Scorer, preprocessing_of, reads_pixels, scores_of
+from curate.models.scorers import Matched, PixelScorer, Scorer, preprocessing_of, scores_of
 from curate.models.towers import Tower, load_tower
-from schemas import tables
 
-Pictures = list[dict[str, torch.Tensor]] | dict[str, torch.Tensor]
-"""Preprocessed pictures: one by one, or stacked as (n, 3, height, width), on any device."""
+Pictures = dict[str, torch.Tensor]
+"""Preprocessing -> n pictures, (n, 3, height, width), on any device."""
+Scored = tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]
+"""Tower -> float32 (n, dimension) of n pictures; scorer -> float32 (m,) of m (picture, prompt) rows."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Scoring:
         for tower in self.towers.values():
             found[tower.preprocessing] = tower.preprocess
         for name, (scorer, _) in self.heads.items():
-            if reads_pixels(scorer):
+            if isinstance(scorer, PixelScorer):
                 found[preprocessing_of(name, scorer)] = scorer.preprocess
         return found
 
@@ -79,11 +80,8 @@ class Scoring:
 
     def embed_images(self, pictures: Pictures) -> dict[str, torch.Tensor]:
         """Tower -> float32 (n, dimension) for n preprocessed pictures. Raises ModelError when not finite."""
-        return self._embed(stacked(pictures))
-
-    def _embed(self, stacks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
-            name: _finite(tower.embed_images(stacks[tower.preprocessing]), tower, "an image")
+            name: _finite(tower.embed_images(pictures[tower.preprocessing]), tower, "an image")
             for name, tower in self.towers.items()
         }
 
@@ -95,50 +93,48 @@ class Scoring:
     def _embed_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         return {name: _finite(tower.embed_prompts(prompts), tower, "a prompt") for name, tower in self.towers.items()}
 
-    def score_pictures(
-        self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts
-    ) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
-        """`score_at_once`, in pieces where memory does not hold all pictures. Raises ModelError as it does."""
-        return score_within(self.limit, self.score_at_once, pictures, matched, prompts)
+    def score_pictures(self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts) -> Scored:
+        """`score_at_once` over pieces of the pictures that memory holds, put together as if it had been called once.
 
-    def score_at_once(
-        self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts
-    ) -> tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]:
+        Raises ModelError as it does.
+        """
+
+        def piece(start: int, stop: int) -> tuple[list[int], Scored]:
+            own = [index for index, (row, _) in enumerate(matched) if start <= row < stop]
+            within = [(matched[index][0] - start, matched[index][1]) for index in own]
+            return own, self.score_at_once(rows_of(pictures, start, stop), within, prompts)
+
+        count = count_of(pictures, matched)
+        if count == 0:
+            return self.score_at_once(pictures, matched, prompts)
+        pieces = self.limit.run(count, piece)
+        if len(pieces) == 1:
+            return pieces[0][1]
+        order = np.argsort(np.concatenate([own for own, _ in pieces]))
+        embeddings = [found for _, (found, _) in pieces]
+        scores = [found for _, (_, found) in pieces]
+        return (
+            {tower: torch.cat([found[tower] for found in embeddings]) for tower in embeddings[0]},
+            {scorer: np.concatenate([found[scorer] for found in scores])[order] for scorer in scores[0]},
+        )
+
+    def score_at_once(self, pictures: Pictures, matched: list[tuple[int, str]], prompts: EmbeddedPrompts) -> Scored:
         """All that is computed of one batch: the n pictures' embeddings, and each scorer's float32 (len(matched),).
 
         matched: (row of a picture, prompt_id) pairs. Raises ModelError when an embedding is not finite.
         """
-        stacks = stacked(pictures)
-        embeddings = self._embed(stacks)
+        embeddings = self.embed_images(pictures)
         image_rows = torch.tensor([row for row, _ in matched], dtype=torch.long)
         prompt_rows = torch.tensor([prompts.rows[prompt_id] for _, prompt_id in matched], dtype=torch.long)
         texts = [prompts.texts[row] for row in prompt_rows.tolist()]
         scores = {}
         for name, (scorer, tower) in self.heads.items():
             of_tower = tower and (embeddings[tower][image_rows], prompts.embeddings[tower][prompt_rows])
-            of_pixels = (stacks[preprocessing_of(name, scorer)], image_rows) if reads_pixels(scorer) else None
+            of_pixels = None
+            if isinstance(scorer, PixelScorer):
+                of_pixels = (pictures[preprocessing_of(name, scorer)], image_rows)
             scores[name] = scores_of(name, scorer, Matched(texts, of_tower or None, of_pixels)).numpy()
         return embeddings, scores
-
-    def score(self, images: dict[str, torch.Tensor], prompts: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        """Scorer -> float32 (n,) for n matched rows of every tower's embeddings; those that read nothing else."""
-        return {
-            name: scores_of(name, head, Matched([""] * len(images[tower]), (images[tower], prompts[tower]))).numpy()
-            for name, (head, tower) in self.heads.items()
-            if tower is not None
-        }
-
-
-class Scorers(Protocol):
-    """What is to score, loaded or not; `on` gives it loaded on a device."""
-
-    @property
-    def names(self) -> list[str]: ...
-
-    @property
-    def models(self) -> str: ...
-
-    def on(self, device: str) -> Scoring: ...
 
 
 @dataclass(frozen=True)
@@ -164,10 +160,12 @@ class UnloadedScoring:
         return load_scoring(self.model_set, list(self.specs), device, self.precision)
 
 
-def stacked(pictures: Pictures) -> dict[str, torch.Tensor]:
-    """Preprocessing -> (n, 3, height, width) for n preprocessed pictures."""
-    if isinstance(pictures, dict):
-        return pictures
+Scorers = Scoring | UnloadedScoring
+"""What is to score, loaded or not; `on` gives it loaded on a device."""
+
+
+def stacked(pictures: list[dict[str, torch.Tensor]]) -> Pictures:
+    """Pictures that were preprocessed one by one."""
     return {key: torch.stack([item[key] for item in pictures]) for key in pictures[0]}
 
 
@@ -213,58 +211,19 @@ def embedding_matrix(column: pa.ChunkedArray, dimension: int) -> torch.Tensor:
     return torch.from_numpy(np.array(flat, dtype=np.float32)).reshape(-1, dimension)
 
 
-def embedding_columns(embeddings: dict[str, torch.Tensor], value_type: pa.DataType) -> dict[str, pa.Array]:
-    """Column name -> array for every tower."""
-    return {tables.embedding_column(name): embedding_array(rows, value_type) for name, rows in embeddings.items()}
-
-
 def _finite(embeddings: torch.Tensor, tower: Tower, of: str) -> torch.Tensor:
     if not bool(torch.isfinite(embeddings).all()):
         raise ModelError(f"tower '{tower.name}' gave a number that is not finite for {of}; try --precision fp32")
     return embeddings
 
 
-Scored = tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]
-
-
-def score_within(
-    limit: BatchLimit,
-    score: Callable[[Pictures, list[tuple[int, str]], EmbeddedPrompts], Scored],
-    pictures: Pictures,
-    matched: list[tuple[int, str]],
-    prompts: EmbeddedPrompts,
-) -> Scored:
-    """`score` over pieces of the pictures that memory holds, put together as if it had been called once."""
-
-    def piece(start: int, stop: int) -> tuple[list[int], Scored]:
-        own = [index for index, (row, _) in enumerate(matched) if start <= row < stop]
-        within = [(matched[index][0] - start, matched[index][1]) for index in own]
-        return own, score(rows_of(pictures, start, stop), within, prompts)
-
-    count = count_of(pictures, matched)
-    if count == 0:
-        return score(pictures, matched, prompts)
-    pieces = limit.run(count, piece)
-    if len(pieces) == 1:
-        return pieces[0][1]
-    order = np.argsort(np.concatenate([own for own, _ in pieces]))
-    embeddings = [found for _, (found, _) in pieces]
-    scores = [found for _, (_, found) in pieces]
-    return (
-        {tower: torch.cat([found[tower] for found in embeddings]) for tower in embeddings[0]},
-        {scorer: np.concatenate([found[scorer] for found in scores])[order] for scorer in scores[0]},
-    )
-
-
 def count_of(pictures: Pictures, matched: list[tuple[int, str]]) -> int:
     """How many pictures; where no tower looks at them, those that have a prompt."""
     if not pictures:
         return 1 + max((row for row, _ in matched), default=-1)
-    return len(next(iter(pictures.values()))) if isinstance(pictures, dict) else len(pictures)
+    return len(next(iter(pictures.values())))
 
 
 def rows_of(pictures: Pictures, start: int, stop: int) -> Pictures:
     """Some of the pictures."""
-    if isinstance(pictures, dict):
-        return {key: values[start:stop] for key, values in pictures.items()}
-    return pictures[start:stop]
+    return {key: values[start:stop] for key, values in pictures.items()}

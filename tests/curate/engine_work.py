@@ -55,7 +55,7 @@ class Touch:
             (self.folder / task.name).write_text(str(os.getpid()))
             report(("ended", task.name, device))
 
-    def stands(self, task: Item) -> bool:
+    def is_done(self, task: Item) -> bool:
         """Whether its file is there."""
         return (self.folder / task.name).exists()
 

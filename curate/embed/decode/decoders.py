@@ -73,7 +73,7 @@ class TorchvisionDecoder:
     def __call__(self, encoded: list[bytes | None]) -> list[Decoded | DecodedOnDevice | Rejected]:
         """A picture, or the reason why not, for each."""
         self._use_own_stream()
-        seen = [read_header(data) for data in encoded]
+        seen = [_jpeg(data) or decode(data) for data in encoded]
         jpegs = [one for one in seen if isinstance(one, _Jpeg)]
         pictures = iter(self._decode(jpegs))
         return [next(pictures) if isinstance(one, _Jpeg) else one for one in seen]
@@ -124,13 +124,8 @@ class TorchvisionDecoder:
             torch.cuda.set_stream(self.mine.stream)
 
 
-def read_header(data: bytes | None) -> _Jpeg | Decoded | Rejected:
-    """A whole JPEG in RGB as it is; anything else as Pillow decodes or rejects it."""
-    jpeg = _jpeg(data)
-    return decode(data) if jpeg is None else jpeg
-
-
 def _jpeg(data: bytes | None) -> _Jpeg | None:
+    """A whole JPEG in RGB; None for anything else, which Pillow decodes or rejects."""
     if not data or not data.startswith(b"\xff\xd8\xff") or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         return None
     try:

@@ -58,42 +58,36 @@ class DecodePool:
 
     def batches(self, batches: Iterable[Batch]) -> Iterator[Prepared]:
         """Each batch decoded, in order, while the pool works on at most `ahead` batches after it."""
-        waiting: deque[_Started] = deque()
+        waiting: deque[Callable[[], Prepared]] = deque()
         for batch in batches:
             waiting.append(self._start(batch))
             del batch  # what waits is bounded only if nothing else holds it
             if len(waiting) > self.ahead:
-                yield waiting.popleft().finish()
+                yield waiting.popleft()()
         while waiting:
-            yield waiting.popleft().finish()
+            yield waiting.popleft()()
 
-    def _start(self, batch: Batch) -> _Started:
+    def _start(self, batch: Batch) -> Callable[[], Prepared]:
+        """Hand a batch to the pool; what is returned waits for it, and does not hold its encoded bytes."""
         count = len(batch.images)
         pixels = {
             key: torch.empty((count, *one.shape), dtype=one.dtype, pin_memory=self.pinned)
             for key, one in self.layout.items()
         }
-        futures = []
+        futures: list[Future[list[DecodedFacts | Rejected]]] = []
         for start in range(0, count, CHUNK_IMAGES):
             rows = slice(start, start + CHUNK_IMAGES)
             encoded = [image.data for image in batch.images[rows]]
             futures.append(self.pool.submit(self.work, encoded, {key: values[rows] for key, values in pixels.items()}))
         places = [(image.image_uid, image.location) for image in batch.images]
-        return _Started(batch.part, places, pixels, futures, batch.last)
+        part, last = batch.part, batch.last
 
+        def finish() -> Prepared:
+            results = [result for future in futures for result in future.result()]
+            kept = [index for index, result in enumerate(results) if not isinstance(result, Rejected)]
+            return Prepared(part, places, results, compact(pixels, kept), last)
 
-@dataclass(frozen=True)
-class _Started:
-    part: Part
-    places: list[tuple[str, Location]]
-    pixels: Pixels
-    futures: list[Future[list[DecodedFacts | Rejected]]]
-    last: bool
-
-    def finish(self) -> Prepared:
-        results = [result for future in self.futures for result in future.result()]
-        kept = [index for index, result in enumerate(results) if not isinstance(result, Rejected)]
-        return Prepared(self.part, self.places, results, compact(self.pixels, kept), self.last)
+        return finish
 
 
 def compact(pixels: Pixels, kept: list[int]) -> Pixels:

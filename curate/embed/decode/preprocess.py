@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from curate.embed.decode.decoders import DecodedOnDevice, Decoder
-from curate.sources.images import Decoded, Rejected
+from curate.embed.decode.decoders import Decoder
+from curate.sources.images import Rejected
 
 CHUNK_IMAGES = 8
 """Images that a thread or a process takes at once."""
@@ -51,19 +51,13 @@ def prepare(
     decode: Decoder, preprocessors: Preprocessors, encoded: list[bytes | None], pixels: Pixels
 ) -> list[DecodedFacts | Rejected]:
     """Decode each image once, and write every preprocessing of it into its row of `pixels`."""
-    return [
-        _prepare(preprocessors, data, decoded, {key: values[index] for key, values in pixels.items()})
-        for index, (data, decoded) in enumerate(zip(encoded, decode(encoded), strict=True))
-    ]
-
-
-def _prepare(
-    preprocessors: Preprocessors, data: bytes | None, decoded: Decoded | DecodedOnDevice | Rejected, slot: Pixels
-) -> DecodedFacts | Rejected:
-    if isinstance(decoded, Rejected):
-        return decoded
-    for key, preprocess in preprocessors.items():
-        slot[key].copy_(preprocess(decoded.image))
-    return DecodedFacts(
-        sha256(data or b"").hexdigest(), len(data or b""), decoded.width, decoded.height, decoded.format
-    )
+    results: list[DecodedFacts | Rejected] = []
+    for index, (data, decoded) in enumerate(zip(encoded, decode(encoded), strict=True)):
+        if isinstance(decoded, Rejected):
+            results.append(decoded)
+            continue
+        for key, preprocess in preprocessors.items():
+            pixels[key][index].copy_(preprocess(decoded.image))
+        digest = sha256(data or b"").hexdigest()
+        results.append(DecodedFacts(digest, len(data or b""), decoded.width, decoded.height, decoded.format))
+    return results

@@ -57,7 +57,7 @@ class DecodeProcesses:
             worker.end()
 
     def prepare(self, encoded: list[bytes | None], pixels: Pixels) -> list[DecodedFacts | Rejected]:
-        """As preparing.prepare. When the process dies, another one tries the images one by one."""
+        """As preprocess.prepare. When the process dies, another one tries the images one by one."""
         try:
             return self._work(encoded, pixels)
         except WorkerDiedError as died:

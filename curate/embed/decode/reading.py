@@ -18,24 +18,16 @@ class EncodedImage(NamedTuple):
     data: bytes | None
 
 
-class Group(NamedTuple):
-    """The images of one part that lie in one row group; `last` marks the part's last group."""
-
-    part: Part
-    images: list[EncodedImage]
-    last: bool
-
-
 @dataclass(frozen=True)
 class Batch:
-    """The images of one forward pass, all of one part; `last` marks the part's last batch."""
+    """Images of one part: of one row group as they are read, then of one forward pass; `last` marks the part's last."""
 
     part: Part
     images: list[EncodedImage]
     last: bool
 
 
-def read_groups(source: Source, parts: Iterable[Part]) -> Iterator[Group]:
+def read_groups(source: Source, parts: Iterable[Part]) -> Iterator[Batch]:
     """Each part's images row group by row group, of the needed columns and rows only. Raises: SourceError."""
     for part in parts:
         if not part.images:
@@ -44,10 +36,10 @@ def read_groups(source: Source, parts: Iterable[Part]) -> Iterator[Group]:
         for _, members in groupby(part.images, key=lambda image: image[1][:2]):
             located = list(members)
             left -= len(located)
-            yield Group(part, _encoded(source, located), left == 0)
+            yield Batch(part, _encoded(source, located), left == 0)
 
 
-def cut_batches(groups: Iterable[Group], batch_images: int) -> Iterator[Batch]:
+def cut_batches(groups: Iterable[Batch], batch_images: int) -> Iterator[Batch]:
     """Batches of `batch_images`, in order; what is left of a part is its last, smaller batch."""
     waiting: list[EncodedImage] = []
     for group in groups:

@@ -38,12 +38,10 @@ def find_batch(scoring: Scoring, device: str) -> int:
 def largest_useful(rate: Callable[[int], float]) -> int:
     """Doubles while the rate, in pictures per second, grows by LEAST_GAIN. Raises: ModelError when nothing fits."""
     images = FIRST_IMAGES
-    best = _rate_or_none(rate, images)
-    while best is None:
+    while (best := _rate_or_none(rate, images)) is None:
         if images == 1:
             raise ModelError("out of memory with one picture at a time; free some, or use --precision bf16")
         images //= 2
-        best = _rate_or_none(rate, images)
     while images < MOST_IMAGES:
         doubled = _rate_or_none(rate, 2 * images)
         if doubled is None or doubled < best * (1 + LEAST_GAIN):
@@ -54,13 +52,24 @@ def largest_useful(rate: Callable[[int], float]) -> int:
 
 def probe(scoring: Scoring, device: str, images: int, seconds: float | None = None) -> float:
     """Pictures per second through every tower and scorer, from the device's memory, after one pass that warms up."""
-    pictures, matched, prompts = made_up(scoring, device, images)
-    scoring.score_at_once(pictures, matched, prompts)
-    start, passes = time.perf_counter(), 0
-    while passes == 0 or time.perf_counter() - start < (PROBE_SEC if seconds is None else seconds):
-        scoring.score_at_once(pictures, matched, prompts)  # ends on the CPU: nothing is left under way
-        passes += 1
-    return images * passes / (time.perf_counter() - start)
+    batch = made_up(scoring, device, images)
+
+    def score() -> int:
+        scoring.score_at_once(*batch)  # ends on the CPU: nothing is left under way
+        return images
+
+    return rate_of(score, PROBE_SEC if seconds is None else seconds)
+
+
+def rate_of(work: Callable[[], int], seconds: float) -> float:
+    """Units per second of work that returns how many units it did; once at least, the first time for warmth."""
+    work()
+    start, units = time.perf_counter(), 0
+    while True:
+        units += work()
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            return units / elapsed
 
 
 def made_up(scoring: Scoring, device: str, images: int) -> tuple[Pictures, list[tuple[int, str]], EmbeddedPrompts]:

@@ -9,8 +9,7 @@ import torch
 from curate.embed.decode.preprocess import DecodedFacts
 from curate.embed.device.reports import DroppedImage
 from curate.embed.planning.plan import Part
-from curate.models.scoring import Scoring, embedding_columns
-from curate.sources.images import Rejected
+from curate.models.scoring import Scoring, embedding_array
 from curate.sources.parquet import Location
 from curate.storage.tables import rows_table
 from schemas import tables
@@ -26,11 +25,6 @@ class PartResults:
     matched: list[tuple[str, str]] = field(default_factory=list)  # (prompt_id, image_uid) of each score
     embeddings: list[dict[str, torch.Tensor]] = field(default_factory=list)
     scores: list[dict[str, np.ndarray]] = field(default_factory=list)
-
-
-def dropped_image(image_uid: str, location: Location, rejected: Rejected) -> DroppedImage:
-    """A dropped image with its place and the reason."""
-    return DroppedImage(image_uid, *location, rejected.reason, rejected.detail)
 
 
 def part_files(results: PartResults, scoring: Scoring) -> dict[str, tuple[pa.Table, pa.Schema]]:
@@ -49,8 +43,7 @@ def _images(results: PartResults, scoring: Scoring) -> pa.Table:
     table = rows_table([_image_row(*one) for one in results.images], tables.IMAGES)
     for tower, dimension in scoring.dimensions.items():
         values = torch.cat([torch.empty(0, dimension), *(batch[tower] for batch in results.embeddings)])
-        for name, column in embedding_columns({tower: values}, pa.float16()).items():
-            table = table.append_column(name, column)
+        table = table.append_column(tables.embedding_column(tower), embedding_array(values, pa.float16()))
     return table
 
 

@@ -16,7 +16,7 @@ Memory beside the models is bounded, whatever the size of the source and its par
     decoded   one picture for each thread or process that decodes
     results   2 parts × images of a part × Σ towers dimension × 4 bytes
 
-groups_ahead is an option of ComputeOptions, 2; batches_ahead is what decoding.batches_ahead says. Pick-a-Pic, in row
+groups_ahead is an option of ComputeOptions, 2; batches_ahead is what pool.batches_ahead says. Pick-a-Pic, in row
 groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 1.7 GB + 86 MB
 encoded, 0.6 GB of pixels.
 """
@@ -34,14 +34,13 @@ from curate.embed.decode.pool import DecodePool, Prepared, decode_pool
 from curate.embed.decode.preprocess import DecodedFacts
 from curate.embed.decode.reading import cut_batches, read_groups
 from curate.embed.device.batch_size import make_ready
-from curate.embed.device.part_tables import PartResults, dropped_image, part_files
-from curate.embed.device.reports import SAMPLE, DeviceReport
+from curate.embed.device.part_tables import PartResults, part_files
+from curate.embed.device.reports import SAMPLE, DeviceReport, DroppedImage
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
 from curate.models.batch_limit import free_memory
 from curate.models.scoring import EmbeddedPrompts, Scoring
 from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
-from curate.sources.images import Rejected
 from curate.sources.parquet import Source
 from curate.storage.prefetch import prefetched, written_behind
 from curate.storage.run import RunFiles, part_rows, write_part
@@ -87,7 +86,7 @@ def compute_parts(
             if batch.last:
                 put(results)
                 results = None
-            reporter.send(batch)
+            reporter.send()
     reporter.send()
 
 
@@ -107,12 +106,12 @@ def _add_batch(
 ) -> None:
     """The towers' work on one batch."""
     start = time.perf_counter()
-    kept = []
+    kept, dropped = [], []
     for (uid, location), result in zip(batch.places, batch.results, strict=True):
         if isinstance(result, DecodedFacts):
             kept.append((uid, location, result))
         else:
-            results.dropped.append(dropped_image(uid, location, result))
+            dropped.append(DroppedImage(uid, *location, result.reason, result.detail))
     if kept:
         matched = [(row, prompt_id) for row, (uid, *_) in enumerate(kept) for prompt_id in batch.part.prompt_ids[uid]]
         embeddings, scores = scoring.score_pictures(batch.pixels, matched, prompts)
@@ -120,6 +119,8 @@ def _add_batch(
         results.matched += [(prompt_id, kept[row][0]) for row, prompt_id in matched]
         results.embeddings.append(embeddings)
         results.scores.append(scores)
+    results.dropped += dropped
+    reporter.images, reporter.dropped = len(batch.places), dropped
     reporter.busy_sec += time.perf_counter() - start
 
 
@@ -153,32 +154,23 @@ class _Reporter:
     def __init__(self, device: str, scoring: Scoring, report: Callable[[DeviceReport], None]) -> None:
         self.device, self.scoring, self.report = device, scoring, report
         self.written: deque[str] = deque()  # filled by the writer
-        self.busy_sec = 0.0
+        self.images, self.dropped, self.busy_sec = 0, list[DroppedImage](), 0.0
         self.since = time.perf_counter()
 
-    def send(self, batch: Prepared | None = None) -> None:
+    def send(self) -> None:
         now = time.perf_counter()
-        dropped = (
-            [
-                dropped_image(*place, result)
-                for place, result in zip(batch.places, batch.results, strict=True)
-                if isinstance(result, Rejected)
-            ]
-            if batch
-            else []
-        )
         parts = len(self.written)
         for _ in range(parts):
             self.written.popleft()
         done = DeviceReport(
             self.device,
-            len(batch.places) if batch else 0,
-            dict(Counter(one.reason for one in dropped)),
-            tuple(dropped[:SAMPLE]),
+            self.images,
+            dict(Counter(one.reason for one in self.dropped)),
+            tuple(self.dropped[:SAMPLE]),
             parts,
             self.busy_sec,
             now - self.since,
             self.scoring.limit.size,
         )
-        self.busy_sec, self.since = 0.0, now
+        self.images, self.dropped, self.busy_sec, self.since = 0, [], 0.0, now
         self.report(done)

@@ -9,12 +9,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from curate.embed.device.memory import give_back
 from curate.embed.device.pipeline import compute_parts
 from curate.embed.device.reports import PromptsDone
 from curate.embed.options import ComputeOptions
-from curate.embed.planning.plan import Part
-from curate.models.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_columns, embedding_matrix
+from curate.embed.planning.plan import Part, release_freed_memory
+from curate.models.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_array, embedding_matrix
 from curate.sources.parquet import Source
 from curate.storage.run import RunFiles, part_rows, sound_parts, write_part
 from schemas import tables
@@ -53,11 +52,11 @@ class EmbedWork:
         if not self.anew:
             return
         self.run.mark_unfinished()
-        missing = (task for task in tasks if not self.stands(task))  # a process beside this one may have been faster
+        missing = (task for task in tasks if not self.is_done(task))  # a process beside this one may have been faster
         options = replace(self.options, device=device)
         compute_parts(self.run, self.source, scoring, prompts, missing, options, report)
 
-    def stands(self, task: Part) -> bool:
+    def is_done(self, task: Part) -> bool:
         """Whether a part's files are there as its marker says."""
         return part_rows(self.run, task.name, hashed=False) is not None
 
@@ -89,8 +88,10 @@ def _prompt_table(chunk: list[tuple[str, str]], scoring: Scoring) -> pa.Table:
     for start in range(0, len(chunk), PROMPTS_PER_BATCH):
         for tower, values in scoring.embed_prompts([p for _, p in chunk[start : start + PROMPTS_PER_BATCH]]).items():
             embeddings[tower].append(values)
-    columns = {"prompt_id": [key for key, _ in chunk], "prompt": [prompt for _, prompt in chunk]}
-    return pa.table(columns | embedding_columns({t: torch.cat(v) for t, v in embeddings.items()}, pa.float32()))
+    columns: dict[str, Any] = {"prompt_id": [key for key, _ in chunk], "prompt": [prompt for _, prompt in chunk]}
+    for tower, pieces in embeddings.items():
+        columns[tables.embedding_column(tower)] = embedding_array(torch.cat(pieces), pa.float32())
+    return pa.table(columns)
 
 
 def _embedded(run: RunFiles, names: list[str], count: int, scoring: Scoring) -> EmbeddedPrompts:
@@ -105,5 +106,5 @@ def _embedded(run: RunFiles, names: list[str], count: int, scoring: Scoring) -> 
         for tower, matrix in embeddings.items():
             column = table[tables.embedding_column(tower)]
             matrix[start : len(texts)] = embedding_matrix(column, matrix.shape[1])
-    give_back()
+    release_freed_memory()
     return EmbeddedPrompts(rows, texts, embeddings)

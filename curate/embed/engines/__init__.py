@@ -30,7 +30,7 @@ class Work(Protocol[T_contra]):
         What is reported must travel by pickle, too.
         """
 
-    def stands(self, task: T_contra) -> bool:
+    def is_done(self, task: T_contra) -> bool:
         """Whether the result of a task is there, whoever computed it."""
 
 

@@ -21,8 +21,8 @@ ADVICE = (
 class Dispatcher(Generic[T]):
     """Workers are known by a number that their replacements inherit."""
 
-    def __init__(self, tasks: Sequence[T], stands: Callable[[T], bool]) -> None:
-        self.tasks, self.stands = tasks, stands
+    def __init__(self, tasks: Sequence[T], is_done: Callable[[T], bool]) -> None:
+        self.tasks, self.is_done = tasks, is_done
         self.waiting = deque(range(len(tasks)))
         self.in_hand: dict[int, list[int]] = defaultdict(list)
         self.deaths_of_task: Counter[int] = Counter()
@@ -48,7 +48,7 @@ class Dispatcher(Generic[T]):
         who, how: for the line that is said. Raises: RunError when a task was in hand at its DEATHS-th death.
         """
         taken = self.in_hand.pop(worker, [])
-        unfinished = [index for index in taken if not self.stands(self.tasks[index])]
+        unfinished = [index for index in taken if not self.is_done(self.tasks[index])]
         names = [self.tasks[index].name for index in unfinished]
         say(f"{who} died ({how})" + (f"; {', '.join(names)} will be computed again" if names else ""))
         self.waiting.extendleft(reversed(unfinished))

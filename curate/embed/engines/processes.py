@@ -1,4 +1,4 @@
-"""This machine: one worker process per device, each asking for its next task when it has room for it."""
+"""This machine: this process alone, or one per device, each asking for its next task when it has room for it."""
 
 import multiprocessing
 import os
@@ -13,9 +13,19 @@ from typing import Any
 
 from curate.embed.engines import Engine, Report, T, Work
 from curate.embed.engines.dispatcher import Dispatcher, be_worker
-from curate.embed.engines.serial import Serial
 from curate.embed.options import CORES
 from curate.terminal.progress import say
+
+
+@dataclass(frozen=True)
+class Serial:
+    """This process is the only worker: all tasks in turn, on one device."""
+
+    device: str
+
+    def run(self, work: Work[T], tasks: Sequence[T], report: Report) -> None:
+        """As `Engine.run`; when this process dies, nobody is left to hand anything out again."""
+        work(self.device, iter(tasks), report)
 
 
 @dataclass(frozen=True)
@@ -26,14 +36,15 @@ class Processes:
 
     def run(self, work: Work[T], tasks: Sequence[T], report: Report) -> None:
         """As `Engine.run`. No worker outlives this call, nor this process."""
-        dispatcher = Dispatcher(tasks, work.stands)
+        dispatcher = Dispatcher(tasks, work.is_done)
         devices = self.devices[: max(1, len(tasks))]
         staff: list[_Worker] = []
         with _sharing_cores(len(devices)):
             try:
                 staff += [_start(number, device, work) for number, device in enumerate(devices)]
                 while staff:
-                    for worker in _ready(staff):
+                    lines = wait([worker.line for worker in staff])
+                    for worker in [worker for worker in staff if worker.line in lines]:
                         _serve(worker, dispatcher, staff, work, report)
             finally:
                 for worker in staff:
@@ -87,11 +98,6 @@ def _start(number: int, device: str, work: Work[Any]) -> _Worker:
     return _Worker(number, device, process, ours)
 
 
-def _ready(staff: list[_Worker]) -> list[_Worker]:
-    lines = wait([worker.line for worker in staff])
-    return [worker for worker in staff if worker.line in lines]
-
-
 def _serve(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], work: Work[T], report: Report) -> None:
     """One message of one worker, or its death."""
     try:
@@ -99,7 +105,11 @@ def _serve(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], wor
         if kind == "next":
             worker.line.send(dispatcher.next(worker.number))
     except (EOFError, OSError):
-        _replace(worker, dispatcher, staff, work)
+        how = worker.how_it_died()
+        worker.line.close()
+        staff.remove(worker)
+        if dispatcher.lost(worker.number, f"worker {worker.number} on {worker.device}", how):
+            staff.append(_start(worker.number, worker.device, work))
         return
     if kind == "report":
         report(content)
@@ -110,14 +120,6 @@ def _serve(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], wor
         staff.remove(worker)
         worker.process.join()
         worker.line.close()
-
-
-def _replace(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], work: Work[T]) -> None:
-    how = worker.how_it_died()
-    worker.line.close()
-    staff.remove(worker)
-    if dispatcher.lost(worker.number, f"worker {worker.number} on {worker.device}", how):
-        staff.append(_start(worker.number, worker.device, work))
 
 
 def _worker_main(line: Connection, device: str, work: Work[Any]) -> None:

@@ -46,7 +46,7 @@ class RayEngine:
         """As `Engine.run`. Actors for which the cluster has no room yet join when it has."""
         import ray
 
-        dispatcher = Dispatcher(tasks, work.stands)
+        dispatcher = Dispatcher(tasks, work.is_done)
         sent = ray.put(work)
         staff = [self._start(number, sent) for number in range(min(self.workers, max(1, len(tasks))))]
         try:

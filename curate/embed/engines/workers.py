@@ -56,17 +56,13 @@ def find_workers(options: EmbedOptions) -> Iterator[Workers]:
     if options.engine == "local" and options.address is not None:
         raise UsageError("--address is for --engine ray")
     if options.engine == "local":
-        yield _local(options.device, options.workers, options.precision)
+        devices = choose_devices(options.device, options.workers)
+        chosen = choose_precision(options.precision, devices[0])
+        many = f"{len(devices)} workers: " if len(devices) > 1 else ""
+        words = many + describe_device(devices[0], chosen)
+        yield Workers(local_engine(devices), devices[0], chosen, max(1, CORES // len(devices)), words)
         return
     with connected(options.address, options.workers, options.device) as cluster:
         chosen = cluster.ask(choose_precision, options.precision, cluster.device)
         words = f"a Ray cluster: {cluster.workers} × {cluster.ask(describe_device, cluster.device, chosen)}"
         yield Workers(cluster, cluster.device, chosen, max(1, cluster.cpus // cluster.workers), words)
-
-
-def _local(device: str, workers: int | None, precision: str) -> Workers:
-    devices = choose_devices(device, workers)
-    chosen = choose_precision(precision, devices[0])
-    many = f"{len(devices)} workers: " if len(devices) > 1 else ""
-    words = many + describe_device(devices[0], chosen)
-    return Workers(local_engine(devices), devices[0], chosen, max(1, CORES // len(devices)), words)

@@ -5,11 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-
-class Limit(Protocol):
-    """`size` is how many pictures go through the towers at once; None: as many as there are."""
-
-    size: int | None
+from curate.models.batch_limit import BatchLimit
 
 
 @runtime_checkable
@@ -26,7 +22,7 @@ class StaticBatch:
     otherwise, and by other kernels. Halving the limit compiles once more.
     """
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], limit: Limit) -> None:
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], limit: BatchLimit) -> None:
         self.function = torch.compile(function, dynamic=False)
         self.limit = limit
 

@@ -35,11 +35,6 @@ def choose_devices(wanted: str, workers: int | None) -> tuple[str, ...]:
     return tuple(devices[number % len(devices)] for number in range(workers or len(devices)))
 
 
-def device_is_here(device: str) -> bool:
-    """Whether this process could compute on a device that another one has."""
-    return device == "cpu" or torch.cuda.is_available()
-
-
 def choose_precision(wanted: str, device: str) -> str:
     """`auto` is float32 on the CPU, bfloat16 on GPUs that have it, float16 on the others."""
     if wanted == "auto":

@@ -17,7 +17,7 @@ from PIL import Image
 from curate.embed import stage
 from curate.embed.decode import decoders
 from curate.embed.device import pipeline, worker
-from curate.embed.engines.serial import Serial
+from curate.embed.engines.processes import Serial
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Plan, make_plan
 from curate.embed.stage import embed_source

@@ -17,7 +17,7 @@ import tomli_w
 from curate.errors import ManifestError, ModelError
 from curate.models.model_set import load_model_set
 from curate.models.plugins import GROUP
-from curate.models.scoring import Scoring, load_scoring
+from curate.models.scoring import EmbeddedPrompts, Scoring, load_scoring, stacked
 from curate.storage.run import Run
 from tests.curate.builders import Outcome, picture_bytes
 from tests.demo import ROOT
@@ -174,7 +174,7 @@ def test_the_shortest_example_reads_the_prompt(tmp_path: Path, install: Install)
     scoring = loaded(scorer_set(tmp_path, head="length"))
     assert scoring.towers == {}
     embeddings, scores = scoring.score_pictures(
-        [{}, {}], [(0, "x"), (1, "x"), (1, "y")], prompts_of(scoring, {"x": "a cat", "y": "two"})
+        {}, [(0, "x"), (1, "x"), (1, "y")], prompts_of(scoring, {"x": "a cat", "y": "two"})
     )
     assert embeddings == {}
     assert scores["mine"].tolist() == [5.0, 5.0, 3.0]
@@ -182,8 +182,6 @@ def test_the_shortest_example_reads_the_prompt(tmp_path: Path, install: Install)
 
 
 def prompts_of(scoring: Scoring, texts: dict[str, str]) -> Any:
-    from curate.models.scoring import EmbeddedPrompts
-
     rows = {key: row for row, key in enumerate(texts)}
     return EmbeddedPrompts(rows, list(texts.values()), scoring.embed_prompts(list(texts.values())))
 
@@ -197,7 +195,7 @@ def test_a_scorer_over_embeddings_names_its_tower(tmp_path: Path, install: Insta
     scoring = loaded(scorer_set(tmp_path, head="euclid", tower="clip"))
     picture = scoring.preprocess(Image.open(io.BytesIO(picture_bytes(1))).convert("RGB"))
     prompts = prompts_of(scoring, {"x": "a red circle"})
-    embeddings, scores = scoring.score_pictures([picture], [(0, "x")], prompts)
+    embeddings, scores = scoring.score_pictures(stacked([picture]), [(0, "x")], prompts)
     cosine = float((embeddings["clip"][0] * prompts.embeddings["clip"][0]).sum())
     assert scores["mine"][0] == pytest.approx(-((2 - 2 * cosine) ** 0.5), abs=1e-5)
     assert scoring.identity["scorers"]["mine"] == {
@@ -209,7 +207,7 @@ def test_embeddings_without_a_tower_are_refused(tmp_path: Path, install: Install
     install(SCORERS, {"euclid": "my_scorers:Euclid"})
     scoring = loaded(scorer_set(tmp_path, head="euclid"))
     with pytest.raises(ModelError) as caught:
-        scoring.score_pictures([{}], [(0, "x")], prompts_of(scoring, {"x": "a"}))
+        scoring.score_pictures({}, [(0, "x")], prompts_of(scoring, {"x": "a"}))
     assert str(caught.value) == 'a scorer reads embeddings, so its [scorers.NAME] table needs tower = "…"'
 
 
@@ -252,7 +250,7 @@ def test_one_number_for_each_row(tmp_path: Path, install: Install) -> None:
     with pytest.raises(
         ModelError, match=r"scorer 'mine' gave numbers of shape \(1, 2\) for 1 rows; a scorer gives one"
     ):
-        scoring.score_pictures([{}], [(0, "x")], prompts_of(scoring, {"x": "a"}))
+        scoring.score_pictures({}, [(0, "x")], prompts_of(scoring, {"x": "a"}))
 
 
 def test_a_name_that_two_packages_use_is_refused(tmp_path: Path, install: Install) -> None:

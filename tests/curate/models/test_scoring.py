@@ -10,7 +10,7 @@ import torch
 
 from curate.errors import RunError
 from curate.models.scorers import Matched, scores_of
-from curate.models.scoring import EmbeddedPrompts, Scoring
+from curate.models.scoring import EmbeddedPrompts, Scoring, stacked
 from curate.rank.psi import Psi
 from curate.storage.run import Run
 from tests.curate.builders import Outcome, pair_row, write_pairs
@@ -40,7 +40,7 @@ def test_each_row_meets_its_prompt_and_picture() -> None:
     one, two = Recorder(), Recorder()
     scoring = Scoring({}, {"one": (one, None), "two": (two, None)}, {}, "mine")
     assert list(scoring.preprocessors) == ["shared"]
-    pictures = [{"shared": torch.full((3, 2, 2), float(value))} for value in range(3)]
+    pictures = stacked([{"shared": torch.full((3, 2, 2), float(value))} for value in range(3)])
     prompts = EmbeddedPrompts({"p": 1, "q": 0}, ["second", "first"], {})
     _, scores = scoring.score_pictures(pictures, [(2, "p"), (0, "q"), (2, "q")], prompts)
     assert scores["one"].tolist() == [0.0, 1.0, 2.0]

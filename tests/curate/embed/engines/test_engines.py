@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from curate.embed.engines.dispatcher import DEATHS, Dispatcher
-from curate.embed.engines.processes import Processes, local_engine
-from curate.embed.engines.serial import Serial
+from curate.embed.engines.processes import Processes, Serial, local_engine
 from curate.errors import RunError, SourceError
 from tests.curate.engine_work import Item, Touch, items
 from tests.demo import ROOT
@@ -86,7 +85,7 @@ def test_two_workers_share_the_tasks_as_they_come(tmp_path: Path) -> None:
     engine = local_engine(("left", "right"))
     work, reports = Touch(tmp_path, seconds=0.2), list[Any]()
     engine.run(work, items(12), reports.append)
-    assert all(work.stands(task) for task in items(12))
+    assert all(work.is_done(task) for task in items(12))
     assert sorted(reports) == sorted((kind, r[1], r[2]) for r in reports for kind in ("began", "ended") if r[0] == kind)
     assert [sum(kind == "ended" for kind, *_ in reports), len(reports)] == [12, 24]
     assert {device for *_, device in reports} == {"left", "right"}
@@ -99,7 +98,7 @@ def test_a_killed_worker_is_replaced_and_its_task_handed_out_again(
 ) -> None:
     work, reports = Touch(tmp_path, fatal=(("item-2", 1),), seconds=0.05), list[Any]()
     TWO.run(work, items(6), reports.append)
-    assert all(work.stands(task) for task in items(6))
+    assert all(work.is_done(task) for task in items(6))
     assert [name for kind, name, _ in reports if kind == "ended"].count("item-2") == 1
     assert [name for kind, name, _ in reports if kind == "began"].count("item-2") == 2
     told = [line for line in capsys.readouterr().err.splitlines() if "died" in line]
@@ -129,7 +128,7 @@ def test_what_a_worker_raises_is_raised_here_and_nobody_stays(tmp_path: Path) ->
     assert str(caught.value) == "item-1 is bad; mend it"
     assert multiprocessing.active_children() == []
     assert "in a worker:" in caught.value.__notes__[0]
-    assert not work.stands(Item("item-49"))
+    assert not work.is_done(Item("item-49"))
 
 
 def test_a_worker_starts_also_for_no_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def test_two_actors_share_the_tasks(engine: RayEngine, tmp_path: Path) -> None:
     assert engine == RayEngine("cpu", 2, 2)
     work, reports = Touch(tmp_path, seconds=0.1), list[Any]()
     engine.run(work, items(12), reports.append)
-    assert all(work.stands(task) for task in items(12))
+    assert all(work.is_done(task) for task in items(12))
     assert len(work.processes()) == 2
     assert sorted(reports) == sorted((kind, task.name, "cpu") for task in items(12) for kind in ("began", "ended"))
 
@@ -45,7 +45,7 @@ def test_a_killed_actor_is_replaced_and_its_task_handed_out_again(
 ) -> None:
     work, reports = Touch(tmp_path, fatal=(("item-2", 1),), seconds=0.05), list[Any]()
     engine.run(work, items(6), reports.append)
-    assert all(work.stands(task) for task in items(6))
+    assert all(work.is_done(task) for task in items(6))
     assert [name for kind, name, _ in reports if kind == "ended"].count("item-2") == 1
     told = [line for line in capsys.readouterr().err.splitlines() if "died" in line]
     assert len(told) == 1

@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from curate.errors import ModelError
 from curate.models.model_set import ModelSet, TowerSpec, load_model_set
-from curate.models.scoring import Scoring, load_scoring
+from curate.models.scoring import EmbeddedPrompts, Scoring, load_scoring, stacked
 from curate.models.towers import load_tower
 from curate.models.towers.hpsv2 import FitLongSide, hpsv2_transform
 from curate.models.towers.precision import choose_precision
@@ -43,8 +43,11 @@ def scoring(models: ModelSet) -> Scoring:
 
 def our_scores(scoring: Scoring) -> dict[str, np.ndarray]:
     decoded = [decode(data) for data in PICTURES]
-    images = scoring.embed_images([scoring.preprocess(item.image) for item in decoded if isinstance(item, Decoded)])
-    return scoring.score(images, scoring.embed_prompts(PROMPTS))
+    pictures = stacked([scoring.preprocess(item.image) for item in decoded if isinstance(item, Decoded)])
+    rows = {str(row): row for row in range(len(PROMPTS))}
+    prompts = EmbeddedPrompts(rows, PROMPTS, scoring.embed_prompts(PROMPTS))
+    _, scores = scoring.score_at_once(pictures, [(row, prompt_id) for prompt_id, row in rows.items()], prompts)
+    return scores
 
 
 def folder_of(models: ModelSet, tower: str, key: str) -> Path:
@@ -109,7 +112,7 @@ def test_hpsv2_is_the_checkpoints_cosine(models: ModelSet, scoring: Scoring, pic
 
 def test_a_batch_does_not_change_a_picture_or_a_prompt(scoring: Scoring) -> None:
     pixels = [scoring.preprocess(Image.open(io.BytesIO(data)).convert("RGB")) for data in PICTURES]
-    together, alone = scoring.embed_images(pixels), scoring.embed_images(pixels[:1])
+    together, alone = scoring.embed_images(stacked(pixels)), scoring.embed_images(stacked(pixels[:1]))
     prompts_together, prompts_alone = scoring.embed_prompts(PROMPTS), scoring.embed_prompts(PROMPTS[:1])
     for tower in scoring.towers:
         torch.testing.assert_close(together[tower][:1], alone[tower], atol=1e-5, rtol=0)
