@@ -28,7 +28,7 @@ from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
 from train.terminal import Reporter
 from train.training.guard import Guard, enough_memory_to_train
-from train.training.optimizers import make_optimizer, moving_average, set_learning_rate
+from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
 from train.training.output.log import RunLog, mean_of_last, progress_text
@@ -80,7 +80,8 @@ def run_training(
         plain_optimizer = make_optimizer(recipe.optimizer, parameters, device)
         policy = denoiser if run.fsdp else accelerator.prepare(denoiser)
         optimizer = accelerator.prepare(plain_optimizer)
-        average = moving_average(recipe.optimizer, parameters)
+        decay = recipe.optimizer.ema_decay
+        average = None if decay is None else MovingAverage(parameters, decay)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
         newest = checkpoint.newest(output, reporter.say)
         first_step = agreed_step(accelerator, output, 0 if newest is None else newest.step)
@@ -100,7 +101,7 @@ def run_training(
         )
         batches = stack.enter_context(closing(BatchStream(plan, first_step)))
         announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
-        log = stack.enter_context(RunLog(output, first_step, main=main, wandb_project=run.wandb_project))
+        log = stack.enter_context(RunLog(output, first_step, run.wandb_project)) if main else None
         began = time.perf_counter()
 
         for step in range(first_step, run.steps):
@@ -146,7 +147,8 @@ def run_training(
             }
             if run.validate_every_steps and done % run.validate_every_steps == 0:
                 metrics |= validate(plan, denoiser, reference, scheduler, accelerator)
-            log.write(done, metrics)
+            if log is not None:
+                log.write(done, metrics)
             reporter.advance("train", done, run.steps, progress_text(metrics))
             if fault is not None:
                 reporter.say(f"Step {done} skipped: {fault}.")
