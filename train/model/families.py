@@ -297,10 +297,7 @@ def prompts_cut(model: DiffusionModel, prompts: list[str]) -> int:
 
 
 def denoise(
-    denoiser: torch.nn.Module,
-    noisy: Latents,
-    timesteps: Num[Tensor, " image"],
-    conditioning: Conditioning,
+    denoiser: torch.nn.Module, noisy: Latents, timesteps: Num[Tensor, " image"], conditioning: Conditioning
 ) -> Latents:
     """The denoiser's prediction (epsilon, v, or the flow, as the model was trained), for every family."""
     inputs: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds, "return_dict": False}
@@ -326,12 +323,7 @@ class Noised(NamedTuple):
     timesteps: Num[Tensor, " image"]
 
 
-def add_noise(
-    scheduler: Scheduler,
-    latents: Latents,
-    noise: Latents,
-    timesteps: Int[Tensor, " image"],
-) -> Noised:
+def add_noise(scheduler: Scheduler, latents: Latents, noise: Latents, timesteps: Int[Tensor, " image"]) -> Noised:
     """Noise at level `timesteps`, larger meaning more; the target is the noise, v or the flow.
 
     v = alpha * noise - sigma * latents (arXiv 2202.00512). Flow matching (arXiv 2403.03206, eq. 2 and 13):

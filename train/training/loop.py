@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,15 +180,8 @@ def run_training(
             "peak_memory_bytes": peak_memory_bytes(device),
         }
         facts = {**pairs.counts(), **summary, "source": pairs.source}
-        saving.save_model(
-            output,
-            denoiser,
-            family,
-            lora=recipe.lora is not None,
-            settings=settings,
-            source=pairs.source,
-            card=lambda folder: write_card(folder, settings, facts, output / "log.jsonl"),
-        )
+        card = partial(write_card, settings=settings, facts=facts, log=output / "log.jsonl")
+        saving.save_model(output, denoiser, family, settings, pairs.source, card)
         write_json(output / run_folder.SUMMARY, summary)
         return summary
 
