@@ -131,7 +131,8 @@ def _print(document: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     for name, value in flat(document).items():
-        typer.echo(f"{name:<36} {f'{value:.5g}' if isinstance(value, float) else value}")
+        shown = f"{value:.5g}" if isinstance(value, float) else value
+        typer.echo(f"{name:<36} {shown}")
 
 
 if __name__ == "__main__":  # as `accelerate launch -m train.cli` starts it

@@ -143,7 +143,7 @@ class _Collector:
         images = [self.images.setdefault(side.sha256, (len(self.images), side))[0] for side in sides]
         self.pairs.append((key, Pair(prompt_index, *images), sample.values))
         sizes_px = [side.size_px for side in sides if side.size_px is not None]
-        if len(set(sizes_px)) > 1:
+        if len(sizes_px) == 2 and sizes_px[0] != sizes_px[1]:
             sizes = " and ".join(f"{width} x {height}" for width, height in sizes_px)
             self.unequal_sides.append(f"{key}, {sizes} px")
 
