@@ -43,7 +43,7 @@ TRAIN = {
     "data": ("errors", "files", "config", "terminal", "model"),
     "sample": ("errors", "files", "terminal", "model"),
     "training": ("errors", "files", "config", "terminal", "objectives", "model", "data", "sample"),
-    "cli": ("errors", "sample", "training"),
+    "cli": ("errors", "config", "sample", "training"),
 }
 HALVES = {"curate": CURATE, "train": TRAIN}
 NEVER = {

@@ -3,12 +3,12 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from train.config import flat
 from train.errors import TrainError
 
 app = typer.Typer(
@@ -130,16 +130,9 @@ def _print(document: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    for name, value in _lines(document):
-        typer.echo(f"{name:<36} {value}")
-
-
-def _lines(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in document.items():
-        if isinstance(value, dict):
-            yield from _lines(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", f"{value:.5g}" if isinstance(value, float) else value
+    for name, value in flat(document).items():
+        shown = f"{value:.5g}" if isinstance(value, float) else value
+        typer.echo(f"{name:<36} {shown}")
 
 
 if __name__ == "__main__":  # as `accelerate launch -m train.cli` starts it

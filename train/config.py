@@ -227,10 +227,12 @@ def _value(hint: tuple[Any, ...], value: Any, name: str) -> Any:
     kind, *beside = hint
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build(kind, value, f"{name}.")
-    if get_origin(kind) is Literal:
-        return _choice(get_args(kind), value, name)
     if get_origin(kind) is tuple:
         return _items(get_args(kind), value, name)
+    if get_origin(kind) is Literal:
+        if value not in (allowed := get_args(kind)):
+            raise SettingsError(f"`{name}` is {value!r}; it must be one of {', '.join(allowed)}.")
+        return value
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -238,12 +240,6 @@ def _value(hint: tuple[Any, ...], value: Any, name: str) -> Any:
     for bounds in beside:
         if isinstance(bounds, Bounds):
             bounds.check(name, value)
-    return value
-
-
-def _choice(allowed: tuple[Any, ...], value: Any, name: str) -> Any:
-    if value not in allowed:
-        raise SettingsError(f"`{name}` is {value!r}; it must be one of {', '.join(allowed)}.")
     return value
 
 
@@ -272,9 +268,18 @@ def _check_values(recipe: Recipe) -> None:
 
 def as_toml(recipe: Table) -> str:
     """A recipe's table as TOML that `--config` takes; what is absent is left out."""
-    return tomli_w.dumps(_without_none(recipe))
+    return tomli_w.dumps(without_none(recipe))
 
 
-def _without_none(table: Table) -> Table:
-    plain = {key: _without_none(value) if isinstance(value, dict) else value for key, value in table.items()}
-    return {key: value for key, value in plain.items() if value is not None}
+def without_none(table: Table) -> Table:
+    """Without the values that are None, and the sections that have no other."""
+    inner = {name: without_none(value) if isinstance(value, dict) else value for name, value in table.items()}
+    return {name: value for name, value in inner.items() if value not in (None, {})}
+
+
+def flat(table: Table, prefix: str = "") -> Table:
+    """Each value by the names that lead to it, joined by dots."""
+    found: Table = {}
+    for key, value in table.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

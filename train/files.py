@@ -21,13 +21,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise _storage_error(path, error) from error
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         with suppress(OSError):  # where the file could not be written, it may not be removable either
             temporary.unlink(missing_ok=True)
@@ -38,20 +37,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """The same for a folder; one that stands at `path` is replaced as a whole."""
     temporary, replaced = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.replaced")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for written in (*temporary.rglob("*"), temporary):
-            _sync(written)
-        if path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-            path.rename(replaced)
-        temporary.rename(path)
-        _sync(path.parent)
-    except Exception as error:
-        if not isinstance(error, OSError | SafetensorError) and "(os error" not in str(error):  # a tokenizer's is bare
-            raise
-        raise _storage_error(path, error) from error
+        with storage_errors(path):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for written in (*temporary.rglob("*"), temporary):
+                _sync(written)
+            if path.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+                path.rename(replaced)
+            temporary.rename(path)
+            _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -62,8 +58,11 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turns what the disk refuses into a StorageError that names `path`."""
     try:
         yield
-    except OSError as error:
-        raise _storage_error(path, error) from error
+    except Exception as error:
+        if not isinstance(error, OSError | SafetensorError) and "(os error" not in str(error):  # a tokenizer's is bare
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(f"{path} could not be written ({reason}); make room or choose another folder.") from error
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -86,11 +85,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _storage_error(path: Path, error: Exception) -> StorageError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return StorageError(f"{path} could not be written ({reason}); make room or choose another folder.")
 
 
 def run_folder() -> Path:

@@ -42,8 +42,7 @@ class PairErrors:
 
 
 def prediction_mse(
-    prediction: Float[Tensor, "image channel height width"],
-    target: Float[Tensor, "image channel height width"],
+    prediction: Float[Tensor, "image channel height width"], target: Float[Tensor, "image channel height width"]
 ) -> Float[Tensor, " image"]:
     """m of Diffusion-DPO: the mean over C, H, W of (prediction - target)^2, in float32 or wider."""
     widest = torch.promote_types(prediction.dtype, torch.float32)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from train.config import Recipe
 from train.data.latents import Batch, LatentSource, assemble
 from train.data.pairs import PairSet, ShapePx
 from train.data.prefetch import prefetched
-from train.data.random_draws import HELD_OUT, Draw, PairOrder, draw, positions
+from train.data.random_draws import HELD_OUT, PairOrder, draw, positions
 from train.errors import ShardError
 from train.model.families import LatentShape
 
@@ -81,9 +81,20 @@ class BatchPlan:
         slots = [BatchSlot(at, int(training[self._pair_order.pair_at(first + at)])) for at in chain(*self.micro_steps)]
         return self._by_shape(slots)
 
-    def batch(self, step: int, slots: list[BatchSlot]) -> Batch:
-        """One micro-batch of `step`."""
-        return self._batch_of([self._draw(step, *slot) for slot in slots])
+    def batch(self, step: int, slots: list[BatchSlot], *, validation: bool = False) -> Batch:
+        """One micro-batch of `step`; its pairs are of one shape."""
+        run, data = self.recipe.run, self.recipe.data
+        channels, side, _ = self.latent_shape
+        factor = data.resolution_px // side
+        height_px, width_px = self._shape_px(slots[0].pair)
+        shape = (channels, height_px // factor, width_px // factor)
+        of_slot = partial(
+            draw, run.seed, step, timesteps=self.timesteps, latent_shape=shape, data=data, validation=validation
+        )
+        draws = [of_slot(position, pair=pair) for position, pair in slots]
+        weights, offsets = self._weights_and_offsets
+        batch = assemble(self.encoded, self.pairs, draws, weights=weights, offsets=offsets)
+        return batch.to(self.device, channels_last=run.channels_last)
 
     def validation(self) -> Iterator[tuple[Batch, int]]:
         """This process's micro-batches of the held-out pairs, the same at every call, and how many of its slots count.
@@ -95,8 +106,7 @@ class BatchPlan:
         end = -(-count // self.processes) * self.processes if self.recipe.run.fsdp else count
         own = range(self.rank, end, self.processes)
         for slots in self._by_shape([BatchSlot(at, int(held_out[at % len(held_out)])) for at in own]):
-            batch = self._batch_of([self._draw(0, *slot, validation=True) for slot in slots])
-            yield batch, sum(slot.position < count for slot in slots)
+            yield self.batch(0, slots, validation=True), sum(slot.position < count for slot in slots)
 
     def prompts(self, count: int) -> list[str]:
         """The first prompts to draw pictures of while training: held-out ones if there are any."""
@@ -113,26 +123,6 @@ class BatchPlan:
 
     def _shape_px(self, pair: int) -> ShapePx:
         return self.pairs.shape_px(self.pairs.pairs[pair].preferred, self.recipe.data.resolution_px)
-
-    def _draw(self, step: int, position: int, pair: int, *, validation: bool = False) -> Draw:
-        channels, side, _ = self.latent_shape
-        factor = self.recipe.data.resolution_px // side
-        height_px, width_px = self._shape_px(pair)
-        return draw(
-            self.recipe.run.seed,
-            step,
-            position,
-            pair=pair,
-            timesteps=self.timesteps,
-            latent_shape=(channels, height_px // factor, width_px // factor),
-            data=self.recipe.data,
-            validation=validation,
-        )
-
-    def _batch_of(self, draws: list[Draw]) -> Batch:
-        weights, offsets = self._weights_and_offsets
-        batch = assemble(self.encoded, self.pairs, draws, weights=weights, offsets=offsets)
-        return batch.to(self.device, channels_last=self.recipe.run.channels_last)
 
 
 class BatchStream:

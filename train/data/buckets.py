@@ -37,7 +37,8 @@ def bucketed(pairs: PairSet, resolution_px: int, multiple_px: int) -> PairSet:
     found: dict[tuple[int, ShapePx], int] = {}
     placed = []
     for pair in pairs.pairs:
-        shape = nearest(_size(pairs, pair.preferred), offered)
+        size_px = pairs.sizes_px[pair.preferred] or read_image(pairs, pair.preferred).size
+        shape = nearest(size_px, offered)
         sides = [found.setdefault((image, shape), len(found)) for image in (pair.preferred, pair.rejected)]
         placed.append(Pair(pair.prompt, *sides))
     return replace(
@@ -47,7 +48,3 @@ def bucketed(pairs: PairSet, resolution_px: int, multiple_px: int) -> PairSet:
         sizes_px=[pairs.sizes_px[image] for image, _ in found],
         shapes_px=[shape for _, shape in found],
     )
-
-
-def _size(pairs: PairSet, image: int) -> SizePx:
-    return pairs.sizes_px[image] or read_image(pairs, image).size

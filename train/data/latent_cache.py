@@ -58,13 +58,6 @@ class Chunk(NamedTuple):
         return slice(self.first_row, self.first_row + len(self.items))
 
 
-class ArraySpec(NamedTuple):
-    """What one array of the cache looks like."""
-
-    shape: tuple[int, ...]
-    dtype: DTypeLike
-
-
 def cache_key(model: DiffusionModel, pairs: PairSet, *, resolution_px: int, flips: bool) -> Key:
     """All that decides what the cache holds."""
     shapes = sorted(set(pairs.shapes_px)) or None
@@ -153,7 +146,8 @@ def open_cache(
             prepare(folder, key, model, pairs, resolution_px, views=1 + flips)
         accelerator.wait_for_everyone()
         if not _stored(folder)["complete"]:
-            share = (accelerator.process_index, _processes_of_this_machine(accelerator))
+            # Of several machines the first fills it: two that map one file over a network would undo each other.
+            share = (accelerator.process_index, int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)))
             if share[0] < share[1]:
                 fill(folder, model, pairs, reporter, resolution_px=resolution_px, share=share)
             accelerator.wait_for_everyone()
@@ -161,11 +155,6 @@ def open_cache(
                 write_json(folder / INDEX, _stored(folder) | {"complete": True})
         accelerator.wait_for_everyone()
     return LatentCache.open(folder, pairs, resolution_px)
-
-
-def _processes_of_this_machine(accelerator: Accelerator) -> int:
-    """Of several machines the first fills the cache: two that map one file over a network would undo each other."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
 
 
 def fill(
@@ -207,9 +196,8 @@ def _chunks(pairs: PairSet, resolution_px: int) -> Iterator[Chunk]:
     lists: list[tuple[str | None, list[int]]] = [*_images_by_array(pairs, resolution_px).items()]
     lists.append((None, list(range(len(pairs.prompts) + 1))))
     for array, items in lists:
-        yield from (
-            Chunk(array, items[start : start + CHUNK_ROWS], start) for start in range(0, len(items), CHUNK_ROWS)
-        )
+        for start in range(0, len(items), CHUNK_ROWS):
+            yield Chunk(array, items[start : start + CHUNK_ROWS], start)
 
 
 def _write_images(
@@ -246,28 +234,25 @@ def prepare(folder: Path, key: Key, model: DiffusionModel, pairs: PairSet, resol
                     " name another --cache, or remove it."
                 )
         return
-    shapes: dict[str, ArraySpec] = {}
     for array, images in _images_by_array(pairs, resolution_px).items():
         latent = model.latent_shape(*pairs.shape_px(images[0], resolution_px))
-        shapes[array] = ArraySpec((len(images), views, 2, *latent), STORED_DTYPE)
+        _allocate(folder / f"{array}.npy", (len(images), views, 2, *latent), STORED_DTYPE)
     for name, value in encode_prompts(model, [""]).parts().items():
-        shapes[name] = ArraySpec((len(pairs.prompts) + 1, *value.shape[1:]), STORED_DTYPE)
+        _allocate(folder / f"{name}.npy", (len(pairs.prompts) + 1, *value.shape[1:]), STORED_DTYPE)
     if model.spec.has_time_ids:
-        shapes["time_ids"] = ArraySpec((len(pairs.images), 6), np.float32)
-    shapes["done"] = ArraySpec((sum(1 for _ in _chunks(pairs, resolution_px)),), np.uint8)
-    for name, shape in shapes.items():
-        _allocate(folder / f"{name}.npy", shape)
+        _allocate(folder / "time_ids.npy", (len(pairs.images), 6), np.float32)
+    _allocate(folder / DONE, (len(list(_chunks(pairs, resolution_px))),), np.uint8)
     write_json(folder / INDEX, {"key": key, "complete": False, "prompts_cut": prompts_cut(model, pairs.prompts)})
 
 
-def _allocate(path: Path, shape: ArraySpec) -> None:
+def _allocate(path: Path, shape: tuple[int, ...], dtype_like: DTypeLike) -> None:
     """A file of zeros that has its room on disk: writing to a mapped file must not find the disk full."""
-    dtype = np.dtype(shape.dtype)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape.shape}
+    dtype = np.dtype(dtype_like)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_2_0(file, header)
         file.flush()
-        size_bytes = file.tell() + dtype.itemsize * int(np.prod(shape.shape))
+        size_bytes = file.tell() + dtype.itemsize * int(np.prod(shape))
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size_bytes)
         else:  # macOS has none: there the room is only asked for when it is written

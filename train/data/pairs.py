@@ -65,12 +65,6 @@ class Sample(NamedTuple):
     rejected: Side
     values: dict[str, float]
 
-    @property
-    def sides_differ(self) -> bool:
-        """Whether the sides have different shapes, as far as the sample tells."""
-        sizes = self.preferred.size_px, self.rejected.size_px
-        return None not in sizes and sizes[0] != sizes[1]
-
 
 class Pair(NamedTuple):
     """One preference: indices into `PairSet.prompts` and `PairSet.images`. Ties are refused when shards are read."""
@@ -145,13 +139,12 @@ class _Collector:
 
     def add(self, key: str, sample: Sample) -> None:
         prompt_index = self.prompts.setdefault(sample.prompt, len(self.prompts))
-        sides = [
-            self.images.setdefault(side.sha256, (len(self.images), side))[0]
-            for side in (sample.preferred, sample.rejected)
-        ]
-        self.pairs.append((key, Pair(prompt_index, *sides), sample.values))
-        if sample.sides_differ:
-            sizes = " and ".join("{} x {}".format(*side.size_px or ()) for side in (sample.preferred, sample.rejected))
+        sides = (sample.preferred, sample.rejected)
+        images = [self.images.setdefault(side.sha256, (len(self.images), side))[0] for side in sides]
+        self.pairs.append((key, Pair(prompt_index, *images), sample.values))
+        sizes_px = [side.size_px for side in sides if side.size_px is not None]
+        if len(sizes_px) == 2 and sizes_px[0] != sizes_px[1]:
+            sizes = " and ".join(f"{width} x {height}" for width, height in sizes_px)
             self.unequal_sides.append(f"{key}, {sizes} px")
 
     def ranked(self) -> tuple[list[Pair], dict[str, NDArray[np.float64]]]:

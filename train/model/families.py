@@ -297,10 +297,7 @@ def prompts_cut(model: DiffusionModel, prompts: list[str]) -> int:
 
 
 def denoise(
-    denoiser: torch.nn.Module,
-    noisy: Latents,
-    timesteps: Num[Tensor, " image"],
-    conditioning: Conditioning,
+    denoiser: torch.nn.Module, noisy: Latents, timesteps: Num[Tensor, " image"], conditioning: Conditioning
 ) -> Latents:
     """The denoiser's prediction (epsilon, v, or the flow, as the model was trained), for every family."""
     inputs: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds, "return_dict": False}
@@ -318,22 +315,12 @@ def _flow_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, device: torch.devic
     return scheduler.sigmas.flip(0).to(device)
 
 
-class Noised(NamedTuple):
-    """What a denoiser is given, what it should predict from that, and the timestep that it is told."""
-
-    noisy: Latents
-    target: Latents
-    timesteps: Num[Tensor, " image"]
-
-
 def add_noise(
-    scheduler: Scheduler,
-    latents: Latents,
-    noise: Latents,
-    timesteps: Int[Tensor, " image"],
-) -> Noised:
-    """Noise at level `timesteps`, larger meaning more; the target is the noise, v or the flow.
+    scheduler: Scheduler, latents: Latents, noise: Latents, timesteps: Int[Tensor, " image"]
+) -> tuple[Latents, Latents, Num[Tensor, " image"]]:
+    """What a denoiser is given, what it should predict from that, and the timestep that it is told.
 
+    Noise at level `timesteps`, larger meaning more; the target is the noise, v or the flow.
     v = alpha * noise - sigma * latents (arXiv 2202.00512). Flow matching (arXiv 2403.03206, eq. 2 and 13):
     noisy = (1 - sigma) * latents + sigma * noise, target = noise - latents, sigma by the scheduler's shift.
     """
@@ -341,8 +328,8 @@ def add_noise(
         sigma = _flow_sigmas(scheduler, latents.device)[timesteps]
         mix = sigma[:, None, None, None].to(latents.dtype)
         model_timesteps = sigma * scheduler.config["num_train_timesteps"]
-        return Noised((1 - mix) * latents + mix * noise, noise - latents, model_timesteps)
+        return (1 - mix) * latents + mix * noise, noise - latents, model_timesteps
     noisy = scheduler.add_noise(latents, noise, timesteps)  # type: ignore[arg-type]
     if scheduler.config["prediction_type"] == "v_prediction":
-        return Noised(noisy, scheduler.get_velocity(latents, noise, timesteps), timesteps)  # type: ignore[arg-type]
-    return Noised(noisy, noise, timesteps)
+        return noisy, scheduler.get_velocity(latents, noise, timesteps), timesteps  # type: ignore[arg-type]
+    return noisy, noise, timesteps

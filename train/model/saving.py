@@ -37,27 +37,25 @@ def save_model(
     output: Path,
     denoiser: torch.nn.Module,
     family: Family,
-    *,
-    lora: bool,
     settings: dict[str, Any],
-    source: dict[str, Any] | None = None,
-    card: Callable[[Path], None] = lambda folder: None,
-) -> Path:
+    source: dict[str, Any],
+    card: Callable[[Path], None],
+) -> None:
     """Write `<output>/model`, whole or not at all; `card` adds what describes it.
 
-    source: what shards.json says of the data set and the ranking. Raises: StorageError, ModelError.
+    settings: as run.json has them. source: what shards.json says of the data set and the ranking.
+    Raises: StorageError, ModelError.
     """
-    base = settings["recipe"]["model"]
+    base, lora = settings["recipe"]["model"], settings["recipe"]["lora"] is not None
     pipeline = None if lora else _pipeline(base, torch.float32, **{FAMILIES[family].denoiser_name: denoiser})
     with whole_folder(output / "model") as folder:
         if pipeline is None:
             _save_lora(folder, denoiser, family)
         else:
             pipeline.save_pretrained(folder)
-        document = {"base": base, "kind": "lora" if lora else "full", "source": source or {}, **settings}
+        document = {"base": base, "kind": "lora" if lora else "full", "source": source, **settings}
         (folder / TRAINING).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
         card(folder)
-    return output / "model"
 
 
 def _save_lora(folder: Path, denoiser: Any, family: Family) -> None:
@@ -66,11 +64,8 @@ def _save_lora(folder: Path, denoiser: Any, family: Family) -> None:
     config = denoiser.peft_config[ADAPTER].to_dict()
     metadata = {key: config[key] for key in ("r", "lora_alpha", "use_dora")}
     metadata["target_modules"] = sorted(config["target_modules"])
-    FAMILIES[family].pipeline.save_lora_weights(
-        folder,
-        weight_name=LORA_WEIGHTS,
-        **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": metadata},
-    )
+    parts = {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": metadata}
+    FAMILIES[family].pipeline.save_lora_weights(folder, weight_name=LORA_WEIGHTS, **parts)
 
 
 def read_trained(folder: Path) -> Trained | None:

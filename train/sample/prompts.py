@@ -15,13 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.manifests import (
-    CATEGORY_COLUMNS,
-    PROMPT_BLOCK_KEYS,
-    PROMPT_COLUMN_KEYS,
-    PROMPT_COLUMNS,
-    PROMPT_SET_KEYS,
-)
+from schemas.manifests import CATEGORY_COLUMNS, PROMPT_BLOCK_KEYS, PROMPT_COLUMN_KEYS, PROMPT_COLUMNS, PROMPT_SET_KEYS
 from train.errors import PromptError
 
 FORMATS = (".txt", ".tsv", ".json", ".parquet")

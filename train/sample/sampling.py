@@ -82,9 +82,8 @@ class Sampling:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides a picture beside its model, prompt and number; None is left out, as TOML knows none."""
-        return {
-            name: value for name, value in {"seed": self.seed, **asdict(self.generation)}.items() if value is not None
-        }
+        settings = {"seed": self.seed, **asdict(self.generation)}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
 def parse_model(text: str) -> Model:
@@ -137,9 +136,8 @@ def _draw(sampling: Sampling, stored: StoredPictures, weights: dict[str, str]) -
         memory = partial(enough_memory_to_draw, stored.model.name, sampling.batch_images)
         with memory():
             pipeline = open_generator(stored.model.source, sampling.generation.scheduler)
-        record_settings(
-            stored.output, sampling.settings, weights
-        )  # only now: a scheduler that does not fit leaves nothing
+        # Only now: a scheduler that does not fit leaves nothing.
+        record_settings(stored.output, sampling.settings, weights)
         # One writer: parts stand in order, so a run that was killed cuts as one that was not.
         with ThreadPoolExecutor(1) as writer:
             waiting: deque[Future[int]] = deque()

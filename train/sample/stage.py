@@ -9,7 +9,7 @@ from train.terminal import Reporter, note, silence_libraries
 
 if TYPE_CHECKING:
     from train.sample.prompts import Prompt
-    from train.sample.sampling import Model, Sampling
+    from train.sample.sampling import Model
 
 GRID_PROMPTS = 8  # the first ones of the file: nobody chose them
 
@@ -43,7 +43,7 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
     2
     """
     from train.sample.generate import GenerationSettings
-    from train.sample.sampling import Sampling, save_comparison
+    from train.sample.sampling import MANIFEST_FILE, Sampling, draw_pairs, fault_words, save_comparison
 
     options = options or SampleOptions()
     output = Path(options.output or run_folder() / "sampled")
@@ -56,11 +56,24 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
         options.seed,
         options.models,
     )
-    summary = _sampled(sampling, output)
+    silence_libraries()
+    with Reporter(main=True) as reporter:
+        faults = draw_pairs(sampling, output, lambda done, total: reporter.advance("sample", done, total))
+    models = [one.name for one in sampling.models]
+    for name, kinds in faults.items():
+        words = fault_words(kinds, sampling.pictures // len(models))
+        note(f"{name}: {words}; they are left out of every comparison, and counted there.")
     if options.grid is not None:
         save_comparison(options.grid, sampling, output, GRID_PROMPTS)
-        summary["grid"] = str(options.grid)
-    return summary
+    return {
+        "manifest": str(output / MANIFEST_FILE),
+        "models": models,
+        "prompts": len(sampling.prompts),
+        "pictures": sampling.pictures,
+        "pairs": sampling.pairs,
+        "faults": faults,
+        **({} if options.grid is None else {"grid": str(options.grid)}),
+    }
 
 
 def _models_to_draw(models: tuple[str, ...], against: str | None) -> "tuple[Model, ...]":
@@ -85,24 +98,3 @@ def _prompts_to_draw(prompts: str | None, file: Path | None) -> "list[Prompt]":
     for sentence in found.notes():
         note(sentence)
     return found.prompts
-
-
-def _sampled(sampling: "Sampling", output: Path) -> dict[str, Any]:
-    """Draw; what came of it, with each model's faulty pictures named on stderr."""
-    from train.sample.sampling import MANIFEST_FILE, draw_pairs, fault_words
-
-    silence_libraries()
-    with Reporter(main=True) as reporter:
-        faults = draw_pairs(sampling, output, lambda done, total: reporter.advance("sample", done, total))
-    models = [one.name for one in sampling.models]
-    for name, kinds in faults.items():
-        words = fault_words(kinds, sampling.pictures // len(models))
-        note(f"{name}: {words}; they are left out of every comparison, and counted there.")
-    return {
-        "manifest": str(output / MANIFEST_FILE),
-        "models": models,
-        "prompts": len(sampling.prompts),
-        "pictures": sampling.pictures,
-        "pairs": sampling.pairs,
-        "faults": faults,
-    }

@@ -22,18 +22,16 @@ class Guard:
 
     def fault(self, loss: float, grad_norm: float) -> str | None:
         """Why this step must not be taken, or None; either is counted."""
-        fault = self._fault(loss, grad_norm)
+        fault, limit = None, self.grad_norm_limit
+        if not math.isfinite(loss):
+            fault = f"the loss is {loss}"
+        elif not math.isfinite(grad_norm):
+            fault = f"the gradient norm is {grad_norm}"
+        elif limit is not None and grad_norm > limit:
+            fault = f"the gradient norm is {grad_norm:.4g}, over optimizer.skip_grad_norm_over {limit:g}"
         self.skipped += fault is not None
         self.in_a_row = 0 if fault is None else self.in_a_row + 1
         return fault
-
-    def _fault(self, loss: float, grad_norm: float) -> str | None:
-        for name, value in (("loss", loss), ("gradient norm", grad_norm)):
-            if not math.isfinite(value):
-                return f"the {name} is {value}"
-        if self.grad_norm_limit is not None and grad_norm > self.grad_norm_limit:
-            return f"the gradient norm is {grad_norm:.4g}, over optimizer.skip_grad_norm_over {self.grad_norm_limit:g}"
-        return None
 
     def stop_if_diverged(self, step: int, fault: str, last_good: Path | None) -> None:
         """Raises: DivergenceError after MAX_SKIPPED_IN_A_ROW skipped steps, naming the last good checkpoint."""

@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
 from train.terminal import Reporter
 from train.training.guard import Guard, enough_memory_to_train
-from train.training.optimizers import make_optimizer, moving_average, set_learning_rate
+from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
 from train.training.output.log import RunLog, mean_of_last, progress_text
@@ -80,7 +81,8 @@ def run_training(
         plain_optimizer = make_optimizer(recipe.optimizer, parameters, device)
         policy = denoiser if run.fsdp else accelerator.prepare(denoiser)
         optimizer = accelerator.prepare(plain_optimizer)
-        average = moving_average(recipe.optimizer, parameters)
+        decay = recipe.optimizer.ema_decay
+        average = None if decay is None else MovingAverage(parameters, decay)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
         newest = checkpoint.newest(output, reporter.say)
         first_step = agreed_step(accelerator, output, 0 if newest is None else newest.step)
@@ -100,7 +102,7 @@ def run_training(
         )
         batches = stack.enter_context(closing(BatchStream(plan, first_step)))
         announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
-        log = stack.enter_context(RunLog(output, first_step, main=main, wandb_project=run.wandb_project))
+        log = stack.enter_context(RunLog(output, first_step, run.wandb_project)) if main else None
         began = time.perf_counter()
 
         for step in range(first_step, run.steps):
@@ -146,7 +148,8 @@ def run_training(
             }
             if run.validate_every_steps and done % run.validate_every_steps == 0:
                 metrics |= validate(plan, denoiser, reference, scheduler, accelerator)
-            log.write(done, metrics)
+            if log is not None:
+                log.write(done, metrics)
             reporter.advance("train", done, run.steps, progress_text(metrics))
             if fault is not None:
                 reporter.say(f"Step {done} skipped: {fault}.")
@@ -177,15 +180,8 @@ def run_training(
             "peak_memory_bytes": peak_memory_bytes(device),
         }
         facts = {**pairs.counts(), **summary, "source": pairs.source}
-        saving.save_model(
-            output,
-            denoiser,
-            family,
-            lora=recipe.lora is not None,
-            settings=settings,
-            source=pairs.source,
-            card=lambda folder: write_card(folder, settings, facts, output / "log.jsonl"),
-        )
+        card = partial(write_card, settings=settings, facts=facts, log=output / "log.jsonl")
+        saving.save_model(output, denoiser, family, settings, pairs.source, card)
         write_json(output / run_folder.SUMMARY, summary)
         return summary
 

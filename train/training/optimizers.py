@@ -16,24 +16,13 @@ Parameters = dict[str, Parameter]
 
 def make_optimizer(optimizer: Optimizer, parameters: Parameters, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer that the recipe names. Raises: SettingsError when it needs a package that is not there."""
-    adam: dict[str, Any] = {
-        "betas": optimizer.betas,
-        "eps": optimizer.epsilon,
-        "weight_decay": optimizer.weight_decay,
-        "lr": optimizer.learning_rate,
-    }
+    common: dict[str, Any] = {"lr": optimizer.learning_rate, "weight_decay": optimizer.weight_decay}
+    adam = {**common, "betas": optimizer.betas, "eps": optimizer.epsilon}
     if optimizer.name == "adamw8bit":
         chosen: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(parameters.values(), **adam)
         return chosen
     if optimizer.name == "adafactor":  # as SalesforceAIResearch/DiffusionDPO sets it: the rate is what it says
-        return Adafactor(
-            parameters.values(),
-            lr=optimizer.learning_rate,
-            weight_decay=optimizer.weight_decay,
-            clip_threshold=1.0,
-            scale_parameter=False,
-            relative_step=False,
-        )
+        return Adafactor(parameters.values(), **common, clip_threshold=1.0, scale_parameter=False, relative_step=False)
     # On the CPU the plain form unless asked: the other rounds otherwise, and runs there stay what they were.
     fused = device.type == "cuda" if optimizer.fused is None else optimizer.fused
     return torch.optim.AdamW(parameters.values(), **adam, fused=fused or None)
@@ -71,11 +60,6 @@ class MovingAverage:
     def copy_to(self, parameters: Parameters) -> None:
         for name, parameter in parameters.items():
             parameter.copy_(self.averages[name])
-
-
-def moving_average(optimizer: Optimizer, parameters: Parameters) -> MovingAverage | None:
-    """The average that the recipe asks for, if it does."""
-    return None if optimizer.ema_decay is None else MovingAverage(parameters, optimizer.ema_decay)
 
 
 def set_learning_rate(torch_optimizer: torch.optim.Optimizer, optimizer: Optimizer, step: int) -> float:

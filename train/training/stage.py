@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.config import Recipe, Table, load_recipe
+from train.config import Recipe, load_recipe, without_none
 from train.files import run_folder
 from train.terminal import note, silence_libraries
 
@@ -56,7 +56,7 @@ class TrainOptions:
             "objective": {"name": self.objective, "beta": self.beta},
             "lora": {"rank": self.lora_rank},
         }
-        return load_recipe(_preset(self.preset, self.model), self.config, _given(flags))
+        return load_recipe(_preset(self.preset, self.model), self.config, without_none(flags))
 
 
 def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
@@ -111,9 +111,3 @@ def _preset(preset: str | None, model: str | None) -> str:
     chosen = "demo" if model in BUNDLED else FAMILIES[family_of(model)].preset
     note(f"No --preset: taking {chosen}, which fits {model}.")
     return chosen
-
-
-def _given(flags: Table) -> Table:
-    """Without the flags that were not given, and the sections that have none."""
-    inner = {name: _given(value) if isinstance(value, dict) else value for name, value in flags.items()}
-    return {name: value for name, value in inner.items() if value not in (None, {})}

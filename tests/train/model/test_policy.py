@@ -103,9 +103,9 @@ def test_the_policy_s_gradient_is_untouched_by_the_reference(sd: Path, batch: Ba
     found = torch.autograd.grad(pair_loss(errors, recipe.objective).sum(), parameters)
 
     latents, noise, timesteps = batch.both_sides()
-    noised = add_noise(model.scheduler, latents, noise, timesteps)
-    predicted = denoise(policy, noised.noisy, timesteps, batch.conditioning)
-    w, l = (predicted - noised.target).square().mean(dim=(1, 2, 3)).chunk(2)  # noqa: E741
+    noisy, target, _ = add_noise(model.scheduler, latents, noise, timesteps)
+    predicted = denoise(policy, noisy, timesteps, batch.conditioning)
+    w, l = (predicted - target).square().mean(dim=(1, 2, 3)).chunk(2)  # noqa: E741
     numbers = [torch.tensor(one.tolist()) for one in (errors.reference_w, errors.reference_l)]
     plain = PairErrors(w, l, *numbers)
     expected = torch.autograd.grad(pair_loss(plain, recipe.objective).sum(), parameters)

@@ -125,7 +125,7 @@ def test_the_card_states_data_recipe_and_result(run_tiny: RunTiny, tmp_path: Pat
 
 
 def test_what_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
-    with RunLog(tmp_path, 0, main=True) as record:
+    with RunLog(tmp_path, 0) as record:
         record.write(1, {"loss": float("nan"), "grad_norm": float("inf")})
         record.write(2, {"loss": 0.5, "grad_norm": 2.0})
     first, second = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
@@ -140,7 +140,7 @@ FULL = "log.jsonl could not be written (No space left on device); make room or c
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_a_disk_too_full_for_the_log_is_one_sentence(tmp_path: Path) -> None:
     def write(always_full: TextIOWrapper) -> None:
-        with RunLog(tmp_path, 0, main=True) as record:
+        with RunLog(tmp_path, 0) as record:
             record.write(1, {"loss": 0.5})
             record._file.close()
             record._file = always_full
@@ -162,7 +162,7 @@ def test_a_disk_too_full_for_tensorboard_is_one_sentence(
         raise OSError(28, "No space left on device")
 
     def write() -> None:
-        with RunLog(tmp_path, 0, main=True) as record:
+        with RunLog(tmp_path, 0) as record:
             monkeypatch.setattr(LocalFileSystem, "append", full)
             for step in itertools.count(1):
                 record.write(step, {"loss": 0.5})
@@ -182,7 +182,7 @@ def test_a_disk_too_full_to_begin_the_events_is_one_sentence(tmp_path: Path, mon
     silence_libraries()
     monkeypatch.setattr(LocalFileSystem, "write", full)
     with pytest.raises(StorageError) as caught:
-        RunLog(tmp_path, 0, main=True)
+        RunLog(tmp_path, 0)
     assert str(caught.value) == f"{tmp_path}/{FULL}"
 
 

@@ -28,12 +28,8 @@ from train.files import whole_folder
 from train.model.fsdp import on_host, spread_like
 from train.training.optimizers import MovingAverage, Parameters
 
-WEIGHTS, OPTIMIZER, AVERAGE, STATE = (
-    "weights.safetensors",
-    "optimizer.safetensors",
-    "average.safetensors",
-    "state.json",
-)
+WEIGHTS, OPTIMIZER, AVERAGE = "weights.safetensors", "optimizer.safetensors", "average.safetensors"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -98,10 +94,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None = None,
 ) -> None:
-    """Put weights, optimizer state and average back in place.
-
-    Raises: RunDirectoryError when the model is another.
-    """
+    """Put weights, optimizer state and average back in place. Raises: RunDirectoryError when the model is another."""
     weights = load_file(checkpoint.folder / WEIGHTS)
     if weights.keys() != parameters.keys():
         raise RunDirectoryError(f"{checkpoint.folder} holds other parameters than this model trains.")
@@ -129,8 +122,7 @@ def _newest_first(output: Path) -> list[Path]:
 def _opened(folder: Path) -> Checkpoint:
     state = json.loads((folder / STATE).read_text("utf-8"))
     for name, size_bytes in state["sizes_bytes"].items():
-        found_bytes = (folder / name).stat().st_size
-        if found_bytes != size_bytes:
+        if (found_bytes := (folder / name).stat().st_size) != size_bytes:
             raise ValueError(f"{name} has {found_bytes} bytes of {size_bytes}")
         with safe_open(folder / name, framework="pt"):
             pass

@@ -5,7 +5,6 @@ import math
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -23,16 +22,13 @@ PROGRESS_FORMATS = {
 
 
 class RunLog:
-    """One record per optimizer step, into log.jsonl and TensorBoard; written by the main process alone."""
+    """One record per optimizer step, into log.jsonl and TensorBoard; the main process alone opens it."""
 
-    def __init__(self, output: Path, first_step: int, *, main: bool, wandb_project: str | None = None) -> None:
+    def __init__(self, output: Path, first_step: int, wandb_project: str | None = None) -> None:
         """Continue after `first_step` steps: records of later ones, left by a killed run, are cut off.
 
         Raises: SettingsError when Weights & Biases is asked for and not installed.
         """
-        self._main = main
-        if not main:
-            return
         self._wandb = None if wandb_project is None else _wandb_run(wandb_project, output, first_step)
         self._path = path = output / "log.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
@@ -42,8 +38,6 @@ class RunLog:
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        if not self._main:
-            return
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         record = {"step": step, **{name: finite.get(name) for name in metrics}}  # JSON knows no NaN: null stands for it
         with storage_errors(self._path):
@@ -57,11 +51,7 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._main:
-            return
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._wandb is not None:
             self._wandb.finish()
         with storage_errors(self._path) if error is None else suppress(OSError):  # a full disk has been told of

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from train.config import Recipe
+from train.config import Recipe, flat
 from train.errors import RunDirectoryError, shortened
 from train.files import read_json, write_json
 from train.training.output.checkpoint import checkpoints_folder
@@ -95,18 +95,10 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """`key: stored, now wanted` for each setting that decides the weights; versions do not stop a run."""
     wanted = json.loads(json.dumps(wanted))  # as they were stored: tuples become lists
     stored = {"latent_cache": wanted["latent_cache"]} | stored  # a run begun before it was kept may go on
-    before, now = (_flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
+    before, now = (flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
     keys = [key for key in {**before, **now} if key not in MAY_CHANGE_ON_RESUME and before.get(key) != now.get(key)]
     return [f"{key}: was {_quoted(before.get(key))}, now {_quoted(now.get(key))}" for key in keys]
 
 
 def _quoted(value: Any) -> str:
     return shortened(json.dumps(value))
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
