@@ -180,10 +180,9 @@ def test_ctrl_c_as_a_connection_comes_in(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(H11Protocol, "connection_made", interrupted)
     server = Server(page_app({}), 0)
     with socket.create_connection(("127.0.0.1", server.port)) as waiting:
-        began = time.monotonic()
+        server.config.timeout_graceful_shutdown = None  # who waits for a request that never comes waits for ever
         with pytest.raises(KeyboardInterrupt):
             server.serve_until_ctrl_c()
-        assert time.monotonic() - began < 10  # it does not wait for a request that never comes
         assert waiting.recv(1) == b""
     assert not server.server_state.connections
 
@@ -200,9 +199,8 @@ def test_connections_that_only_wait_do_not_hold_the_end() -> None:
 
     asking = threading.Thread(target=ask_and_wait)
     asking.start()
-    began = time.monotonic()
+    server.config.timeout_graceful_shutdown = None  # who waits for its next request waits for ever
     with pytest.raises(KeyboardInterrupt):
         server.serve_until_ctrl_c()
-    assert time.monotonic() - began < 10
     asking.join()
     kept.close()
