@@ -47,7 +47,7 @@ class ReviewOptions:
 
 
 def review_pairs(run: Run, models: tuple[str, ...], limit: int | None, seed: int) -> list[dict[str, Any]]:
-    """Rows of review_pairs.sql in the order of the review. Raises: RunError."""
+    """Rows of sql/pairs.sql in the order of the review. Raises: RunError."""
     run.summary()
     connection = connect_views(run, rankings=False)
     table = connection.sql(query_text("review/pairs"), params={"models": list(models)}).to_arrow_table()
