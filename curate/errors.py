@@ -44,10 +44,10 @@ class UploadError(WriteError):
     """A finished file could not be brought to a URL; it is kept here, and a later attempt goes on with it."""
 
 
-def nearest(word: str, known: Iterable[str], listed: str = "known:") -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when some known word is close, else `; known: x, y`, if there are any."""
     known = sorted(known)
     if not known:
         return ""
     close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; {listed} {', '.join(known)}"
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

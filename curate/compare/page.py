@@ -6,11 +6,10 @@ from typing import Any
 from curate.compare.gallery import Gallery, make_gallery, page_data
 from curate.compare.statistics.win_rates import Pictures
 from curate.database.connection import connect_views
-from curate.pages.template import data_block, render_page
+from curate.pages.template import MOST_BYTES, data_block, render_page
 from curate.storage.run import Run
 from curate.storage.tables import write_text
 
-MOST_BYTES = 28_000_000
 PER_PICTURE_BYTES = 90  # of the data about one: its place and scores
 PER_PROMPT_BYTES = 60
 TABLES_BYTES = 400_000

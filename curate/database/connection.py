@@ -1,4 +1,4 @@
-"""DuckDB over a run's tables: views by name, queries from curate/sql, errors that say what to do."""
+"""DuckDB over a run's tables: views by name, errors that say what to do."""
 
 import glob
 from collections.abc import Iterator

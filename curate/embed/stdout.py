@@ -7,11 +7,13 @@ from curate.terminal.text import duration, sum_line
 
 def embed_lines(summary: dict[str, Any]) -> list[str]:
     """The counts as sums that the reader can add up; of an unfinished run, what is left."""
+    parity = parity_lines(summary["parity"]) if "parity" in summary else []
     if summary["parts_left"]:
         return [
             f"parts   {summary['parts_computed']:,} computed, {summary['parts_left']:,} of {summary['parts']:,} left, "
             f"the first is {summary['first_left']}; other processes may be at them, "
-            "`curate embed` without --part-range finishes the run"
+            "`curate embed` without --part-range finishes the run",
+            *parity,
         ]
     ties = f", of them {summary['ties']:,} ties" if summary["ties"] else ""
     return [
@@ -23,7 +25,7 @@ def embed_lines(summary: dict[str, Any]) -> list[str]:
             f"note: {count:,} scores of {scorer} are not finite; ranking and comparing take them as missing"
             for scorer, count in summary.get("not_finite", {}).items()
         ),
-        *(parity_lines(summary["parity"]) if "parity" in summary else []),
+        *parity,
     ]
 
 

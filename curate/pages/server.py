@@ -27,7 +27,7 @@ from curate.terminal.progress import say
 
 HOST = "127.0.0.1"
 SILENT_SEC = 30
-"""How long a connection may stay open without a request, and how long answers under way may take after Ctrl-C."""
+"""How long a connection waits for its next request, and how long answers under way may take after Ctrl-C."""
 BODY_SEC = 5
 """How long the rest of a short body may take to come."""
 

@@ -14,6 +14,9 @@ from curate.pages.palettes import PALETTES
 
 CURATE = Path(__file__).parents[1]
 
+MOST_BYTES = 28_000_000
+"""Of one page, with all its pictures: it stays below 30 MB."""
+
 
 @cache
 def environment() -> jinja2.Environment:

@@ -15,8 +15,6 @@ from curate.report.gallery import Ranking, card, pair_rows, section_ranks
 from curate.sources.images import Rejected
 from curate.storage.run import Run
 
-MOST_BYTES = 28_000_000
-
 SECTIONS = {
     "top": ("The top", "The pairs that rank first."),
     "borderline": ("The borderline", "The pairs around the cut: the last that are selected, the first that are not."),

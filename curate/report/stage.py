@@ -8,11 +8,12 @@ import altair as alt
 
 from curate.errors import UsageError
 from curate.pages.palettes import PALETTES
+from curate.pages.template import MOST_BYTES
 from curate.rank.stdout import coverage_words
 from curate.report.charts import CONFIG, Figure, themed
 from curate.report.figures import figures
 from curate.report.gallery import Ranking, count_steps, metric_purpose, open_ranking
-from curate.report.page import MOST_BYTES, Gallery, make_gallery, report_page
+from curate.report.page import Gallery, make_gallery, report_page
 from curate.storage.run import Run
 from curate.storage.tables import atomic_path, write_text
 from curate.storage.threads import batched

@@ -9,7 +9,7 @@ import math
 import sys
 import threading
 from collections import OrderedDict
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,14 +179,18 @@ def review(run: Run, options: ReviewOptions) -> dict[str, Any]:
     12
     """
     sitting = open_sitting(run, options)
-    with closing(sitting.log), suppress(KeyboardInterrupt):
-        server = make_server(sitting)
-        say(
-            f"{options.reviewer}: {len(sitting.log.judged):,} of {len(sitting.pairs):,} pairs are judged; "
-            "every judgement is kept at once; end with Ctrl-C"
-        )
-        print(server.address, file=sys.stderr if options.as_json else sys.stdout, flush=True)
-        server.serve_until_ctrl_c()
+    try:
+        with suppress(KeyboardInterrupt):
+            server = make_server(sitting)
+            say(
+                f"{options.reviewer}: {len(sitting.log.judged):,} of {len(sitting.pairs):,} pairs are judged; "
+                "every judgement is kept at once; end with Ctrl-C"
+            )
+            print(server.address, file=sys.stderr if options.as_json else sys.stdout, flush=True)
+            server.serve_until_ctrl_c()
+    finally:
+        with sitting.lock:  # an answer that the server no longer waited for may be under way
+            sitting.log.close()
     written = write_judgements(run)
     judged = len(sitting.log.judged)
     return {

@@ -3,6 +3,7 @@
 Column names of the data set come from the manifest; everything below this module speaks our names.
 """
 
+import difflib
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.errors import SourceError, nearest
+from curate.errors import SourceError
 from curate.sources.manifest import Manifest
 from curate.storage.files import Fingerprint, changed_meanwhile, fingerprint, is_local, read_whole, retrying
 from curate.terminal.progress import say
@@ -125,9 +126,10 @@ class Source:
         schema = parquet.schema_arrow
         for ours, theirs in self.manifest.columns.items():
             if theirs not in schema.names:
+                close = difflib.get_close_matches(theirs, schema.names, n=1)
+                hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(schema.names)}"
                 raise SourceError(
-                    f"{file}: no column '{theirs}', which {self.manifest.path.name} maps to columns.{ours}"
-                    f"{nearest(theirs, schema.names, 'it has')}"
+                    f"{file}: no column '{theirs}', which {self.manifest.path.name} maps to columns.{ours}{hint}"
                 )
             fits, wanted = _KINDS[_kind(ours)]
             found = _value_type(schema.field(theirs).type)

@@ -1,5 +1,6 @@
 """A run: where its tables lie, under which settings they were made, and which parts are sound."""
 
+import glob
 import json
 import tomllib
 from collections.abc import Callable, Iterable
@@ -145,13 +146,13 @@ class Run(RunFiles):
         """A table, `ranking` or `ranking_NAME` as a polars frame. Raises RunError, naming what there is."""
         import polars as pl
 
-        return pl.read_parquet(self._files_of(name))
+        return pl.read_parquet(self._files_of(name), glob=False)
 
     def relation(self, name: str) -> "duckdb.DuckDBPyRelation":
         """The same for SQL: a relation over the files, which DuckDB reads as far as a query needs them."""
         import duckdb
 
-        return duckdb.read_parquet([str(path) for path in self._files_of(name)])
+        return duckdb.read_parquet([glob.escape(str(path)) for path in self._files_of(name)])
 
     def _files_of(self, name: str) -> list[Path]:
         there = {

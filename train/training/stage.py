@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class TrainOptions:
     """Each option of `train run`, with the command's default; what is None is chosen as its help says.
 
-    steps to seed, where given, win over the file `config`, and that over the preset.
+    model and steps to seed, where given, win over the file `config`, and that over the preset.
     """
 
     shards: Path | None = None

@@ -1,4 +1,4 @@
-"""How many pictures go through the towers at once: as many as memory holds, and fewer once it does not."""
+"""How many pictures go through the towers at once: as many as is fast and memory holds."""
 
 from __future__ import annotations
 

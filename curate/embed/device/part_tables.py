@@ -17,7 +17,7 @@ from schemas import tables
 
 @dataclass
 class PartResults:
-    """Grows by one batch at a time; `tables_of` a whole one can be written."""
+    """Grows by one batch at a time; `part_files` makes the tables of a whole one."""
 
     part: Part
     images: list[tuple[str, Location, DecodedFacts]] = field(default_factory=list)

@@ -81,7 +81,7 @@ def flags_nsfw(scorer: str) -> bool:
 
 
 def shipped_metrics() -> dict[str, Path]:
-    """Name -> file of each metric in curate/sql/metrics."""
+    """Name -> file of each metric in curate/rank/sql/metrics."""
     return {path.stem: path for path in sorted(SHIPPED.glob("*.sql"))}
 
 

@@ -1,6 +1,7 @@
 """`--parity`: the run's own scores beside exact ones, of whole pairs, by the real ranking."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from curate.sources.manifest import load_manifest
 from curate.sources.parquet import Source, open_source
 from curate.storage.run import Run
 from curate.storage.tables import write_table
-from tests.curate.builders import MODELS, pair_row, picture_bytes, write_pairs
+from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs
 
 SCORERS = ["clip", "pickscore", "aesthetic"]
 
@@ -125,3 +126,13 @@ def test_a_source_that_changed_is_found_out(tmp_path: Path, source: Source, mode
         write_table(broken, file, broken.schema)
     with pytest.raises(RunError, match=r"was scored, and now cannot be decoded: not an image: 6 bytes"):
         report_of(run, source, models, options, 10)
+
+
+def test_a_run_with_parts_left_says_its_parity_too(
+    curate: Callable[..., Outcome], source_file: Path, tmp_path: Path
+) -> None:
+    data = ("--manifest", "pickapic_v2", "--models", MODELS, "--source", source_file, "--device", "cpu")
+    parts = ("--part-images", 7, "--part-range", "0:2", "--parity", 4, "--run", tmp_path / "run")
+    lines = curate("embed", *data, *parts).out.splitlines()
+    assert lines[0].startswith("parts   2 computed, 2 of 4 left, ")
+    assert lines[1].startswith("parity  4 images, ")

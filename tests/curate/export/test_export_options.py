@@ -25,6 +25,7 @@ from curate.export.encoding import Encoding, encoded_anew, parse_encoding
 from curate.export.order import SplitShare, parse_split, split_of
 from curate.export.tars.layout import TarLayout
 from curate.export.tars.plan import parse_bytes
+from schemas import shards
 from tests.curate.builders import Outcome, picture_bytes
 from train.data.pairs import read_pairs
 
@@ -157,7 +158,9 @@ def test_splits_share_no_prompt_and_lose_no_pair(export: Callable[..., Path], tm
     assert not prompts["train"] & prompts["validation"]
     assert min(map(len, found.values())) > 5
     assert found["train"] | found["validation"] == whole
-    assert [one["name"] for one in json.loads((folder / "splits.json").read_text())["splits"]] == list(found)
+    splits = json.loads((folder / "splits.json").read_text())
+    assert tuple(splits) == shards.SPLIT_INDEX_FIELDS
+    assert [one["name"] for one in splits["splits"]] == list(found)
     assert len(read_pairs(folder / "train").pairs) == len(found["train"])
     loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert {split: rows.num_rows for split, rows in loaded.items()} == {s: len(one) for s, one in found.items()}

@@ -256,9 +256,9 @@ def test_missing_column(tmp_path: Path, source_file: Path) -> None:
         f"{tmp_path}/a.parquet: no column 'label_0', which pickapic_v2.toml maps to columns.label_0; "
         "did you mean 'label_1'?"
     )
-    pq.write_table(pa.table({"x": [1], "y": [2]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"y": [2], "x": [1]}), tmp_path / "b.parquet")
     assert error_of(opened(tmp_path / "b.parquet")) == (
-        f"{tmp_path}/b.parquet: no column 'caption', which pickapic_v2.toml maps to columns.prompt; it has x, y"
+        f"{tmp_path}/b.parquet: no column 'caption', which pickapic_v2.toml maps to columns.prompt; it has y, x"
     )
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curate.errors import RunError
@@ -116,3 +117,13 @@ def test_a_damaged_part_is_named_and_then_missing(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "embed.json").exists()
     assert sound_parts(run, names) == {names[0]}
     assert capsys.readouterr().err == ""
+
+
+def test_a_folder_with_brackets_gives_its_own_tables(tmp_path: Path) -> None:
+    """Read as a pattern, `run[1]` would be `run1`."""
+    for name in ("run1", "run[1]"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"of": [name]}), tmp_path / name / "pairs.parquet")
+    run = Run(tmp_path / "run[1]")
+    assert run.frame("pairs")["of"].to_list() == ["run[1]"]
+    assert run.relation("pairs").fetchall() == [("run[1]",)]

@@ -1,4 +1,4 @@
-"""What a run tells: a bar or plain lines on stderr, log.jsonl, TensorBoard events, Weights & Biases if asked."""
+"""What a run tells, step by step: log.jsonl, TensorBoard events, Weights & Biases if asked."""
 
 import json
 import math
