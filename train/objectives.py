@@ -68,6 +68,10 @@ def diffusion_dpo_loss(
     m is a mean over C, H, W where the paper takes a squared norm, so beta / 2 stands for the paper's
     beta * T * omega(lambda_t) times the number of latent values.
     offsets: how much larger than zero h should be for each pair: -log sigmoid(h - offset) (arXiv 2402.10571).
+
+    >>> half = torch.tensor([0.5])
+    >>> diffusion_dpo_loss(PairErrors(half, half, half, half), beta=5000.0)  # the policy is the reference: ln 2
+    tensor([0.6931])
     """
     margin = reward_margin(errors, beta)
     return -F.logsigmoid(margin if offsets is None else margin - offsets)
