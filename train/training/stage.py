@@ -96,7 +96,8 @@ def plan(options: TrainOptions) -> dict[str, Any]:
 def _pairs(options: TrainOptions, recipe: Recipe) -> "PairSet":
     from train.data import pairs
 
-    return pairs.read_pairs(options.shards_folder, verify=recipe.data.verify_shards)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of a machine's processes one hashes the tars that all read
+    return pairs.read_pairs(options.shards_folder, verify=recipe.data.verify_shards and first)
 
 
 def _preset(preset: str | None, model: str | None) -> str:
