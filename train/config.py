@@ -52,6 +52,8 @@ class Data:
     order: Literal["shuffled", "ranked", "reversed", "weighted"] = "shuffled"  # see `random_draws.PairOrder`
     buckets: bool = False  # cut each pair to the nearest of a few shapes, not to a square; see buckets.py
     validation_pairs: Count | None = None  # held out, prompt by prompt, and never trained on
+    sdxl_sizes: Literal["own", "resolution"] = "own"  # SDXL is told each picture's size and cut, or one size, uncut
+    empty_prompts: Literal["pipeline", "encoded"] = "pipeline"  # zeros where the pipeline has them, or "" encoded
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Lora:
     alpha: Count | None = None  # absent: equal to the rank
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     dora: bool = False  # weight-decomposed: magnitudes are trained beside directions
+    init: Literal["gaussian", "kaiming"] = "gaussian"  # of the first matrix; the second is zero. See lora.py
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def reward_margin(errors: PairErrors, beta: float) -> Float[Tensor, " pair"]:
     The implicit reward of the preferred image less that of the rejected one: beta times the difference of
     their log-ratios of policy to reference, as Diffusion-DPO estimates it (arXiv 2311.12908, eq. 14).
     beta: KL strength, dimensionless; the factor 1/2 is applied here, as in SalesforceAIResearch/DiffusionDPO
-    (train.py, line 1142). diffusers' LoRA script leaves the 1/2 out: its beta 2500 is 5000 here.
+    (train.py, line 1142) and diffusers' train_diffusion_dpo_sdxl.py (line 1039). Only diffusers' script for SD1.5,
+    train_diffusion_dpo.py (line 880), leaves the 1/2 out: its beta 2500 is 5000 here.
     """
     return 0.5 * beta * (errors.policy_margin - errors.reference_margin)
 

@@ -58,7 +58,7 @@ class Training:
         }
         flags["run"]["micro_batch_pairs"] = self.batch_pairs
         if self.lora_rank is not None:
-            flags["lora"] = {"rank": self.lora_rank, "targets": list(LORA_TARGETS)}
+            flags["lora"] = {"rank": self.lora_rank, "targets": list(LORA_TARGETS), "init": "kaiming"}
         return load_recipe("demo", flags=flags)
 
 

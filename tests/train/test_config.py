@@ -32,11 +32,21 @@ def test_the_published_recipes_are_stated_in_pairs() -> None:
 
 
 def test_the_lora_recipes_are_those_of_diffusers_in_our_beta() -> None:
-    """Their scripts' defaults are 2500 and 5000 without the factor 1/2."""
-    for name, beta, batch, steps in (("sd15-lora", 5000, 32, 10000), ("sdxl-lora", 10000, 16, 2000)):
+    """Their scripts' defaults are 2500 without the factor 1/2 (SD1.5), and 5000 with it (SDXL)."""
+    for name, batch, steps in (("sd15-lora", 32, 10000), ("sdxl-lora", 16, 2000)):
         recipe = load_recipe(name)
-        assert (recipe.objective.beta, recipe.run.batch_pairs, recipe.run.steps) == (beta, batch, steps)
-        assert (recipe.lora, recipe.optimizer.learning_rate) == (Lora(rank=8), 1e-5)
+        assert (recipe.objective.beta, recipe.run.batch_pairs, recipe.run.steps) == (5000, batch, steps)
+        assert (recipe.lora, recipe.optimizer.learning_rate) == (Lora(rank=8, init="gaussian"), 1e-5)
+
+
+def test_sdxl_is_told_what_each_published_script_tells_it() -> None:
+    """The official trainer: one size for all and "" encoded; diffusers': each picture's own size, no empty prompts."""
+    told = {name: load_recipe(name).data for name in ("sdxl", "sdxl-lora")}
+    assert [(one.sdxl_sizes, one.empty_prompts) for one in told.values()] == [
+        ("resolution", "encoded"),
+        ("own", "pipeline"),
+    ]
+    assert told["sdxl-lora"].empty_prompt_probability == 0
 
 
 def test_keys_that_the_objective_does_not_read_are_refused() -> None:

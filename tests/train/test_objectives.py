@@ -1,5 +1,7 @@
 import math
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,8 +86,9 @@ def wave(step: float, scale: float = 1.0) -> torch.Tensor:
 def test_the_loss_equals_the_official_scripts_on_the_same_tensors() -> None:
     """What SalesforceAIResearch/DiffusionDPO 5233e75 (train.py, lines 1125-1145, beta 5000) and diffusers 58eb52c
 
-    (research_projects/diffusion_dpo/train_diffusion_dpo.py, lines 850-890, beta 2500) gave when run on these
-    tensors under torch 2.14.1: predictions of eight images, the four preferred ones first.
+    (research_projects/diffusion_dpo/train_diffusion_dpo.py, lines 850-890, beta 2500, and
+    train_diffusion_dpo_sdxl.py, lines 1010-1044, beta 5000) gave when run on these tensors under torch 2.14.1:
+    predictions of eight images, the four preferred ones first.
     """
     target = wave(0.37)
     prediction = target + wave(0.11, 0.3)
@@ -100,6 +103,30 @@ def test_the_loss_equals_the_official_scripts_on_the_same_tensors() -> None:
     assert raw == pytest.approx((0.044818878173828125, 0.04486054182052612), rel=1e-6)
     # diffusers' hinge, beta 2500 without the factor 1/2.
     assert slic_hf_loss(ours, 5000.0, 1.0, 0.0).mean().item() == pytest.approx(1.031033992767334, rel=1e-6)
+
+
+# The inside of each script's loss, as its source has it at the commits above; delta is (m_w - m_l) - (r_w - r_l).
+THEIR_LOSSES: dict[str, tuple[float, Callable[[torch.Tensor, float], torch.Tensor]]] = {
+    "SalesforceAIResearch/DiffusionDPO": (5000.0, lambda delta, beta: -F.logsigmoid(-0.5 * beta * delta)),
+    "diffusers, `train_diffusion_dpo.py`": (2500.0, lambda delta, beta: -F.logsigmoid(beta * -delta)),
+    "diffusers, `train_diffusion_dpo_sdxl.py`": (5000.0, lambda delta, beta: -F.logsigmoid(-0.5 * beta * delta)),
+    "diffusers, `--loss_type hinge`": (2500.0, lambda delta, beta: torch.relu(1 - beta * -delta)),
+}
+
+
+def test_each_row_of_the_beta_table_gives_the_script_s_loss() -> None:
+    """docs/training.md says which beta of each script is 5000 here: with it, theirs is ours on worked numbers."""
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    table = page.split("### β in other trainers")[1].split("\n\n")[1].splitlines()[2:]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+    stated = {trainer: float(beta.split(",")[0]) for trainer, _, beta in rows}
+    assert stated == {trainer: beta for trainer, (beta, _) in THEIR_LOSSES.items()}
+    pair = errors((0.1003, 0.1001, 0.1, 0.1004))  # delta = 0.0002 + 0.0004; half of 5000 times it is 1.5
+    for trainer, (beta, loss) in THEIR_LOSSES.items():
+        hinge = trainer.endswith("hinge`")
+        ours = slic_hf_loss(pair, 5000.0, 1.0, 0.0) if hinge else diffusion_dpo_loss(pair, 5000.0)
+        assert ours.item() == pytest.approx(2.5 if hinge else math.log(1 + math.exp(1.5)), rel=1e-9)
+        torch.testing.assert_close(loss(pair.reference_margin - pair.policy_margin, beta), ours)
 
 
 def vars_of_reference(errors: PairErrors) -> list[torch.Tensor]:

@@ -94,6 +94,8 @@ class BatchPlan:
         draws = [of_slot(position, pair=pair) for position, pair in slots]
         weights, offsets = self._weights_and_offsets
         batch = assemble(self.encoded, self.pairs, draws, weights=weights, offsets=offsets)
+        if data.sdxl_sizes == "resolution" and batch.conditioning.time_ids is not None:
+            batch = batch.told_sizes((height_px, width_px, 0, 0, height_px, width_px))
         return batch.to(self.device, channels_last=run.channels_last)
 
     def validation(self) -> Iterator[tuple[Batch, int]]:

@@ -46,6 +46,11 @@ class Batch:
         conditioning = self.conditioning.mapped(lambda part: _to_device(part, device))
         return replace(self, **moved, conditioning=conditioning, channels_last=channels_last)
 
+    def told_sizes(self, time_ids: tuple[int, int, int, int, int, int]) -> "Batch":
+        """With `time_ids`, as `images.Crop` has them, for every picture."""
+        of_all = torch.tensor([time_ids], dtype=torch.float32).expand(2 * len(self.timesteps), -1)
+        return replace(self, conditioning=replace(self.conditioning, time_ids=of_all))
+
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":

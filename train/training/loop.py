@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,8 @@ def run_training(
 
         # The model and its latents; the encoders are let go once the cache stands.
         model = load(recipe.model)
+        if recipe.data.empty_prompts == "encoded":
+            model = replace(model, zero_empty_prompt=False)
         latent_shape = model.latent_shape(recipe.data.resolution_px)
         if recipe.data.buckets:
             pairs = bucketed(pairs, recipe.data.resolution_px, model.multiple_px)

@@ -173,6 +173,17 @@ def timesteps(*shares: list[tuple[Batch, int]]) -> list[int]:
     return sorted(t for share in shares for batch, counted in share for t in batch.timesteps.tolist()[:counted])
 
 
+def test_sdxl_is_told_the_sizes_that_the_recipe_says(sdxl: Path, tmp_path: Path) -> None:
+    sides = [tiny.picture("red", seed, (64, 40)) for seed in (1, 2)]
+    pairs = read_pairs(tiny.write_shards(tmp_path / "shards", [tiny.sample(1, "red box", *sides)]))
+    cache = build(tmp_path / "cache", load(str(sdxl)), pairs, flips=False)
+    for said, told in (("own", [40, 64, 0, 9, 32, 32]), ("resolution", [32, 32, 0, 0, 32, 32])):
+        plan = BatchPlan(recipe(data={"sdxl_sizes": said}), pairs, cache, CPU, 1000, (4, 16, 16), rank=0, processes=1)
+        time_ids = plan.batch(0, [BatchSlot(0, 0)]).conditioning.time_ids
+        assert time_ids is not None
+        assert time_ids.tolist() == [told, told]
+
+
 def test_work_is_done_ahead_in_order_and_errors_come_at_their_turn() -> None:
     begun: list[int] = []
 

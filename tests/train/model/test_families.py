@@ -1,5 +1,7 @@
 import json
+import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -95,6 +97,18 @@ def test_lora_weights_start_from_the_seed_alone(sd: Path) -> None:
 
     assert torch.equal(first(0), first(0))
     assert not torch.equal(first(0), first(1))
+
+
+@pytest.mark.parametrize("init", ["gaussian", "kaiming"])
+def test_lora_weights_start_with_the_deviation_that_is_stated(sd: Path, init: Literal["gaussian", "kaiming"]) -> None:
+    unet = load(str(sd)).denoiser
+    add_lora(unet, Lora(rank=16, init=init), seed=0)
+    first = {name: weight for name, weight in trainable(unet).items() if "lora_A" in name}
+    assert first
+    assert all(weight.abs().max() == 0 for name, weight in trainable(unet).items() if "lora_B" in name)
+    for weight in first.values():
+        expected = 1 / 16 if init == "gaussian" else 1 / math.sqrt(3 * weight.shape[1])
+        assert weight.std().item() == pytest.approx(expected, rel=0.15)
 
 
 def test_targets_that_match_nothing_are_refused(sd: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -182,6 +183,18 @@ def test_sdxl_trains_two_steps(run_tiny: RunTiny, tmp_path: Path, sdxl: Path, ki
     if kind:
         pipeline.load_lora_weights(model)
     assert picture(pipeline).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("said", "zeros"), [("", True), ('empty_prompts = "encoded"\n', False)])
+def test_an_emptied_prompt_of_sdxl_is_what_the_recipe_says(
+    run_tiny: RunTiny, tmp_path: Path, sdxl: Path, recipe_file: Path, said: str, zeros: bool
+) -> None:
+    config = tmp_path / "recipe.toml"
+    config.write_text(recipe_file.read_text().replace("flips = true\n", said))
+    result = run_tiny(tmp_path / "out", "--config", config, "--steps", 1, "--cache", tmp_path / "cache", model=sdxl)
+    assert result.code == 0, result.err
+    for name in ("prompt_embeds", "pooled_embeds"):
+        assert (not np.load(tmp_path / "cache" / f"{name}.npy")[-1].any()) == zeros
 
 
 @pytest.mark.parametrize(
