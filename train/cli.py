@@ -50,7 +50,7 @@ def run(
     lr: Annotated[float | None, typer.Option(help="Learning rate after warm-up.")] = None,
     objective: Annotated[str | None, typer.Option(help="dpo, cdpo, ipo, slic-hf, orpo or sft.")] = None,
     beta: Annotated[
-        float | None, typer.Option(help="KL strength; 5000 is 5000 of the published scripts, but 2500 of diffusers' for SD1.5.")
+        float | None, typer.Option(help="KL strength, as the published scripts have it; diffusers' for SD1.5 has half.")
     ] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Train a LoRA of this rank, not all weights.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,

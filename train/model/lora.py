@@ -15,8 +15,8 @@ def add_lora(denoiser: Any, lora: Lora, seed: int) -> None:
     """Add trainable float32 adapters; they start as zero, so policy = reference. Raises: ModelError.
 
     Their update is B A with B = 0. `lora.init` says what A is drawn from: `gaussian`, as diffusers' Diffusion-DPO
-    scripts have it, with deviation 1 / rank; `kaiming`, peft's own, uniform with deviation 1 / sqrt(3 * inputs). At rank
-    8 and 320 to 1280 inputs that is 4 to 8 times smaller, and so are the first updates.
+    scripts have it, with deviation 1 / rank; `kaiming`, peft's own, uniform with deviation 1 / sqrt(3 * inputs). At
+    rank 8 and 320 to 1280 inputs that is 4 to 8 times smaller, and so are the first updates.
     With `lora.dora`, each weight's magnitude is trained beside its direction (DoRA, arXiv 2402.09353).
     """
     config = LoraConfig(
