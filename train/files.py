@@ -90,3 +90,8 @@ def _sync(path: Path) -> None:
 def run_folder() -> Path:
     """The run directory that defaults lie in: PAIRSIEVE_RUN, or ./run."""
     return Path(os.environ.get("PAIRSIEVE_RUN") or "run")
+
+
+def absolute(source: str) -> str:
+    """A model's name as it is understood from any folder: the whole path of a folder, a hub id as it is."""
+    return str(Path(source).resolve()) if Path(source).is_dir() else source

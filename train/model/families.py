@@ -7,6 +7,7 @@ transformer. A further family is one more row of FAMILIES, and what `encode_prom
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import diffusers
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -218,8 +220,11 @@ def whole_pipeline(source: str) -> Iterator[None]:
         raise ModelError(f"{source} is not a whole pipeline: {str(error).splitlines()[0]}") from error
 
 
-def load(source: str) -> DiffusionModel:
-    """All parts in float32, frozen, on the CPU. Raises: ModelError."""
+def load(source: str, denoiser: Any = None) -> DiffusionModel:
+    """All parts in float32, frozen, on the CPU; a `denoiser` that is given stands for the source's own.
+
+    Raises: ModelError.
+    """
     index = pipeline_index(source)
     family, located = FAMILY_OF_PIPELINE[index["_class_name"]], locate(source)
     spec = FAMILIES[family]
@@ -228,7 +233,8 @@ def load(source: str) -> DiffusionModel:
     with whole_pipeline(source):
         model = DiffusionModel(
             family=family,
-            denoiser=spec.denoiser.from_pretrained(located, subfolder=spec.denoiser_name, dtype=torch.float32),
+            denoiser=denoiser
+            or spec.denoiser.from_pretrained(located, subfolder=spec.denoiser_name, dtype=torch.float32),
             vae=AutoencoderKL.from_pretrained(located, subfolder="vae", dtype=torch.float32),
             text_encoders=[
                 kind.from_pretrained(located, subfolder=f"text_encoder{suffix}", dtype=torch.float32)
@@ -244,6 +250,26 @@ def load(source: str) -> DiffusionModel:
     for module in (model.denoiser, model.vae, *model.text_encoders):
         module.requires_grad_(False).eval()
     return model
+
+
+def pipeline_around(source: str, denoiser: Any) -> Any:
+    """The source's pipeline with another denoiser, in float32: made of the parts that `load` reads and of no others.
+
+    So what a run opened it can also save, where nothing more can be fetched. Without safety checker and image encoder.
+    Raises: ModelError.
+    """
+    model, index = load(source, denoiser), pipeline_index(source)
+    parts: dict[str, Any] = {}
+    for suffix, encoder, tokenizer in zip(["", "_2", "_3"], model.text_encoders, model.tokenizers, strict=False):
+        parts |= {f"text_encoder{suffix}": encoder, f"tokenizer{suffix}": tokenizer}
+    with whole_pipeline(source):
+        scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(locate(source), subfolder="scheduler")
+    parts |= {model.spec.denoiser_name: denoiser, "vae": model.vae, "scheduler": scheduler}
+    parts |= {"requires_safety_checker": False, "force_zeros_for_empty_prompt": model.zero_empty_prompt}
+    taken = inspect.signature(model.spec.pipeline).parameters
+    return model.spec.pipeline(
+        **{name: parts.get(name) for name, one in taken.items() if name in parts or one.default is one.empty}
+    )
 
 
 @torch.no_grad()

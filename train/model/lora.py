@@ -26,7 +26,7 @@ def add_lora(denoiser: Any, lora: Lora, seed: int) -> None:
         init_lora_weights="gaussian" if lora.init == "gaussian" else True,
         use_dora=lora.dora,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # adapters are drawn on the CPU; all GPUs would be asked, with a warning
         torch.manual_seed(seed)
         try:
             denoiser.add_adapter(config, adapter_name=ADAPTER)

@@ -2,10 +2,12 @@
 
 full fine-tune   <output>/model/      a pipeline folder: `from_pretrained` opens it
 LoRA             <output>/model/      pytorch_lora_weights.safetensors: `load_lora_weights` opens it
+                                      kohya_lora.safetensors: the same for ComfyUI and A1111 (SD and SDXL)
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,18 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft.utils.save_and_load import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
 
-from train.errors import ModelError
+from train.errors import ModelError, TrainError
 from train.files import whole_folder
-from train.model.families import FAMILIES, Family, locate, pipeline_index, whole_pipeline
+from train.model.families import FAMILIES, Family, locate, pipeline_around, pipeline_index, whole_pipeline
 from train.model.lora import ADAPTER
 
 TRAINING = "training.json"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+KOHYA_WEIGHTS = "kohya_lora.safetensors"
+KOHYA_PARTS = {"A": "lora_down", "B": "lora_up"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def save_model(
     Raises: StorageError, ModelError.
     """
     base, lora = settings["recipe"]["model"], settings["recipe"]["lora"] is not None
-    pipeline = None if lora else _pipeline(base, torch.float32, **{FAMILIES[family].denoiser_name: denoiser})
+    pipeline = None if lora else pipeline_around(base, denoiser)
     with whole_folder(output / "model") as folder:
         if pipeline is None:
             _save_lora(folder, denoiser, family)
@@ -58,14 +64,42 @@ def save_model(
         card(folder)
 
 
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Says of a failure to save that the trained weights stand in the last checkpoint."""
+    try:
+        yield
+    except TrainError as error:
+        raise type(error)(
+            f"{error} The training is done and kept in {output}/checkpoints; run again with --resume, and the model is"
+            " saved from there."
+        ) from error
+
+
 def _save_lora(folder: Path, denoiser: Any, family: Family) -> None:
     name = FAMILIES[family].denoiser_name
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser, adapter_name=ADAPTER))
+    weights = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER)
+    layers = convert_state_dict_to_diffusers(weights)
     config = denoiser.peft_config[ADAPTER].to_dict()
     metadata = {key: config[key] for key in ("r", "lora_alpha", "use_dora")}
     metadata["target_modules"] = sorted(config["target_modules"])
     parts = {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": metadata}
     FAMILIES[family].pipeline.save_lora_weights(folder, weight_name=LORA_WEIGHTS, **parts)
+    if name == "unet" and not config["use_dora"]:  # SD3 they read in diffusers' form; DoRA each in its own way
+        save_file(kohya_weights(weights, config["lora_alpha"]), folder / KOHYA_WEIGHTS)
+
+
+def kohya_weights(weights: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """A U-Net's adapters by the names that ComfyUI and A1111 look for, and each layer's alpha beside.
+
+    weights: as peft names them, `<layer>.lora_A.weight`. Without an alpha those programs take the rank for it.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        layer, _, part = name.removesuffix(".weight").rpartition(".lora_")
+        key = f"lora_unet_{layer.replace('.', '_')}"
+        found |= {f"{key}.{KOHYA_PARTS[part]}.weight": value, f"{key}.alpha": torch.tensor(float(alpha))}
+    return found
 
 
 def read_trained(folder: Path) -> Trained | None:

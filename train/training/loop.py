@@ -184,7 +184,8 @@ def run_training(
         }
         facts = {**pairs.counts(), **summary, "source": pairs.source}
         card = partial(write_card, settings=settings, facts=facts, log=output / "log.jsonl")
-        saving.save_model(output, denoiser, family, settings, pairs.source, card)
+        with saving.resumable(output):
+            saving.save_model(output, denoiser, family, settings, pairs.source, card)
         write_json(output / run_folder.SUMMARY, summary)
         return summary
 

@@ -2,12 +2,12 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.config import Recipe, load_recipe, without_none
-from train.files import run_folder
+from train.files import absolute, run_folder
 from train.terminal import note, silence_libraries
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class TrainOptions:
             "objective": {"name": self.objective, "beta": self.beta},
             "lora": {"rank": self.lora_rank},
         }
-        return load_recipe(_preset(self.preset, self.model), self.config, without_none(flags))
+        recipe = load_recipe(_preset(self.preset, self.model), self.config, without_none(flags))
+        return replace(recipe, model=absolute(recipe.model))
 
 
 def train(options: TrainOptions | None = None) -> dict[str, Any] | None:

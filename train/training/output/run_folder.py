@@ -16,7 +16,7 @@ from typing import Any
 
 from train.config import Recipe, flat
 from train.errors import RunDirectoryError, shortened
-from train.files import read_json, write_json
+from train.files import absolute, read_json, write_json
 from train.training.output.checkpoint import checkpoints_folder
 
 SETTINGS, SUMMARY = "run.json", "summary.json"
@@ -96,6 +96,7 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     wanted = json.loads(json.dumps(wanted))  # as they were stored: tuples become lists
     stored = {"latent_cache": wanted["latent_cache"]} | stored  # a run begun before it was kept may go on
     before, now = (flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
+    before["recipe.model"] = absolute(str(before.get("recipe.model")))  # of a run begun before whole paths were kept
     keys = [key for key in {**before, **now} if key not in MAY_CHANGE_ON_RESUME and before.get(key) != now.get(key)]
     return [f"{key}: was {_quoted(before.get(key))}, now {_quoted(now.get(key))}" for key in keys]
 
