@@ -55,7 +55,10 @@ def run(
     lora_rank: Annotated[int | None, typer.Option(help="Train a LoRA of this rank, not all weights.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of the cached latents; one in `latents` beside the shards if absent.")
+        Path | None,
+        typer.Option(
+            help="Folder of the cached latents, for any number of runs; `latents` beside the shards if absent."
+        ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Encode images and prompts anew at every step.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,

@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.small_sd import LEARNING_RATE, RANK, RESOLUTION_PX, write_model, write_pairs
 from train.config import load_recipe
-from train.data.latent_cache import cache_key, fill, prepare
+from train.data.latent_cache.cache import LatentCache, open_cache
 from train.data.latents import OnTheFly
-from train.data.pairs import read_pairs
+from train.data.pairs import PairSet, read_pairs
 from train.data.random_draws import PairOrder, draw
 from train.model.families import DiffusionModel, load
 from train.model.lora import add_lora, trainable
@@ -193,6 +194,12 @@ def work_of(model: DiffusionModel) -> tuple[float, float]:
     return found[0], found[1]
 
 
+def opened(folder: Path, model: DiffusionModel, pairs: PairSet) -> LatentCache:
+    """The cache of a run on the CPU."""
+    accelerator, reporter = Accelerator(cpu=True), Reporter(main=False)
+    return open_cache(folder, model, pairs, accelerator, reporter, resolution_px=RESOLUTION_PX, flips=False)
+
+
 def cost_of_cache(shop: Workshop, model: DiffusionModel) -> float:
     """CPU time to fill the cache over what one epoch of encoding as it is needed takes; median of three."""
     pairs = read_pairs(shop.shards)
@@ -203,10 +210,7 @@ def cost_of_cache(shop: Workshop, model: DiffusionModel) -> float:
         for pair in pairs.pairs:
             direct.encoded([pair.preferred, pair.rejected], noise, [False, False], [pair.prompt] * 2)
         between = time.process_time()
-        folder = shop.root / f"cache-{number}"
-        key = cache_key(model, pairs, resolution_px=RESOLUTION_PX, flips=False)
-        prepare(folder, key, model, pairs, RESOLUTION_PX, views=1)
-        fill(folder, model, pairs, Reporter(main=False), resolution_px=RESOLUTION_PX)
+        opened(shop.root / f"cache-{number}", model, pairs)
         ratios.append((time.process_time() - between) / (between - began))
     return statistics.median(ratios)
 

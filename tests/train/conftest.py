@@ -16,13 +16,15 @@ from jaxtyping import install_import_hook
 from tests.train import tiny
 
 CHECKED = [
-    *(f"train.data.{name}" for name in ("batches", "buckets", "images", "latent_cache", "latents", "random_draws")),
+    *(f"train.data.{name}" for name in ("batches", "buckets", "images", "latents", "random_draws")),
+    *(f"train.data.latent_cache.{name}" for name in ("cache", "rows")),
     *(f"train.model.{name}" for name in ("families", "lora", "policy")),
     *("train.objectives", "train.training.pair_errors"),
 ]
 with install_import_hook(CHECKED, "beartype.beartype"):
     from train import cli
-    from train.data import batches, buckets, latent_cache  # noqa: F401  (these import all the others)
+    from train.data import batches, buckets  # noqa: F401  (these import all the others)
+    from train.data.latent_cache import cache  # noqa: F401
     from train.training import pair_errors  # noqa: F401
 
 

@@ -157,7 +157,7 @@ class BatchStream:
         return waited
 
     def close(self) -> None:
-        self._batches.close()  # type: ignore[attr-defined]
+        self._batches.close()
 
 
 def split(pairs: PairSet, recipe: Recipe) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " held_out"]]:

@@ -45,6 +45,7 @@ def bucketed(pairs: PairSet, resolution_px: int, multiple_px: int) -> PairSet:
         pairs,
         pairs=placed,
         images=[pairs.images[image] for image, _ in found],
+        hashes=[pairs.hashes[image] for image, _ in found],
         sizes_px=[pairs.sizes_px[image] for image, _ in found],
         shapes_px=[shape for _, shape in found],
     )

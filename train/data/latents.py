@@ -4,7 +4,9 @@ What is kept or computed of an image is the mean and standard deviation of its p
 from it anew. A mirrored image has a posterior of its own, because a VAE does not commute with mirroring.
 """
 
-from dataclasses import dataclass, replace
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,11 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from schemas.shards import META
 from train.data.images import Crop, centre_crop, decode
-from train.data.pairs import PairSet
+from train.data.pairs import EXPORT_AGAIN, PairSet
 from train.data.random_draws import Draw
-from train.errors import ModelError, ShardError
+from train.errors import ModelError, ShardError, shortened
 from train.model.families import Conditioning, DiffusionModel, Latents, encode_prompts
+from train.model.memory import AtOnce
+
+ENCODED_AT_ONCE = 16  # pictures through the VAE without a cache
+DECODE_THREADS = 4  # that read pictures for a VAE
 
 
 @dataclass(frozen=True)
@@ -79,23 +86,30 @@ class OnTheFly:
     model: DiffusionModel
     pairs: PairSet
     resolution_px: int
+    at_once: AtOnce = field(default_factory=lambda: AtOnce(ENCODED_AT_ONCE))
+    readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(DECODE_THREADS))
 
     def encoded(
         self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
     ) -> tuple[Latents, Conditioning]:
-        crops = [read_crop(self.pairs, image, self.resolution_px) for image in images]
+        crops = list(self.readers.map(lambda image: read_crop(self.pairs, image, self.resolution_px), images))
         views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(crops, flipped, strict=True)]
-        mean, std = (part.float() for part in encode_posterior(self.model, torch.stack(views)))
-        check_finite(self.model, self.pairs, images, torch.stack([mean, std], dim=1))
+        pieces = self.at_once.run(len(views), lambda start, stop: self._posterior(views[start:stop]))
+        moments = torch.cat(pieces)
+        check_finite(self.model, self.pairs, images, moments)
         texts = [*self.pairs.prompts, ""]
         unique = list(dict.fromkeys(prompts))
         found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
+        check_finite_prompts(self.model, [texts[prompt] for prompt in unique], found.prompt_embeds)
         rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
         conditioning = found.mapped(lambda part: part[rows].float())
         if self.model.spec.has_time_ids:
-            time_ids = torch.tensor([one.time_ids for one in crops], dtype=torch.float32, device=mean.device)
+            time_ids = torch.tensor([one.time_ids for one in crops], dtype=torch.float32, device=moments.device)
             conditioning = replace(conditioning, time_ids=time_ids)
-        return mean + std * noise.to(mean.device), conditioning
+        return moments[:, 0] + moments[:, 1] * noise.to(moments.device), conditioning
+
+    def _posterior(self, pixels: list[Tensor]) -> Float[Tensor, "image 2 channel height width"]:
+        return torch.stack(encode_posterior(self.model, torch.stack(pixels)), dim=1).float()
 
 
 @torch.no_grad()
@@ -118,6 +132,17 @@ def check_finite(model: DiffusionModel, pairs: PairSet, images: list[int], momen
         )
 
 
+def check_finite_prompts(model: DiffusionModel, prompts: list[str], states: Float[Tensor, "prompt ..."]) -> None:
+    """Raises: ModelError naming the first of `prompts` whose embedding is not finite."""
+    sound = states.isfinite().flatten(1).all(dim=1).tolist()
+    if not all(sound):
+        lost, precision = prompts[sound.index(False)], str(model.text_encoders[0].dtype).removeprefix("torch.")
+        raise ModelError(
+            f"A text encoder gives values that are not finite for the prompt `{shortened(lost)}`: its weights are"
+            f' broken, or its numbers grow too large for {precision}; try run.mixed_precision = "bf16".'
+        )
+
+
 def read_crop(pairs: PairSet, image: int, resolution_px: int) -> Crop:
     """The pixels that a model is trained on. Raises: ShardError naming an image that cannot be decoded."""
     return centre_crop(read_image(pairs, image), *pairs.shape_px(image, resolution_px))
@@ -127,7 +152,10 @@ def read_image(pairs: PairSet, image: int) -> Image.Image:
     """A whole picture. Raises: ShardError naming it when it cannot be decoded."""
     location = pairs.images[image]
     try:
-        return decode(location.read())
+        data = location.read()
+        if pairs.hashes and hashlib.sha256(data).hexdigest() != pairs.hashes[image]:
+            raise ShardError(f"The image {location} is not the one that its sample's `{META}` names; {EXPORT_AGAIN}.")
+        return decode(data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ShardError(
             f"The image {location} cannot be decoded ({error}); drop it with `curate embed` and export again."

@@ -90,6 +90,7 @@ class PairSet:
     source: dict[str, Any] = field(default_factory=dict)  # what shards.json says of the data set and the ranking
     unequal_sides: list[str] = field(default_factory=list)  # one line for each pair whose sides differ in size
     sizes_px: list[SizePx | None] = field(default_factory=list)  # of each image, where its sample gives it
+    hashes: list[str] = field(default_factory=list)  # sha256 of each image's bytes, as its sample gives it
     shapes_px: list[ShapePx] = field(default_factory=list)  # that each image is cut to; empty: all to one square
 
     def shape_px(self, image: int, resolution_px: int) -> ShapePx:
@@ -178,6 +179,7 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
     return PairSet(
         pairs=pairs,
         images=[side.location for _, side in collector.images.values()],
+        hashes=[side.sha256 for _, side in collector.images.values()],
         sizes_px=[side.size_px for _, side in collector.images.values()],
         prompts=list(collector.prompts),
         shard_hashes=[entry["sha256"] for entry in entries],

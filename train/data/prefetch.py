@@ -1,7 +1,7 @@
 """Work done in threads before it is asked for, in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 def prefetched(
     function: Callable[[Item], Result], items: Iterable[Item], *, depth: int, threads: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """`function` of each item, in order, begun up to `depth` items before its turn.
 
     An exception of `function` is raised where its result would have been. Close the generator to stop early.

@@ -49,7 +49,7 @@ BUNDLED = {"demo": "demo/models/sd", "demo-sdxl": "demo/models/sdxl"}
 Latents = Float[Tensor, "image channel height width"]
 LatentShape = tuple[int, int, int]  # channel, height, width
 T5_TOKENS = 256  # what SD3's pipeline gives its third encoder
-SAMPLED_VALUES = 256  # of each tensor, and of the prompts, for a digest
+SAMPLED_VALUES = 256  # of each tensor, for a digest
 
 
 class Spec(NamedTuple):
@@ -113,6 +113,20 @@ class Conditioning:
         return Conditioning(**{name: change(part) for name, part in self.parts().items()})
 
 
+class TextStates(NamedTuple):
+    """What one text encoder makes of prompts; `pooled` of those that have a projection."""
+
+    states: Float[Tensor, "prompt token width"]
+    pooled: Float[Tensor, "prompt pooled"] | None = None
+
+
+class TextShape(NamedTuple):
+    """All of a model that `joined` needs to know."""
+
+    family: Family
+    text_width: int  # of SD3's embeddings
+
+
 @dataclass(frozen=True)
 class DiffusionModel:
     """The parts of a pipeline that training needs."""
@@ -128,6 +142,11 @@ class DiffusionModel:
     @property
     def spec(self) -> Spec:
         return FAMILIES[self.family]
+
+    @property
+    def text_width(self) -> int:
+        """Of the embeddings that SD3's transformer takes."""
+        return int(self.denoiser.config.get("joint_attention_dim", 0))
 
     @property
     def factor(self) -> int:
@@ -148,22 +167,15 @@ class DiffusionModel:
             raise ModelError(f"data.resolution_px is {height_px}; this model needs a multiple of {self.multiple_px}.")
         return self.vae.config["latent_channels"], height_px // self.factor, width_px // self.factor
 
-    def encoders_digest(self) -> str:
-        """Tells the encoders from others: a hash of the names, shapes and some values of their weights."""
-        digest = hashlib.sha256()
-        for module in (self.vae, *self.text_encoders):
-            for name, value in module.state_dict().items():
-                flat = value.detach().flatten()
-                some = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].float().cpu()
-                digest.update(f"{name}{tuple(value.shape)}".encode() + some.numpy().tobytes())
-        return digest.hexdigest()[:16]
 
-    def tokens_digest(self, prompts: list[str]) -> str:
-        """Tells the tokenizers from others: a hash of what they make of some of `prompts` and of the empty one."""
-        some, digest = ["", *prompts[:: max(1, len(prompts) // SAMPLED_VALUES)]], hashlib.sha256()
-        for index in range(len(self.tokenizers)):
-            digest.update(_tokens(self, index, some).numpy().tobytes())
-        return digest.hexdigest()[:16]
+def digest(module: torch.nn.Module) -> str:
+    """Tells an encoder from others: a hash of the names, shapes and some values of its weights."""
+    found = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        flat = value.detach().flatten()
+        some = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].float().cpu()
+        found.update(f"{name}{tuple(value.shape)}".encode() + some.numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def locate(source: str) -> str:
@@ -272,40 +284,51 @@ def pipeline_around(source: str, denoiser: Any) -> Any:
     )
 
 
-@torch.no_grad()
 def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Conditioning:
-    """What the pipeline itself computes from `prompts`; longer ones are cut at the tokenizer's length.
+    """What the pipeline itself computes from `prompts`; longer ones are cut at the tokenizer's length."""
+    return joined(model, [encode_text(model, index, prompts) for index in range(len(model.text_encoders))])
+
+
+@torch.no_grad()
+def encode_text(model: DiffusionModel, index: int, prompts: list[str]) -> TextStates:
+    """What text encoder `index` alone makes of `prompts`.
 
     An empty prompt becomes what the pipeline's guidance uses in its place, zeros where
     `force_zeros_for_empty_prompt` says so, because that is what training on empty prompts is for.
     """
-    hidden = [_hidden_states(model, index, prompts) for index in range(len(model.text_encoders))]
-    if model.family == "sd":
-        return Conditioning(hidden[0].last_hidden_state)
-    embeds = torch.cat([output.hidden_states[-2] for output in hidden[:2]], dim=-1)
-    if model.family == "sd3":
-        return _sd3_conditioning(model, embeds, hidden)
-    pooled = hidden[-1].text_embeds
+    encoder, pooled = model.text_encoders[index], None
+    tokens = text_tokens(model, index, prompts).to(encoder.device)
+    if model.family == "sd" or index == 2:
+        states = encoder(tokens).last_hidden_state
+    else:
+        output = encoder(tokens, output_hidden_states=True)
+        states, pooled = output.hidden_states[-2], output.text_embeds if has_pooled(model, index) else None
     if model.zero_empty_prompt:
-        keep = torch.tensor([prompt != "" for prompt in prompts], device=embeds.device)
-        embeds, pooled = embeds * keep[:, None, None], pooled * keep[:, None]
-    return Conditioning(embeds, pooled)
+        keep = torch.tensor([prompt != "" for prompt in prompts], device=states.device)
+        states, pooled = states * keep[:, None, None], None if pooled is None else pooled * keep[:, None]
+    return TextStates(states, pooled)
 
 
-def _sd3_conditioning(model: DiffusionModel, clip: Tensor, hidden: list[Any]) -> Conditioning:
-    """CLIP's two widths side by side, padded to the third encoder's, whose tokens follow (zeros if absent)."""
-    width = model.denoiser.config["joint_attention_dim"]
-    clip = F.pad(clip, (0, width - clip.shape[-1]))
-    t5 = hidden[2].last_hidden_state if len(hidden) == 3 else clip.new_zeros(len(clip), T5_TOKENS, width)
-    return Conditioning(torch.cat([clip, t5], dim=-2), torch.cat([output.text_embeds for output in hidden[:2]], dim=-1))
+def has_pooled(model: DiffusionModel, index: int) -> bool:
+    """Whether text encoder `index` gives a pooled embedding: SDXL's second, and both of SD3's CLIPs."""
+    return hasattr(model.text_encoders[index], "text_projection")
 
 
-def _hidden_states(model: DiffusionModel, index: int, prompts: list[str]) -> Any:
-    encoder = model.text_encoders[index]
-    return encoder(_tokens(model, index, prompts).to(encoder.device), output_hidden_states=True)
+def joined(model: DiffusionModel | TextShape, texts: list[TextStates]) -> Conditioning:
+    """The encoders' states and pooled embeddings as the denoiser takes them: CLIP's side by side.
+
+    SD3's are padded to the third encoder's width, whose tokens follow (zeros if absent).
+    """
+    states = torch.cat([text.states for text in texts[:2]], dim=-1)
+    pooled = [text.pooled for text in texts if text.pooled is not None]
+    if model.family == "sd3":
+        states = F.pad(states, (0, model.text_width - states.shape[-1]))
+        t5 = texts[2].states if len(texts) == 3 else states.new_zeros(len(states), T5_TOKENS, model.text_width)
+        states = torch.cat([states, t5], dim=-2)
+    return Conditioning(states, torch.cat(pooled, dim=-1) if pooled else None)
 
 
-def _tokens(model: DiffusionModel, index: int, prompts: list[str]) -> Int[Tensor, "prompt token"]:
+def text_tokens(model: DiffusionModel, index: int, prompts: list[str]) -> Int[Tensor, "prompt token"]:
     tokenizer, limit = model.tokenizers[index], _token_limit(model, index)
     encoded = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
     tokens: Tensor = encoded.input_ids

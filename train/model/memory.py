@@ -1,15 +1,17 @@
-"""How much memory this process has needed, and what is said when there is too little."""
+"""How much memory this process has needed, and what is done and said when there is too little."""
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from train.errors import MemoryFullError
 
-REFUSED = ("can't allocate memory", "not enough memory", "out of memory")  # as torch and drivers say it
+REFUSED = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # torch, drivers, libraries
+Result = TypeVar("Result")
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -18,6 +20,12 @@ def peak_memory_bytes(device: torch.device) -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024  # kibibytes, but for macOS
     return int(torch.accelerator.max_memory_allocated(device))
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory_bytes` begin anew; the CPU's, the system's, cannot."""
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
 
 
 def memory_full(error: Exception) -> bool:
@@ -34,3 +42,44 @@ def enough_memory(advice: str) -> Iterator[None]:
         if not memory_full(error):
             raise
         raise MemoryFullError(f"There is not enough memory {advice}") from error
+
+
+@contextmanager
+def on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """A module on `device`, and off it again."""
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to("cpu")
+
+
+class AtOnce:
+    """How many items go through a model at once; being out of memory halves that for good."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def run(self, total: int, work: Callable[[int, int], Result]) -> list[Result]:
+        """What work(start, stop) gives over 0 to `total`, in order.
+
+        Raises: what `work` raises, of memory too where one item is too many.
+        """
+        results: list[Result] = []
+        start = 0
+        while start < total:
+            stop = min(total, start + self.count)
+            found = self._tried(work, start, stop)
+            if found is not None:
+                results.append(found)
+                start = stop
+        return results
+
+    def _tried(self, work: Callable[[int, int], Result], start: int, stop: int) -> Result | None:
+        try:
+            return work(start, stop)
+        except (MemoryError, RuntimeError) as error:
+            if stop - start == 1 or not memory_full(error):
+                raise
+        self.count = (stop - start) // 2  # here, where the traceback no longer holds the tensors
+        return None

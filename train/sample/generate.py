@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from PIL import Image
 
 from train.errors import SettingsError
-from train.model.memory import enough_memory, memory_full
+from train.model.memory import AtOnce, enough_memory
 from train.model.saving import open_pipeline
 from train.sample.prompts import Prompt
 
@@ -94,28 +94,13 @@ class SlicedDecode:
     """A VAE's `decode`, at most `pictures` latents at a time; being out of memory halves that for good."""
 
     def __init__(self, decode: Callable[..., Any], pictures: int) -> None:
-        self.decode, self.pictures = decode, pictures
+        self.decode, self.at_once = decode, AtOnce(pictures)
 
     def __call__(self, z: torch.Tensor, return_dict: bool = True, generator: Any = None) -> Any:
         """z: (b, c, h, w). As AutoencoderKL's own. Raises: what `decode` raises, of memory too where b is 1."""
-        decoded: list[torch.Tensor] = []
-        start = 0
-        while start < len(z):
-            piece = self._decode_piece(z[start : start + self.pictures])
-            if piece is not None:
-                decoded.append(piece)
-                start += len(piece)
-        pixels = decoded[0] if len(decoded) == 1 else torch.cat(decoded)
+        pieces = self.at_once.run(len(z), lambda start, stop: self.decode(z[start:stop], return_dict=False)[0])
+        pixels = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return DecoderOutput(pixels) if return_dict else (pixels,)
-
-    def _decode_piece(self, latents: torch.Tensor) -> torch.Tensor | None:
-        try:
-            return cast(torch.Tensor, self.decode(latents, return_dict=False)[0])
-        except (MemoryError, RuntimeError) as error:
-            if len(latents) == 1 or not memory_full(error):
-                raise
-        self.pictures = len(latents) // 2  # here, where the traceback no longer holds the tensors
-        return None
 
 
 def _scheduler(own: Any, wanted: str) -> Any:

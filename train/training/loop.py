@@ -16,7 +16,7 @@ from torch import Tensor
 from train.config import Recipe, as_toml
 from train.data.batches import BatchPlan, BatchStream
 from train.data.buckets import bucketed
-from train.data.latent_cache import open_cache
+from train.data.latent_cache.cache import open_cache
 from train.data.latents import LatentSource, OnTheFly
 from train.data.pairs import PairSet
 from train.errors import RunDirectoryError, SettingsError
@@ -25,7 +25,7 @@ from train.model import fsdp, saving
 from train.model.families import DiffusionModel, load, prompts_cut
 from train.model.fsdp import whole
 from train.model.lora import trainable
-from train.model.memory import peak_memory_bytes
+from train.model.memory import forget_peak, peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
 from train.terminal import Reporter
@@ -246,16 +246,17 @@ def open_encoded(
     use_cache: bool,
 ) -> tuple[LatentSource, int]:
     """Where batches come from, and how many prompts were cut at the text encoder's length."""
+    resolution_px, flips, device = recipe.data.resolution_px, recipe.data.flips, accelerator.device
+    if use_cache:
+        opened = open_cache(cache, model, pairs, accelerator, reporter, resolution_px=resolution_px, flips=flips)
+        forget_peak(device)
+        return opened, opened.prompts_cut
     dtype = DTYPES[recipe.run.mixed_precision]
     upcast = model.spec.vae_may_overflow and model.vae.config.get("force_upcast", True)
-    model.vae.to(accelerator.device, torch.float32 if upcast else dtype)
+    model.vae.to(device, torch.float32 if upcast else dtype)
     for encoder in model.text_encoders:
-        encoder.to(accelerator.device, dtype)
-    resolution_px, flips = recipe.data.resolution_px, recipe.data.flips
-    if not use_cache:
-        return OnTheFly(model, pairs, resolution_px), prompts_cut(model, pairs.prompts)
-    opened = open_cache(cache, model, pairs, accelerator, reporter, resolution_px=resolution_px, flips=flips)
-    return opened, opened.prompts_cut
+        encoder.to(device, dtype)
+    return OnTheFly(model, pairs, resolution_px), prompts_cut(model, pairs.prompts)
 
 
 def announce(

@@ -8,7 +8,7 @@ import torch
 from tests.train import tiny
 from tests.train.caches import build
 from train.config import load_recipe
-from train.data.latent_cache import LatentCache
+from train.data.latent_cache.cache import LatentCache
 from train.data.latents import OnTheFly, assemble
 from train.data.pairs import PairSet, read_pairs
 from train.data.random_draws import Draw, draw

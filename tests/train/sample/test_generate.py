@@ -85,7 +85,7 @@ def test_a_slice_of_one_that_does_not_fit_and_other_errors_are_raised() -> None:
 
 
 def test_on_the_cpu_slices_hold_as_many_pixels_as_one_picture_of_512(sd: Path) -> None:
-    assert open_generator(str(sd), None).vae.decode.pictures == 512 * 512 // (32 * 32)
+    assert open_generator(str(sd), None).vae.decode.at_once.count == 512 * 512 // (32 * 32)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, for diffusers
