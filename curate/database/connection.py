@@ -79,12 +79,19 @@ def create_parquet_view(
     casts = ", ".join(f'"{column}"::float[{length}] as "{column}"' for column, length in (arrays or {}).items())
     columns = f"* replace ({casts})" if casts else "*"
     try:
-        # Only the name is a pattern, and a folder may have brackets.
-        found = literal(str(Path(glob.escape(str(pattern.parent))) / pattern.name))
-        create_view(connection, name, f"select {columns} from read_parquet({found})")
+        create_view(connection, name, f"select {columns} from {parquet_rows(pattern)}")
     except duckdb.Error as error:
         again = f"curate rank --name {pattern.stem}" if name.startswith("ranking") else "curate embed"
         raise RunError(f"{pattern} cannot be read ({first_line(error)}); run `{again}` again") from error
+
+
+def parquet_rows(pattern: Path) -> str:
+    """SQL for the rows of one file or a glob of them: folders' names mean nothing.
+
+    They may have brackets, and below one named `prompt=x` DuckDB itself gives every row that prompt.
+    """
+    found = literal(str(Path(glob.escape(str(pattern.parent))) / pattern.name))
+    return f"read_parquet({found}, hive_partitioning = false)"
 
 
 def _array_columns(pattern: Path) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from curate.errors import UsageError, nearest
 
@@ -41,11 +42,13 @@ def parse_split(text: str | None) -> tuple[SplitShare, ...]:
 def split_of(prompt: str, shares: tuple[SplitShare, ...]) -> str:
     """The split of a prompt: a hash of its text alone, so that it is the same in every ranking and every export.
 
-    Prompts that differ by upper and lower case or by white space only go together. "" when there are no splits.
+    Prompts that differ by upper and lower case, by white space or by how their letters are composed in Unicode (NFC,
+    NFD) only go together. "" when there are no splits.
     """
     if not shares:
         return ""
-    text = "split\x1f" + " ".join(prompt.casefold().split())
+    caseless = normalize("NFC", normalize("NFD", prompt).casefold())
+    text = "split\x1f" + " ".join(caseless.split())
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     position, upto = int.from_bytes(digest) / 2**64, 0.0
     for share in shares:

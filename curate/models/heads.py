@@ -96,7 +96,7 @@ def folded(text: str) -> str:
 def load_words_head(path: Path) -> WordsHead:
     """Read a list of words: UTF-8, one word or phrase a line; `#` begins a comment. Raises ModelError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is not UTF-8 text: {error}") from error
     words = sorted({word for line in lines if (word := folded(line.partition("#")[0]))})

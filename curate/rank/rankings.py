@@ -1,12 +1,13 @@
 """What a run's rankings were made by, and every view of a run under one of them."""
 
 import tomllib
+from contextlib import closing
 from typing import Any
 
 import duckdb
 
 from curate.database.comments import describe
-from curate.database.connection import at_once, connect_views, create_parquet_view
+from curate.database.connection import at_once, connect_views, create_parquet_view, first_line
 from curate.errors import RunError
 from curate.rank.psi import Psi, create_calibration_views, create_psi_views
 from curate.storage.run import Run
@@ -51,6 +52,14 @@ def open_views(run: Run, database: str = ":memory:", ranking: str | None = None)
 
 
 def write_database(run: Run) -> None:
-    """curation.duckdb: the same views in a file, for the DuckDB command line and notebooks."""
+    """curation.duckdb: the same views in a file, for the DuckDB command line and notebooks. Raises: WriteError."""
     with atomic_path(run.database) as temporary:
-        open_views(run, str(temporary)).close()
+        log = temporary.with_name(f"{temporary.name}.wal")
+        try:
+            connection = open_views(run, str(temporary))
+            with closing(connection):
+                connection.execute("checkpoint")  # closing does it, too, but says nothing of a full disk
+        except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException) as error:
+            raise OSError(first_line(error)) from error
+        finally:
+            log.unlink(missing_ok=True)

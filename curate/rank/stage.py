@@ -18,6 +18,7 @@ from curate.database.connection import (
     fetch_count,
     first_line,
     literal,
+    parquet_rows,
     seal,
 )
 from curate.database.queries import query_text
@@ -106,6 +107,7 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
 
     seal(connection, run)
     set_aside(connection, options.filters, scorers)
+    _set_aside_same_bytes(connection)
     measure(connection, metric, scorers, values)
     sign = -1 if options.reverse else 1
     connection.execute(f"create temp table ranked_rows as\n{query_text('rank/ranked')}", {"sign": sign})
@@ -223,6 +225,13 @@ def measure(connection: duckdb.DuckDBPyConnection, metric: Metric, scorers: list
         raise QueryError(f"{metric.path}: it returned pair {pair_id!r} {fault}")
 
 
+def _set_aside_same_bytes(connection: duckdb.DuckDBPyConnection) -> None:
+    """`left_out` gets the pairs of one picture under two uids; most runs have none, which is found out first."""
+    connection.execute(f"create temp table repeated_bytes as\n{query_text('rank/repeated_bytes')}")
+    if fetch_count(connection, "repeated_bytes"):
+        connection.execute(f"insert into left_out\n{query_text('rank/same_bytes')}")
+
+
 def _check_name(run: Run, name: str) -> None:
     """Views do not tell upper from lower case. Raises UsageError."""
     for path in run.rankings.glob("*.toml"):
@@ -330,7 +339,7 @@ def _quality_at(connection: duckdb.DuckDBPyConnection, rank: int) -> float:
 
 def _coverage(connection: duckdb.DuckDBPyConnection, ranking: Path, prompts: Prompts | None) -> dict[str, Any]:
     """Prompts kept; and, where prompts were compared anyway, groups of near-duplicates and topics."""
-    file = literal(str(ranking.resolve()))
+    file = parquet_rows(ranking.resolve())
     found = prompt_coverage(connection, file)
     if prompts is None:
         return found

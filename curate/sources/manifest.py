@@ -112,7 +112,7 @@ def load_manifest(name_or_path: str) -> Manifest:
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file. Raises ManifestError when it is missing or malformed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror}); give a path to a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

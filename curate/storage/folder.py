@@ -110,7 +110,7 @@ class LocalFolder(Folder):
         return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(self.path / name, columns=columns)
+        return pq.read_table(self.path / name, columns=columns, partitioning=None)
 
     def names(self, folder: str) -> list[str]:
         try:

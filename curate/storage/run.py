@@ -146,13 +146,14 @@ class Run(RunFiles):
         """A table, `ranking` or `ranking_NAME` as a polars frame. Raises RunError, naming what there is."""
         import polars as pl
 
-        return pl.read_parquet(self._files_of(name), glob=False)
+        return pl.read_parquet(self._files_of(name), glob=False, hive_partitioning=False)
 
     def relation(self, name: str) -> "duckdb.DuckDBPyRelation":
         """The same for SQL: a relation over the files, which DuckDB reads as far as a query needs them."""
         import duckdb
 
-        return duckdb.read_parquet([glob.escape(str(path)) for path in self._files_of(name)])
+        files = [glob.escape(str(path)) for path in self._files_of(name)]
+        return duckdb.read_parquet(files, hive_partitioning=False)
 
     def _files_of(self, name: str) -> list[Path]:
         there = {

@@ -69,6 +69,11 @@ def test_a_file_wins_over_the_preset_and_flags_over_the_file(tmp_path: Path) -> 
     assert (recipe.objective.beta, recipe.run.steps, recipe.run.batch_pairs) == (7.0, 11, 2048)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf[run]\nsteps = 7\n")
+    assert load_recipe("demo", tmp_path / "mine.toml").run.steps == 7
+
+
 def test_a_rank_makes_it_a_lora() -> None:
     assert load_recipe("demo").lora is None
     assert load_recipe("demo", None, {"lora": {"rank": 4}}).lora == Lora(rank=4)

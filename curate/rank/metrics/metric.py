@@ -92,7 +92,7 @@ def load_metric(name_or_path: str) -> Metric:
     if path is None:
         raise UsageError(f"no metric '{name_or_path}'{nearest(name_or_path, shipped)}; a file of your own ends in .sql")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"the metric {path} cannot be read: {reason}") from error

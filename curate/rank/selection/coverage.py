@@ -14,7 +14,7 @@ SEED = 0
 
 
 def prompt_coverage(connection: duckdb.DuckDBPyConnection, ranking: str) -> dict[str, Any]:
-    """Prompts of a ranking's view or file: all, and those with a selected pair."""
+    """Prompts of a ranking's view, or `parquet_rows` of it: all, and those with a selected pair."""
     prompts, selected = fetch(connection, query_text("rank/coverage", ranking=[ranking]))[0]
     return {"prompts": prompts, "selected_prompts": selected}
 

@@ -10,7 +10,7 @@ from tests.demo import ROOT
 
 CURATE = ROOT / "curate"
 BOTH = ["clip", "pick"]
-HASH = {text: duckdb.execute("select hash(?)", [text]).fetchall()[0][0] for text in "pqabc"}
+HASH = {text: duckdb.execute("select hash(?)", [text]).fetchall()[0][0] for text in "pqabc01"}
 
 # Views and tables that the cases pick from, as `name (columns): rows`.
 TABLES = {
@@ -81,6 +81,7 @@ TABLES = {
         "('1', 0.5), ('2', 0.5), ('5', 0.9), ('3', null)",
     ),
     "other_result": ("pair_id varchar, quality double", "('1', 3), ('2', 2), ('5', 1)"),
+    "repeated_bytes": ("bytes_hash ubigint", "(hash('0')), (hash('1'))"),
     "left_out": ("pair_id varchar, reason varchar", "('2', 'where')"),
     "ranked": (
         "rank bigint, pair_number bigint, quality double",
@@ -103,8 +104,8 @@ TABLES = {
         "(0, 0, 'p', 'a', 0), (1, 0, 'p', 'c', 1), (2, 1, 'q', 'a', 0), (3, 1, 'q', 'z', 0), (4, 1, 'q', 'b', 1)",
     ),
     "images": (
-        "image_uid varchar, format varchar, clip_embedding float[2]",
-        "('c', 'JPEG', [3, 4]), ('a', 'PNG', [1, 2]), ('b', 'WEBP', [5, 6]), ('z', 'PNG', [7, 8])",
+        "image_uid varchar, format varchar, clip_embedding float[2], sha256 varchar",
+        "('c', 'JPEG', [3, 4], '0'), ('a', 'PNG', [1, 2], '1'), ('b', 'WEBP', [5, 6], '1'), ('z', 'PNG', [7, 8], '0')",
     ),
     "dropped": (
         "image_uid varchar, pair_id varchar, reason varchar",
@@ -285,6 +286,9 @@ CASES: dict[str, Case] = {
         [("3", "score_missing"), ("4", "image_dropped")],
     ),
     "rank/dropped_unmeasured": (["eligible", "left_out", "ranked"], {}, {}, []),
+    # 1, too, were c's bytes those of a; 2 is left out already.
+    "rank/repeated_bytes": (["images"], {}, {}, [(HASH["0"],), (HASH["1"],)]),
+    "rank/same_bytes": (["eligible", "images", "repeated_bytes", "left_out"], {}, {}, [("5", "same_image")]),
     "rank/dropped_by_rank": (
         ["not_ranked", "reasons"],
         {},

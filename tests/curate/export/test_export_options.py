@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import datasets
 import pytest
@@ -175,6 +176,13 @@ def test_a_prompt_keeps_its_split() -> None:
     assert [abs(len(one) / 2000 - share) < 0.03 for one, share in zip(held, (0.1, 0.2), strict=True)] == [True, True]
     assert split_of("A  Red\nCircle ", small) == split_of("a red circle", small)
     assert split_of("a red circle", ()) == ""
+
+
+def test_two_spellings_of_one_text_in_unicode_share_a_split() -> None:
+    shares = parse_split("train=0.5,validation=0.5")
+    for prompt in (f"Un caf\u00e9 \u1e9b\u0323 {number}" for number in range(50)):
+        spelled = {split_of(normalize(form, prompt), shares) for form in ("NFC", "NFD")}
+        assert len(spelled) == 1, prompt
 
 
 @pytest.mark.parametrize(

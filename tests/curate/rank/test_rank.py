@@ -1,6 +1,7 @@
 """Metrics against rows worked by hand and against a slow polars version; the order; what is refused."""
 
 import random
+import resource
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -9,15 +10,17 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
 from benchmarks.speed.synthetic import make_run as synthetic
 from curate.database.queries import query_text
-from curate.errors import QueryError, RunError, UsageError
+from curate.errors import QueryError, RunError, UsageError, WriteError
 from curate.rank import stage as rank_module
 from curate.rank.psi import Psi, parse_psi
+from curate.rank.rankings import write_database
 from curate.rank.stage import parse_top, selected_count
 from curate.storage.run import Run
 from curate.storage.tables import temporary_path, write_table
@@ -160,6 +163,54 @@ def test_a_run_whose_folder_reads_like_a_pattern(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a[1] 'b'", HAND_PAIRS, HAND_SCORES)
     assert ranked(run)["base_pairs"] == 3
     assert duckdb.connect(str(run.database), read_only=True).sql("select count(*) from ranking").fetchall() == [(3,)]
+
+
+def test_a_run_below_folders_named_like_columns(tmp_path: Path) -> None:
+    """By DuckDB's own reading of Parquet every prompt would be "x" and every quality "high"."""
+    plain = make_run(tmp_path / "run", HAND_PAIRS, HAND_SCORES)
+    odd = make_run(
+        tmp_path / "prompt=x" / "quality=high" / "rank=16" / "clip_score=3" / "split=test", HAND_PAIRS, HAND_SCORES
+    )
+    assert ranked(odd) == ranked(plain)
+    assert ranking_rows(odd) == ranking_rows(plain)
+    for name in ("pairs", "prompts", "scores", "ranking"):
+        rows = plain.relation(name).fetchall()
+        assert odd.relation(name).fetchall() == rows
+        assert duckdb.connect(str(odd.database), read_only=True).sql(f"from {name}").fetchall() == rows
+        assert odd.frame(name).equals(plain.frame(name))
+        file = "pairs.parquet" if name == "pairs" else name
+        if name != "ranking":
+            assert odd.folder.read_table(file).equals(plain.folder.read_table(file))
+
+
+def test_one_picture_under_two_uids_is_set_aside_by_its_bytes(run: Run) -> None:
+    """pair-0 is b against a, and d has bytes of its own."""
+    rows = [
+        {**dict.fromkeys(tables.IMAGES.names, 0), "image_uid": uid, "sha256": sha256, "format": "PNG"}
+        | {"source_file": "f"}
+        for uid, sha256 in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "3"))
+    ]
+    write_table(pa.Table.from_pylist(rows, schema=tables.IMAGES), run.table("images") / "p.parquet", tables.IMAGES)
+    assert ranked(run)["dropped_pairs"] == {"same_image": 1, "tie": 1}
+    assert sorted(qualities(run)) == ["pair-1", "pair-3"]
+    assert duckdb.connect(str(run.database)).sql(
+        "select pair_id, detail from dropped where reason = 'same_image'"
+    ).fetchall() == [("pair-0", "both sides are the same image")]
+
+
+def test_a_disk_too_full_for_the_database_keeps_the_old_one(run: Run) -> None:
+    """DuckDB closes a file that it could not write without a word."""
+    ranked(run)
+    before = run.database.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"^cannot write \S+/curation.duckdb: .*; make room"):
+            write_database(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.database.read_bytes() == before
+    assert [path.name for path in run.root.iterdir() if "curation" in path.name] == ["curation.duckdb"]
 
 
 def test_tables_behind_links(run: Run, tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def test_bundled_names() -> None:
     assert NAMES == ["demo", "generic", "pickapic_v1", "pickapic_v2"]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_toml(tmp_path: Path) -> None:
+    path = Path(written(tmp_path))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_manifest(str(path)).columns == GOOD["columns"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bundled_manifest_describes_itself(name: str) -> None:
     manifest = load_manifest(name)
