@@ -9,9 +9,17 @@ MANIFEST_KEYS = (
     "default_split",
     "splits",
     "columns",
+    "query",
+    "images",
+    "labels",
+    "candidates",
+    "keep",
+    "dimension",
     "rules",
     "sampled",
 )
+QUERY_KEYS = ("sql",)
+LABEL_KEYS = ("values", "least_margin", "least_share")
 SPLIT_KEYS = ("files", "rows")
 
 REQUIRED_COLUMNS = ("prompt",)
@@ -26,12 +34,30 @@ OPTIONAL_COLUMNS = (
     "image_1_model",
     "label_0",  # 1 = image 0 preferred, 0 = image 1, 0.5 = tie; label_1 is the complement
     "label_1",
+    "votes_0",  # or how many preferred each side (numbers; shares will do), ...
+    "votes_1",
+    "votes",  # ... each vote, as a list or its JSON text, ...
+    "share_0",  # ... or the share that preferred image 0
     "labelled",  # boolean: false means not judged
     "annotator_id",
     "judgement_id",  # one value per judgement; tells repeated judgements of a pair apart
     "category",  # of the prompt
+    "dimension",  # the question that was judged, where one pair was asked about several times
 )
 COLUMN_KEYS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
+# One row a picture instead of a pair: [candidates] makes pairs of them.
+CANDIDATE_COLUMNS = (
+    "prompt",
+    "image_path",
+    "image_uid",
+    "image_model",
+    "image_group",  # pictures that are compared with each other; absent: those of one prompt
+    "rank",  # lower is better, or ...
+    "rating",  # ... higher is better
+    "category",
+)
+CANDIDATE_KEYS = ("rule", "per_prompt")
+CANDIDATE_RULES = ("all", "adjacent", "best-worst", "best-rest")
 RULE_KEYS = ("control_image_uids",)
 
 # [sampled]: how the pictures were drawn, where `train sample` drew them.

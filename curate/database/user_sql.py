@@ -28,15 +28,23 @@ def materialise(
     parameters: exactly those that the query names. Raises QueryError, naming `where`.
     """
     try:
-        statement = _one_statement(connection, sql, where, duckdb.StatementType.SELECT)
-        if statement.named_parameters != set(parameters):
-            used, declared = (", ".join(sorted(names)) or "none" for names in (statement.named_parameters, parameters))
-            raise QueryError(f"{where}: the parameters declared are {declared}; the query uses {used}")
-        body = _as_subquery(_without_end(statement.query))
+        body = one_select(connection, sql, parameters, where)
         connection.execute(f'create or replace temp table "{table}" as {body}', parameters)
         return {name: kind for name, kind, *_ in connection.execute(f'describe "{table}"').fetchall()}
     except duckdb.Error as error:
         raise QueryError(f"{where}: {error}") from error
+
+
+def one_select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any], where: str) -> str:
+    """A user's query as part of another statement. Raises: QueryError when it is no one query, or names others."""
+    try:
+        statement = _one_statement(connection, sql, where, duckdb.StatementType.SELECT)
+    except duckdb.Error as error:
+        raise QueryError(f"{where}: {error}") from error
+    if statement.named_parameters != set(parameters):
+        used, declared = (", ".join(sorted(names)) or "none" for names in (statement.named_parameters, parameters))
+        raise QueryError(f"{where}: the parameters declared are {declared}; the query uses {used}")
+    return _as_subquery(_without_end(statement.query))
 
 
 def _one_statement(

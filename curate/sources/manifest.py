@@ -2,15 +2,22 @@
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from curate.errors import ManifestError, UsageError, nearest
+from curate.sources.labels import BY_MODEL, BY_UID, LABEL_COLUMNS, LABELS, LabelRules
+from curate.sources.prepare import Candidates
 from schemas.manifests import (
+    CANDIDATE_COLUMNS,
+    CANDIDATE_KEYS,
+    CANDIDATE_RULES,
     COLUMN_KEYS,
+    LABEL_KEYS,
     MANIFEST_KEYS,
+    QUERY_KEYS,
     REQUIRED_COLUMNS,
     RULE_KEYS,
     SAMPLED_KEYS,
@@ -20,6 +27,8 @@ from schemas.manifests import (
 
 BUNDLED = Path(str(files("data_manifests")))
 DEMO = "demo"
+SIDE_WORDS = ("preferred", "rejected")
+SIDE_COLUMNS = ("uid", "bytes", "path", "model")
 
 
 @dataclass(frozen=True)
@@ -32,9 +41,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set of pairs. `columns` maps our names (schemas.manifests) to the data set's.
+    """A data set of pairs. `columns` maps our names (schemas.manifests) to the data set's; or `query` returns ours.
 
-    sampled: how the pictures were drawn, where `train sample` drew them; else empty.
+    images: where relative paths start, folders, zips or tars; empty: beside the file that names them.
+    always_0: image 0 is the preferred one without a label. keep: the set's own columns that stay beside a pair.
+    dimension: of several questions about a pair, the one that counts; None: their mean. sampled: how the pictures were drawn, where `train sample` drew them; else empty.
     """
 
     name: str
@@ -48,10 +59,18 @@ class Manifest:
     homepage: str = ""
     license: str = ""
     sampled: dict[str, Any] = field(default_factory=dict)
-    judged: bool = field(init=False)
+    query: str | None = None
+    images: tuple[str, ...] = ()
+    labels: LabelRules = LabelRules()
+    always_0: bool = False
+    candidates: Candidates | None = None
+    keep: tuple[str, ...] = ()
+    dimension: str | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "judged", "label_0" in self.columns)
+    @property
+    def judged(self) -> bool:
+        """Whether the set says who is preferred; one of a query is looked at once its columns are known."""
+        return self.always_0 or bool(set(LABEL_COLUMNS) & set(self.columns))
 
     def split(self, name: str | None) -> tuple[str, Split]:
         """The named split, or the default one. Raises UsageError for an unknown name."""
@@ -67,7 +86,17 @@ class Manifest:
             "columns": dict(self.columns),
             "control_image_uids": list(self.control_image_uids),
         }
-        return decided | ({"sampled": self.sampled} if self.sampled else {})
+        told = {
+            "query": self.query,
+            "images": list(self.images),
+            "labels": asdict(self.labels) if self.labels != LabelRules() else None,
+            "always_0": self.always_0,
+            "candidates": asdict(self.candidates) if self.candidates else None,
+            "keep": list(self.keep),
+            "dimension": self.dimension,
+            "sampled": self.sampled,
+        }
+        return decided | {key: value for key, value in told.items() if value}
 
     def about(self) -> dict[str, str]:
         """What the manifest says of the data set for people, for run.toml; it decides no table."""
@@ -82,9 +111,11 @@ def load_manifest(name_or_path: str) -> Manifest:
     path = bundled_or_path(name_or_path, BUNDLED, "bundled manifest", "; a file's name ends in .toml")
     raw = read_toml(path)
     check_keys(raw, MANIFEST_KEYS, path, "")
-    columns = _table(raw, "columns", path)
-    check_keys(columns, COLUMN_KEYS, path, "columns.")
-    _check_columns(columns, path)
+    candidates = _candidates(raw, path)
+    columns, always_0 = _columns(raw, path, CANDIDATE_COLUMNS if candidates else COLUMN_KEYS)
+    query = _query(raw, columns, path)
+    if query is None and candidates is None:
+        _check_columns(columns, path)
     rules = _table(raw, "rules", path)
     check_keys(rules, RULE_KEYS, path, "rules.")
     splits = {name: _split(name, value, path) for name, value in _table(raw, "splits", path).items()}
@@ -106,6 +137,13 @@ def load_manifest(name_or_path: str) -> Manifest:
         homepage=texts["homepage"] or "",
         license=texts["license"] or "",
         sampled=_sampled(raw, path),
+        query=query,
+        images=_texts(raw.get("images", []), "images", path),
+        labels=_labels(raw, path),
+        always_0=always_0 or candidates is not None,
+        candidates=candidates,
+        keep=_texts(raw.get("keep", []), "keep", path),
+        dimension=_text(raw, "dimension", path),
     )
 
 
@@ -150,11 +188,73 @@ def _text(raw: dict[str, Any], key: str, path: Path) -> str | None:
     return value
 
 
+def _texts(value: Any, key: str, path: Path) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+        raise ManifestError(f"{path}: '{key}' must be text or a list of texts, got {value!r}")
+    return tuple(given)
+
+
+def _columns(raw: dict[str, Any], path: Path, known: tuple[str, ...]) -> tuple[dict[str, str], bool]:
+    """[columns] under our names; and whether they name a preferred and a rejected side, which are image 0 and 1."""
+    given = _table(raw, "columns", path)
+    sides = {f"{word}_{what}": f"image_{side}_{what}" for side, word in enumerate(SIDE_WORDS) for what in SIDE_COLUMNS}
+    columns = {sides.get(key, key): value for key, value in given.items()}
+    check_keys(columns, known, path, "columns.")
+    named = [key for key in given if key in sides]
+    if named and (len(columns) < len(given) or set(LABEL_COLUMNS) & set(columns)):
+        raise ManifestError(
+            f"{path}: 'columns.{named[0]}' says who is preferred; leave out the label and image_0, image_1"
+        )
+    return columns, bool(named)
+
+
+def _query(raw: dict[str, Any], columns: dict[str, str], path: Path) -> str | None:
+    """[query]'s text, instead of [columns]."""
+    table = _table(raw, "query", path)
+    check_keys(table, QUERY_KEYS, path, "query.")
+    if not table:
+        return None
+    if columns:
+        raise ManifestError(f"{path}: [query] and [columns] both say how to read the files; keep one")
+    if not (sql := _text(table, "sql", path)):
+        raise ManifestError(f'{path}: [query] needs sql = "select ... from source"')
+    return sql
+
+
+def _labels(raw: dict[str, Any], path: Path) -> LabelRules:
+    table = _table(raw, "labels", path)
+    check_keys(table, LABEL_KEYS, path, "labels.")
+    values = table.get("values", {})
+    by = values if values in (BY_MODEL, BY_UID) else None
+    if by is None and not (isinstance(values, dict) and all(value in LABELS for value in values.values())):
+        raise ManifestError(
+            f"{path}: 'labels.values' must give each mark 1 (image 0 preferred), 0 (image 1) or 0.5 (a tie), or be "
+            f'"{BY_MODEL}" or "{BY_UID}", got {values!r}'
+        )
+    margin, share = table.get("least_margin", 0.0), table.get("least_share", 0.5)
+    if type(margin) not in (int, float) or margin < 0:
+        raise ManifestError(f"{path}: 'labels.least_margin' must be a number of votes from 0 up, got {margin!r}")
+    if type(share) not in (int, float) or not 0.5 <= share <= 1:
+        raise ManifestError(f"{path}: 'labels.least_share' must be from 0.5 to 1, got {share!r}")
+    return LabelRules({} if by else {str(key): float(value) for key, value in values.items()}, by, margin, share)
+
+
+def _candidates(raw: dict[str, Any], path: Path) -> Candidates | None:
+    if "candidates" not in raw:
+        return None
+    table = _table(raw, "candidates", path)
+    check_keys(table, CANDIDATE_KEYS, path, "candidates.")
+    rule, per_prompt = table.get("rule", Candidates.rule), table.get("per_prompt")
+    if rule not in CANDIDATE_RULES:
+        raise ManifestError(f"{path}: 'candidates.rule' is {rule!r}{nearest(str(rule), CANDIDATE_RULES)}")
+    if per_prompt is not None and (type(per_prompt) is not int or per_prompt < 1):
+        raise ManifestError(f"{path}: 'candidates.per_prompt' must be a whole number from 1 up, got {per_prompt!r}")
+    return Candidates(rule, per_prompt)
+
+
 def _control_image_uids(rules: dict[str, Any], path: Path) -> tuple[str, ...]:
-    uids = rules.get("control_image_uids", [])
-    if not isinstance(uids, list) or not all(isinstance(uid, str) for uid in uids):
-        raise ManifestError(f"{path}: 'rules.control_image_uids' must be a list of image uids, got {uids!r}")
-    return tuple(uids)
+    return _texts(rules.get("control_image_uids", []), "rules.control_image_uids", path)
 
 
 def _sampled(raw: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""What a source says of a pair, brought to one label and its strength: marks of any kind, votes, shares."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+LABELS = (0.0, 0.5, 1.0)
+BY_MODEL, BY_UID = "models", "uids"
+LABEL_COLUMNS = ("label_0", "label_1", "votes_0", "votes_1", "votes", "share_0")
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """A manifest's [labels]: what marks mean, and when votes are a tie.
+
+    values: what a mark or one vote may be, as text -> 1 (image 0 preferred), 0 (image 1) or 0.5 (a tie); empty: they
+    are these numbers themselves. by: "models" or "uids" where a mark names the preferred image's model or uid.
+    least_margin: votes more than the other side has, below which a pair is a tie; least_share: the same as a share
+    of all votes, 0.5 to 1.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    by: str | None = None
+    least_margin: float = 0.0
+    least_share: float = 0.5
+
+
+def with_labels(rows: pl.DataFrame, rules: LabelRules, always_0: bool) -> pl.DataFrame:
+    """`label_0` (0, 0.5, 1; null where it cannot be told) and `strength` in place of the source's label columns.
+
+    always_0: image 0 is the preferred one by the manifest. strength: the preferred side's share of the votes, 0.5 to 1;
+    null where the source counts none. Every row is judged by itself, so the order of rows does not matter.
+    """
+    given = set(rows.columns) & set(LABEL_COLUMNS)
+    rest = rows.drop(given)
+    if always_0:
+        return rest.with_columns(label_0=pl.lit(1.0), strength=pl.lit(None, pl.Float64))
+    if not given:
+        return rest.with_columns(strength=pl.lit(None, pl.Float64))
+    if "label_0" in given:
+        return rest.with_columns(label_0=_marked(rows, rules), strength=pl.lit(None, pl.Float64))
+    return rest.with_columns(**_voted(*_sides(rows, rules), rules))
+
+
+def _marked(rows: pl.DataFrame, rules: LabelRules) -> pl.Series:
+    """float64: the label of each row's mark."""
+    found = _meaning(rows["label_0"], rules, rows)
+    if "label_1" not in rows.columns:
+        return found
+    agrees = (found + _meaning(rows["label_1"], rules, rows)) == 1.0
+    return found.zip_with(agrees.fill_null(False), pl.Series([None], dtype=pl.Float64))
+
+
+def _meaning(marks: pl.Series, rules: LabelRules, rows: pl.DataFrame) -> pl.Series:
+    if rules.by is not None:
+        sides = [rows[f"image_{side}_{'model' if rules.by == BY_MODEL else 'uid'}"] for side in (0, 1)]
+        marks = marks.cast(pl.String)
+        label = pl.when(marks == sides[0]).then(1.0).when(marks == sides[1]).then(0.0)
+        return pl.select(pl.when(sides[0] == sides[1]).then(None).otherwise(label)).to_series()
+    if rules.values:
+        known = {_plain(key): value for key, value in rules.values.items()}
+        distinct = marks.unique().drop_nulls()
+        means = [known.get(_plain(mark)) for mark in distinct.to_list()]
+        return marks.replace_strict(distinct, pl.Series(means, dtype=pl.Float64), default=None, return_dtype=pl.Float64)
+    numbers = marks.cast(pl.String).str.strip_chars() if marks.dtype == pl.String else marks
+    numbers = numbers.cast(pl.Float64, strict=False)
+    return numbers.zip_with(numbers.is_in(LABELS).fill_null(False), pl.Series([None], dtype=pl.Float64))
+
+
+def _plain(mark: object) -> str:
+    """A mark as a manifest writes it: 1, 1.0, True and "1.0" are "1"."""
+    if isinstance(mark, bool):
+        return str(int(mark))
+    text = str(mark).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
+
+
+def _sides(rows: pl.DataFrame, rules: LabelRules) -> tuple[pl.Series, pl.Series]:
+    """Votes for image 0 and for image 1; null where they are not votes."""
+    if "share_0" in rows.columns:
+        share = rows["share_0"].cast(pl.Float64, strict=False)
+        return share, 1.0 - share
+    if "votes" in rows.columns:
+        counted = [_count(votes, rules) for votes in rows["votes"].to_list()]
+        sides = list(zip(*counted, strict=True)) if counted else ((), ())
+        return pl.Series(sides[0], dtype=pl.Float64), pl.Series(sides[1], dtype=pl.Float64)
+    return rows["votes_0"].cast(pl.Float64, strict=False), rows["votes_1"].cast(pl.Float64, strict=False)
+
+
+def _count(votes: Any, rules: LabelRules) -> tuple[float | None, float | None]:
+    """Both sides' votes of a list of votes, or of its JSON text; of an object, each vote has its count as value."""
+    try:
+        parsed = json.loads(votes) if isinstance(votes, str) else votes
+        weighed: Iterable[tuple[Any, float]] = (
+            parsed.items() if isinstance(parsed, dict) else ((vote, 1.0) for vote in parsed)
+        )
+        known = {_plain(key): value for key, value in rules.values.items()} or {"1": 1.0, "0": 0.0, "0.5": 0.5}
+        side_0 = side_1 = 0.0
+        for vote, weight in weighed:
+            label = float(known[_plain(vote)])
+            side_0, side_1 = side_0 + label * float(weight), side_1 + (1 - label) * float(weight)
+        return side_0, side_1
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None, None
+
+
+def _voted(side_0: pl.Series, side_1: pl.Series, rules: LabelRules) -> dict[str, pl.Series]:
+    """The majority's label, a tie below the least margin or share, and the share of the side that has more."""
+    frame = pl.DataFrame({"zero": side_0, "one": side_1})
+    sound = pl.all_horizontal(pl.col("zero", "one").is_finite() & (pl.col("zero", "one") >= 0))
+    total, most = pl.col("zero") + pl.col("one"), pl.max_horizontal("zero", "one")
+    share, margin = most / total, (pl.col("zero") - pl.col("one")).abs()
+    tie = (margin == 0) | (margin < rules.least_margin) | (share < rules.least_share)
+    label = pl.when(tie).then(0.5).when(pl.col("zero") > pl.col("one")).then(1.0).otherwise(0.0)
+    counts = sound.fill_null(False) & (total > 0)
+    made = frame.select(label_0=pl.when(counts).then(label), strength=pl.when(counts).then(share))
+    return {"label_0": made["label_0"], "strength": made["strength"]}

@@ -1,0 +1,203 @@
+"""Pictures by address: a path, a URL, a member of a zip or tar, or a cell of a Parquet file.
+
+An address inside another file is FILE::MEMBER; a tar's member has its place behind it, FILE.tar::MEMBER@OFFSET+SIZE,
+and a cell is FILE.parquet::COLUMN/ROW. Nothing is ever unpacked here: a member's name leads to bytes, to no path.
+"""
+
+import re
+import tarfile
+import zipfile
+from bisect import bisect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.errors import SourceError
+from curate.storage.files import retrying
+from curate.terminal.progress import say
+
+INSIDE = re.compile(r"^(?P<file>.+?\.(?:zip|tar|parquet))::(?P<member>.+)$", re.IGNORECASE | re.DOTALL)
+PLACED = re.compile(r"^(?P<name>.*)@(?P<offset>\d+)\+(?P<size>\d+)$", re.DOTALL)
+OPEN_AT_ONCE = 64
+
+
+class Member(NamedTuple):
+    """A regular file of an archive. offset: where its bytes begin, or None in a zip, which finds them by name."""
+
+    name: str
+    size_bytes: int
+    offset: int | None = None
+
+    def address(self, archive: str) -> str:
+        """What `read_members` finds it by."""
+        place = "" if self.offset is None else f"@{self.offset}+{self.size_bytes}"
+        return f"{archive}::{self.name}{place}"
+
+
+def is_member(address: str) -> bool:
+    """Whether an address leads into another file."""
+    return "::" in address and INSIDE.match(address) is not None
+
+
+def read_members(addresses: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+    """Each distinct address with its bytes (None: no such member, or an empty cell); each file in its own order.
+
+    Raises: SourceError when the file that holds them cannot be read.
+    """
+    wanted: dict[str, list[str]] = {}
+    for address in dict.fromkeys(addresses):
+        found = INSIDE.match(address)
+        assert found is not None, address
+        wanted.setdefault(found["file"], []).append(found["member"])
+    for file, members in wanted.items():
+        container = _opened(file)
+        for member, data in container.read(members):
+            yield f"{file}::{member}", data
+
+
+def list_members(archive: str) -> list[Member]:
+    """The regular files of a zip or tar, in its order. Links, devices, and names that climb out are left out, as is
+    what has the name of another; how many is said. Raises: SourceError when it is no archive, or ends early.
+    """
+    try:
+        found = list(_zip_members(archive) if archive.lower().endswith(".zip") else _tar_members(archive))
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise SourceError(f"{archive} is no whole archive ({error}); fetch it again") from error
+    except OSError as error:
+        raise SourceError(f"{archive} cannot be read: {error}") from error
+    named: dict[str, list[Member]] = {}
+    for member in found:
+        named.setdefault(_inner_name(member.name), []).append(member)
+    kept = [same[0]._replace(name=name) for name, same in named.items() if len(same) == 1 and name]
+    if left := len(found) - len(kept):
+        first = next(name or same[0].name for name, same in named.items() if len(same) > 1 or not name)
+        say(
+            f"note: {archive}: {left:,} members are left out, for their name leads out of it or is there twice, "
+            f"first '{first}'"
+        )
+    return kept
+
+
+def _inner_name(name: str) -> str:
+    """A member's name without a leading ./, or nothing where it climbs out."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return "" if ".." in parts or name.startswith("/") else "/".join(parts)
+
+
+def _tar_members(archive: str) -> Iterator[Member]:
+    with fsspec.open(archive, "rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(0)
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            for info in tar:
+                tar.members = []  # type: ignore[attr-defined]  # a million would be kept
+                if info.isreg():
+                    if info.offset_data + info.size > size:
+                        raise EOFError(f"'{info.name}' is cut off")
+                    yield Member(info.name, info.size, info.offset_data)
+
+
+def _zip_members(archive: str) -> Iterator[Member]:
+    with fsspec.open(archive, "rb") as stream, zipfile.ZipFile(stream) as opened:
+        for info in opened.infolist():
+            link = (info.external_attr >> 16) & 0o170000 == 0o120000
+            if not (info.is_dir() or link):
+                yield Member(info.filename, info.file_size)
+
+
+class _Container(Protocol):
+    def read(self, members: list[str]) -> Iterator[tuple[str, bytes | None]]: ...
+
+
+@lru_cache(OPEN_AT_ONCE)
+def _opened(file: str) -> _Container:
+    """Opened once a process, not once a picture."""
+    kind: type[_Tar] | type[_Zip] | type[_Cells]
+    kind = {"zip": _Zip, "tar": _Tar}.get(file.rsplit(".", 1)[1].lower(), _Cells)  # type: ignore[assignment]
+    try:
+        return kind(file, fsspec.open(file, "rb").open(), Lock())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{file} cannot be opened: {error}") from error
+
+
+@dataclass(eq=False)
+class _Tar:
+    file: str
+    stream: Any
+    lock: Lock
+
+    def read(self, members: list[str]) -> Iterator[tuple[str, bytes | None]]:
+        places = {member: PLACED.match(member) for member in members}
+        for member, place in sorted(places.items(), key=lambda item: int(item[1]["offset"]) if item[1] else -1):
+            yield member, None if place is None else self._bytes(int(place["offset"]), int(place["size"]))
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        def read() -> bytes:
+            with self.lock:
+                self.stream.seek(offset)
+                return bytes(self.stream.read(size))
+
+        return retrying(read, self.file)
+
+
+@dataclass(eq=False)
+class _Zip:
+    file: str
+    stream: Any
+    lock: Lock
+
+    def __post_init__(self) -> None:
+        self.archive = zipfile.ZipFile(self.stream)
+        self.names = {_inner_name(info.filename): info for info in self.archive.infolist() if not info.is_dir()}
+
+    def read(self, members: list[str]) -> Iterator[tuple[str, bytes | None]]:
+        found = {member: self.names.get(member) for member in members}
+        for member, info in sorted(found.items(), key=lambda item: item[1].header_offset if item[1] else -1):
+            yield member, None if info is None else self._bytes(info)
+
+    def _bytes(self, info: zipfile.ZipInfo) -> bytes | None:
+        try:
+            with self.lock:
+                return self.archive.read(info)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError):
+            return b""  # a damaged or encrypted member costs its own picture
+
+
+@dataclass(eq=False)
+class _Cells:
+    """Cells of a Parquet file's columns of bytes; each row group is read once for all that is asked of it."""
+
+    file: str
+    stream: Any
+    lock: Lock
+
+    def __post_init__(self) -> None:
+        self.parquet = pq.ParquetFile(self.stream)
+        groups = range(self.parquet.num_row_groups)
+        self.ends = [0]
+        for group in groups:
+            self.ends.append(self.ends[-1] + self.parquet.metadata.row_group(group).num_rows)
+
+    def read(self, members: list[str]) -> Iterator[tuple[str, bytes | None]]:
+        wanted: dict[tuple[int, str], dict[str, int]] = {}
+        for member in members:
+            column, _, row = member.rpartition("/")
+            group = bisect(self.ends, int(row)) - 1
+            wanted.setdefault((group, column), {})[member] = int(row) - self.ends[group]
+        for (group, column), rows in sorted(wanted.items(), key=lambda item: item[0]):
+            with self.lock:
+                cells = self.parquet.read_row_group(group, columns=[column])[column]
+            taken = bytes_of(cells).take(pa.array(list(rows.values())))
+            yield from zip(rows, taken.to_pylist(), strict=True)
+
+
+def bytes_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A Hugging Face `Image` column's bytes; a column of bytes as it is."""
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column

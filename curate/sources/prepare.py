@@ -1,0 +1,224 @@
+"""Any layout as one table of pairs: a manifest's query over its files, checked, its pictures found, written once.
+
+What comes out is a Parquet file under our own names, with each picture's address in place of its bytes; from there on
+it is read as any other set.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from curate.database.connection import first_line, literal
+from curate.database.queries import query_text
+from curate.database.user_sql import one_select
+from curate.errors import SourceError, nearest
+from curate.sources.members import list_members, read_members
+from curate.sources.relation import connect_source, kind_of, quoted
+from curate.terminal.progress import say
+from schemas.manifests import CANDIDATE_COLUMNS, COLUMN_KEYS
+
+ARCHIVES = (".tar", ".zip")
+HASHED_TOGETHER = 4_096
+TEXTS = ("prompt", "category", "dimension", "image_0_model", "image_1_model", "image_model", "image_group")
+NUMBERS = ("rank", "rating", "votes_0", "votes_1", "share_0")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """How one row a picture becomes pairs. rule: of candidate_pairs.sql; per_prompt: most pairs of a group."""
+
+    rule: str = "best-worst"
+    per_prompt: int | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is to be read: the manifest's query or columns over `files`, and the root of its relative paths.
+
+    where: what errors name, a manifest's file name. images: folders, URLs, zips or tars; empty: beside the files.
+    """
+
+    where: str
+    files: tuple[str, ...]
+    sql: str
+    images: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    candidates: Candidates | None = None
+
+
+def write_rows(preparation: Preparation, path: Path) -> dict[str, int]:
+    """Write the pairs' rows to `path`; counts by reason of the candidates that made no pair.
+
+    Raises: SourceError and QueryError, before anything is read where that can be; the file is whole or not there.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    spill = path.with_name(f"{path.name}.spill")
+    connection = connect_source(list(preparation.files), spill, (str(partial),))
+    try:
+        body = one_select(connection, preparation.sql, {}, preparation.where)
+        columns = _checked_columns(connection, body, preparation)
+        left_out: dict[str, int] = {}
+        if preparation.candidates is not None:
+            left_out = _pair_candidates(connection, body, columns, preparation)
+            body, columns = (
+                "from pairs_of_candidates",
+                dict.fromkeys(_names(connection, "from pairs_of_candidates"), "VARCHAR"),
+            )
+        _find_pictures(connection, body, columns, preparation)
+        query = _final(body, columns, preparation)
+        connection.execute(f"copy ({query}) to {literal(str(partial))} (format parquet, compression zstd)").fetchall()
+    except duckdb.Error as error:
+        raise SourceError(f"{preparation.where}: {first_line(error)}") from error
+    finally:
+        connection.close()
+    partial.replace(path)
+    return left_out
+
+
+def columns_query(columns: dict[str, str]) -> str:
+    """A manifest's [columns] as the query that it stands for."""
+    return f"select {', '.join(f'{quoted(theirs)} as {quoted(ours)}' for ours, theirs in columns.items())} from source"
+
+
+def _names(connection: duckdb.DuckDBPyConnection, body: str) -> list[str]:
+    return [name for name, *_ in connection.execute(f"describe {body}").fetchall()]
+
+
+def _checked_columns(connection: duckdb.DuckDBPyConnection, body: str, preparation: Preparation) -> dict[str, str]:
+    """The query's columns with their types. Raises: SourceError for one that is missing, unknown or of no use."""
+    try:
+        described = connection.execute(f"describe {body}").fetchall()
+    except duckdb.Error as error:
+        raise SourceError(f"{preparation.where}: {error}") from error
+    columns = {name: column_type for name, column_type, *_ in described}
+    own = CANDIDATE_COLUMNS if preparation.candidates else COLUMN_KEYS
+    for name, column_type in columns.items():
+        if name not in own and name not in preparation.keep:
+            hint = nearest(name, own) or "; list it under keep to have it beside the pairs"
+            raise SourceError(f"{preparation.where}: the query returns a column '{name}' that is not known{hint}")
+        if name in NUMBERS and column_type == "BOOLEAN":
+            raise SourceError(f"{preparation.where}: column '{name}' holds {column_type}, it needs numbers")
+    needed = ["prompt", "image_path"] if preparation.candidates else ["prompt", "image_0_path", "image_1_path"]
+    if preparation.candidates and not {"rank", "rating"} & set(columns):
+        needed.append("rank")
+    for name in [*needed, *preparation.keep]:
+        if name not in columns:
+            raise SourceError(f"{preparation.where}: the query returns no column '{name}'{nearest(name, columns)}")
+    return columns
+
+
+def _pair_candidates(
+    connection: duckdb.DuckDBPyConnection, body: str, columns: dict[str, str], preparation: Preparation
+) -> dict[str, int]:
+    """The table `pairs_of_candidates`; and how many pictures and groups made none, by reason."""
+    wide = [f"unnest({name}) as {name}" if columns[name].endswith("[]") else name for name in columns]
+    level = "rank" if "rank" in columns else "-rating"
+    given = {name: name if name in columns else f"null::varchar as {name}" for name in ("image_model", "category")}
+    group, uid = (
+        ("image_group" if "image_group" in columns else "prompt"),
+        "image_uid" if "image_uid" in columns else "image_path",
+    )
+    connection.execute(f"create temp table told as select {', '.join(wide)} {body}")
+    level = f"case when isfinite(({level})::double) then ({level})::double end"
+    connection.execute(
+        f"""create temp table candidates as
+        select prompt, {group}::varchar as image_group, {uid}::varchar as image_uid, image_path, {given["image_model"]},
+            {given["category"]},
+            case when {level} is not null
+                then dense_rank() over (partition by {group} order by {level} nulls last) end as level
+        from told"""
+    )
+    assert preparation.candidates is not None
+    parameters = {"rule": preparation.candidates.rule, "per_prompt": preparation.candidates.per_prompt}
+    connection.execute(f"create temp table pairs_of_candidates as {query_text('sources/candidate_pairs')}", parameters)
+    counted = connection.execute(query_text("sources/candidates_left_out")).fetchall()
+    left_out = {reason: count for reason, count in counted if count}
+    if left_out:
+        words = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in left_out.items())
+        say(f"candidates that make no pair: {words}")
+    return left_out
+
+
+def _find_pictures(
+    connection: duckdb.DuckDBPyConnection, body: str, columns: dict[str, str], preparation: Preparation
+) -> None:
+    """The tables `members` (name, address) of archives named as roots, and `hashes` of cells without a uid."""
+    members: dict[str, str] = {}
+    for root in preparation.images:
+        if root.lower().endswith(ARCHIVES):
+            for member in list_members(root):
+                if members.setdefault(member.name, member.address(root)) != member.address(root):
+                    raise SourceError(f"'{member.name}' is in two of the archives, {root} the second; name one of them")
+    connection.register("members", _text_table(name=members.keys(), address=members.values()))
+    unnamed = [side for side in (0, 1) if f"image_{side}_uid" not in columns]
+    cells = " union ".join(
+        f"select image_{side}_path as address from (select * {body}) where contains(image_{side}_path, '.parquet::')"
+        for side in unnamed
+    )
+    addresses = [row[0] for row in connection.execute(f"{cells} order by address").fetchall()] if cells else []
+    hashes: dict[str, str] = {}
+    for start in range(0, len(addresses), HASHED_TOGETHER):
+        for address, data in read_members(addresses[start : start + HASHED_TOGETHER]):
+            if data is not None:
+                hashes[address] = hashlib.sha256(data).hexdigest()
+    connection.register("hashes", _text_table(address=hashes.keys(), sha256=hashes.values()))
+
+
+def _text_table(**columns: Iterable[str]) -> pa.Table:
+    return pa.table({name: pa.array(list(values), pa.string()) for name, values in columns.items()})
+
+
+def _final(body: str, columns: dict[str, str], preparation: Preparation) -> str:
+    """The rows under our names, each picture by its address, in the query's order."""
+    selected = [_cast(name, columns[name]) for name in columns if not name.endswith(("_path", "_uid", "_group"))]
+    joins = ""
+    for side in (0, 1):
+        path = f"rows.image_{side}_path::varchar"
+        named = f"rows.image_{side}_uid::varchar" if f"image_{side}_uid" in columns else "null"
+        selected.append(f"coalesce({named}, hash_{side}.sha256, {path}) as image_{side}_uid")
+        selected.append(f"{_address(path, side, preparation)} as image_{side}_path")
+        joins += (
+            f" left join hashes as hash_{side} on hash_{side}.address = {path}"
+            f" left join members as member_{side} on member_{side}.name = ltrim(replace({path}, './', ''), '/')"
+        )
+    return f"select {', '.join(selected)} from (select * {body}) as rows{joins}"
+
+
+def _address(path: str, side: int, preparation: Preparation) -> str:
+    """SQL: a path from its root, or the member that it names; what is an address already stays."""
+    folders = [root for root in preparation.images if not root.lower().endswith(ARCHIVES)]
+    beside = (
+        preparation.files[0] if kind_of(preparation.files[0]) == "folder" else preparation.files[0].rpartition("/")[0]
+    )
+    root = folders[0] if folders else beside
+    otherwise = "null" if preparation.images and not folders else f"{literal(root.rstrip('/') + '/')} || {path}"
+    return (
+        f"case when {path} = '' then null when contains({path}, '://') or starts_with({path}, '/') "
+        f"or contains({path}, '::') then {path} else coalesce(member_{side}.address, {otherwise}) end"
+    )
+
+
+def _cast(name: str, column_type: str) -> str:
+    if name in TEXTS:
+        return f"rows.{quoted(name)}::varchar as {quoted(name)}"
+    return f"rows.{quoted(name)}"
+
+
+def settings_of(preparation: Preparation) -> dict[str, Any]:
+    """What of it decides the tables, for run.toml."""
+    stated: dict[str, Any] = {
+        "sql": preparation.sql.strip(),
+        "images": list(preparation.images),
+        "keep": list(preparation.keep),
+    }
+    if preparation.candidates is not None:
+        per_prompt = preparation.candidates.per_prompt
+        stated["candidates"] = {"rule": preparation.candidates.rule} | (
+            {} if per_prompt is None else {"per_prompt": per_prompt}
+        )
+    return stated

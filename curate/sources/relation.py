@@ -1,0 +1,94 @@
+"""A split's files as one DuckDB view, `source`, on a connection that sees them and nothing else."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import duckdb
+import fsspec
+import pyarrow as pa
+
+from curate.database.connection import CONFIG, first_line, literal
+from curate.errors import SourceError
+from curate.sources.samples import folder_rows, tar_rows
+
+COMPRESSED = (".gz", ".zst")
+READERS = {
+    ".parquet": "read_parquet({files}, union_by_name = true, hive_partitioning = false, filename = true, "
+    "file_row_number = true)",
+    ".json": "read_json({files}, union_by_name = true, hive_partitioning = false, filename = true)",
+    ".csv": "read_csv({files}, union_by_name = true, hive_partitioning = false, filename = true)",
+}
+READERS |= dict.fromkeys((".jsonl", ".ndjson"), READERS[".json"]) | {".tsv": READERS[".csv"]}
+TABLES: dict[str, Callable[[list[str]], pa.Table]] = {
+    ".tar": tar_rows,
+    "folder": lambda folders: pa.concat_tables([folder_rows(Path(folder)) for folder in folders]),
+}
+
+
+def kind_of(file: str) -> str:
+    """`.parquet`, `.json`, `.csv`, `.tar` or `folder`, by a file's name. Raises: SourceError for another."""
+    if "://" not in file and Path(file).is_dir():
+        return "folder"
+    name = urlsplit(file).path if "://" in file else file
+    endings = [ending.lower() for ending in Path(name).suffixes if ending.lower() not in COMPRESSED]
+    ending = endings[-1] if endings else ""
+    if ending in READERS or ending in TABLES:
+        return ending
+    known = ", ".join(ending for ending in (*READERS, *TABLES) if ending != "folder")
+    close = difflib.get_close_matches(ending, READERS, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    raise SourceError(f"{file}: files are read by the end of their name, one of {known}{hint}")
+
+
+def connect_source(
+    files: list[str], spill: Path | None = None, also: tuple[str, ...] = ()
+) -> duckdb.DuckDBPyConnection:
+    """A connection with the view `source` over the files, which reads nothing else: no file, network or extension.
+
+    Beside a table's own columns there is `filename`, and for Parquet `file_row_number`. A column of bytes or of
+    Hugging Face images holds each picture's address instead, so that no picture is read. also: paths it may write.
+    Raises: SourceError.
+    """
+    kinds = {kind_of(file) for file in files}
+    if len(kinds) > 1:
+        raise SourceError(f"the files are of several kinds, {', '.join(sorted(kinds))}; name one kind with --source")
+    connection = duckdb.connect(config=CONFIG)
+    if spill is not None:
+        connection.execute(f"set temp_directory = {literal(str(spill))}")
+    kind = kinds.pop()
+    if kind in TABLES:
+        connection.register("source", TABLES[kind](files))
+    else:
+        _view(connection, kind, files)
+    allowed = ", ".join(map(literal, (*files, *also)))
+    connection.execute(f"set allowed_paths = [{allowed}]")
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+    return connection
+
+
+def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[str]) -> None:
+    for protocol in {file.split("://", 1)[0] for file in files if "://" in file}:
+        connection.register_filesystem(fsspec.filesystem(protocol))
+    reader = READERS[kind].format(files=f"[{', '.join(map(literal, files))}]")
+    try:
+        columns = connection.execute(f"describe from {reader}").fetchall()
+        pictures = [name for name, column_type, *_ in columns if _holds_bytes(column_type)]
+        addresses = [
+            f"""filename || {literal(f"::{name}/")} || file_row_number as {quoted(name)}""" for name in pictures
+        ]
+        stars = f"* replace ({', '.join(addresses)})" if addresses else "*"
+        connection.execute(f"create view source as select {stars} from {reader}")
+    except duckdb.Error as error:
+        raise SourceError(f"{files[0]} cannot be read: {first_line(error)}") from error
+
+
+def _holds_bytes(column_type: str) -> bool:
+    return column_type == "BLOB" or (column_type.startswith("STRUCT(") and "bytes BLOB" in column_type)
+
+
+def quoted(name: str) -> str:
+    """A SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
