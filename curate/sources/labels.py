@@ -2,30 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-LABELS = (0.0, 0.5, 1.0)
-BY_MODEL, BY_UID = "models", "uids"
-LABEL_COLUMNS = ("label_0", "label_1", "votes_0", "votes_1", "votes", "share_0")
-
-
-@dataclass(frozen=True)
-class LabelRules:
-    """A manifest's [labels]: what marks mean, and when votes are a tie.
-
-    values: what a mark or one vote may be, as text -> 1 (image 0 preferred), 0 (image 1) or 0.5 (a tie); empty: they
-    are these numbers themselves. by: "models" or "uids" where a mark names the preferred image's model or uid.
-    least_margin: votes more than the other side has, below which a pair is a tie; least_share: the same as a share
-    of all votes, 0.5 to 1.
-    """
-
-    values: dict[str, float] = field(default_factory=dict)
-    by: str | None = None
-    least_margin: float = 0.0
-    least_share: float = 0.5
+from curate.sources.manifest import BY_MODEL, LABEL_COLUMNS, LABELS, LabelRules
 
 
 def with_labels(rows: pl.DataFrame, rules: LabelRules, always_0: bool) -> pl.DataFrame:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import ManifestError, UsageError, nearest
-from curate.sources.labels import BY_MODEL, BY_UID, LABEL_COLUMNS, LABELS, LabelRules
-from curate.sources.prepare import Candidates
 from schemas.manifests import (
     CANDIDATE_COLUMNS,
     CANDIDATE_KEYS,
@@ -27,6 +25,9 @@ from schemas.manifests import (
 
 BUNDLED = Path(str(files("data_manifests")))
 DEMO = "demo"
+LABELS = (0.0, 0.5, 1.0)
+BY_MODEL, BY_UID = "models", "uids"
+LABEL_COLUMNS = ("label_0", "label_1", "votes_0", "votes_1", "votes", "share_0")
 SIDE_WORDS = ("preferred", "rejected")
 SIDE_COLUMNS = ("uid", "bytes", "path", "model")
 
@@ -40,12 +41,37 @@ class Split:
 
 
 @dataclass(frozen=True)
+class LabelRules:
+    """A manifest's [labels]: what marks mean, and when votes are a tie.
+
+    values: what a mark or one vote may be, as text -> 1 (image 0 preferred), 0 (image 1) or 0.5 (a tie); empty: they
+    are these numbers themselves. by: "models" or "uids" where a mark names the preferred image's model or uid.
+    least_margin: votes more than the other side has, below which a pair is a tie; least_share: the same as a share
+    of all votes, 0.5 to 1.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    by: str | None = None
+    least_margin: float = 0.0
+    least_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """How one row a picture becomes pairs. rule: of candidate_pairs.sql; per_prompt: most pairs of a group."""
+
+    rule: str = "best-worst"
+    per_prompt: int | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A data set of pairs. `columns` maps our names (schemas.manifests) to the data set's; or `query` returns ours.
 
     images: where relative paths start, folders, zips or tars; empty: beside the file that names them.
     always_0: image 0 is the preferred one without a label. keep: the set's own columns that stay beside a pair.
-    dimension: of several questions about a pair, the one that counts; None: their mean. sampled: how the pictures were drawn, where `train sample` drew them; else empty.
+    dimension: of several questions about a pair, the one that counts; None: their mean.
+    sampled: how the pictures were drawn, where `train sample` drew them; else empty.
     """
 
     name: str
@@ -61,7 +87,7 @@ class Manifest:
     sampled: dict[str, Any] = field(default_factory=dict)
     query: str | None = None
     images: tuple[str, ...] = ()
-    labels: LabelRules = LabelRules()
+    labels: LabelRules = field(default_factory=LabelRules)
     always_0: bool = False
     candidates: Candidates | None = None
     keep: tuple[str, ...] = ()

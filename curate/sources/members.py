@@ -4,15 +4,24 @@ An address inside another file is FILE::MEMBER; a tar's member has its place beh
 and a cell is FILE.parquet::COLUMN/ROW. Nothing is ever unpacked here: a member's name leads to bytes, to no path.
 """
 
+import bz2
+import gzip
+import io
+import json
+import lzma
 import re
+import shutil
 import tarfile
 import zipfile
+import zlib
 from bisect import bisect
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import fsspec
 import pyarrow as pa
@@ -20,11 +29,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import SourceError
-from curate.storage.files import retrying
+from curate.storage.files import fingerprint, retrying
 from curate.terminal.progress import say
 
 INSIDE = re.compile(r"^(?P<file>.+?\.(?:zip|tar|parquet))::(?P<member>.+)$", re.IGNORECASE | re.DOTALL)
 PLACED = re.compile(r"^(?P<name>.*)@(?P<offset>\d+)\+(?P<size>\d+)$", re.DOTALL)
+COMPRESSED_TAR = re.compile(r"\.(tgz|tar\.gz|tar\.bz2|tar\.xz)(?:\.[\w-]+)?$", re.IGNORECASE)
+SPLIT_TAR = re.compile(r"\.tar\.(?!gz|bz2|xz|zst)[\w-]+$", re.IGNORECASE)
 OPEN_AT_ONCE = 64
 
 
@@ -83,6 +94,80 @@ def list_members(archive: str) -> list[Member]:
             f"first '{first}'"
         )
     return kept
+
+
+def needs_unpacking(files: tuple[str, ...]) -> bool:
+    """Whether it takes reading from the start to find a member: a compressed tar, or one in several files."""
+    return any(COMPRESSED_TAR.search(file) or SPLIT_TAR.search(file) for file in files)
+
+
+def unpacked(files: tuple[str, ...], folder: Path) -> str:
+    """One tar in `folder` with the members of a compressed or split archive, which is read once, in its order.
+
+    files: one archive, or all pieces of one. What is there from an earlier call, of files of these sizes, is kept.
+    Raises: SourceError when the disk is too small, or the archive ends early; nothing half-written keeps the name.
+    """
+    first = sorted(files)[0]
+    target = folder / (re.split(r"\.(?:tar|tgz)", Path(first).name, maxsplit=1)[0] + ".tar")
+    made_from = {Path(file).name: fingerprint(file).get("size") for file in sorted(files)}
+    note = target.with_suffix(".json")
+    if target.exists() and note.exists() and json.loads(note.read_text()) == made_from:
+        return str(target)
+    needed = sum(int(size or 0) for size in made_from.values())
+    folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise SourceError(
+            f"{folder}: {first} takes at least {needed:,} bytes unpacked, {free:,} are free; name another"
+        )
+    say(f"unpacking {first} into {target}, at least {needed:,} bytes; this is done once")
+    partial = target.with_suffix(".partial")
+    try:
+        with partial.open("wb") as out, _decompressed(sorted(files)) as stream:
+            shutil.copyfileobj(stream, out, 1 << 24)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        partial.unlink()
+        raise SourceError(f"{first} is no whole archive ({error}); fetch it again") from error
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SourceError(f"{first} cannot be unpacked into {folder}: {error}") from error
+    partial.replace(target)
+    note.write_text(json.dumps(made_from))
+    return str(target)
+
+
+@contextmanager
+def _decompressed(files: list[str]) -> Iterator[Any]:
+    """The files' bytes one after another, decompressed by the ending of their common name."""
+    with ExitStack() as stack:
+        joined = io.BufferedReader(_Joined([stack.enter_context(fsspec.open(file, "rb")) for file in files]), 1 << 20)
+        found = COMPRESSED_TAR.search(files[0])
+        kind = found[1].lower() if found else ""
+        if kind in ("tgz", "tar.gz"):
+            yield stack.enter_context(gzip.GzipFile(fileobj=joined))
+        elif kind == "tar.bz2":
+            yield stack.enter_context(bz2.BZ2File(joined))
+        elif kind == "tar.xz":
+            yield stack.enter_context(lzma.LZMAFile(joined))
+        else:
+            yield joined
+
+
+class _Joined(io.RawIOBase):
+    """Several streams as one."""
+
+    def __init__(self, streams: list[IO[bytes]]) -> None:
+        self.streams = streams
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self.streams:
+            if data := self.streams[0].read(len(buffer)):
+                buffer[: len(data)] = data
+                return len(data)
+            self.streams.pop(0)
+        return 0
 
 
 def _inner_name(name: str) -> str:

@@ -17,6 +17,7 @@ from curate.database.connection import first_line, literal
 from curate.database.queries import query_text
 from curate.database.user_sql import one_select
 from curate.errors import SourceError, nearest
+from curate.sources.manifest import Candidates
 from curate.sources.members import list_members, read_members
 from curate.sources.relation import connect_source, kind_of, quoted
 from curate.terminal.progress import say
@@ -25,15 +26,8 @@ from schemas.manifests import CANDIDATE_COLUMNS, COLUMN_KEYS
 ARCHIVES = (".tar", ".zip")
 HASHED_TOGETHER = 4_096
 TEXTS = ("prompt", "category", "dimension", "image_0_model", "image_1_model", "image_model", "image_group")
+VIRTUAL = ("filename", "file_row_number")  # of `source`, whatever the files hold
 NUMBERS = ("rank", "rating", "votes_0", "votes_1", "share_0")
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """How one row a picture becomes pairs. rule: of candidate_pairs.sql; per_prompt: most pairs of a group."""
-
-    rule: str = "best-worst"
-    per_prompt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +89,13 @@ def _checked_columns(connection: duckdb.DuckDBPyConnection, body: str, preparati
         described = connection.execute(f"describe {body}").fetchall()
     except duckdb.Error as error:
         raise SourceError(f"{preparation.where}: {error}") from error
-    columns = {name: column_type for name, column_type, *_ in described}
+    columns = {
+        name: column_type for name, column_type, *_ in described if name not in VIRTUAL or name in preparation.keep
+    }
     own = CANDIDATE_COLUMNS if preparation.candidates else COLUMN_KEYS
     for name, column_type in columns.items():
         if name not in own and name not in preparation.keep:
-            hint = nearest(name, own) or "; list it under keep to have it beside the pairs"
+            hint = f"{nearest(name, own)}; to have it beside the pairs, list it under keep"
             raise SourceError(f"{preparation.where}: the query returns a column '{name}' that is not known{hint}")
         if name in NUMBERS and column_type == "BOOLEAN":
             raise SourceError(f"{preparation.where}: column '{name}' holds {column_type}, it needs numbers")
@@ -184,9 +180,10 @@ def _final(body: str, columns: dict[str, str], preparation: Preparation) -> str:
         selected.append(f"{_address(path, side, preparation)} as image_{side}_path")
         joins += (
             f" left join hashes as hash_{side} on hash_{side}.address = {path}"
-            f" left join members as member_{side} on member_{side}.name = ltrim(replace({path}, './', ''), '/')"
+            f" left join members as member_{side} on member_{side}.name = regexp_replace({path}, '^(\\./)+', '')"
         )
-    return f"select {', '.join(selected)} from (select * {body}) as rows{joins}"
+    numbered = f"select *, row_number() over () as place {body}"
+    return f"select {', '.join(selected)} from ({numbered}) as rows{joins} order by rows.place"
 
 
 def _address(path: str, side: int, preparation: Preparation) -> str:
