@@ -40,6 +40,8 @@ COLUMNS = {
     "image_1_model": "What drew image 1; null where the source does not say.",
     "category": "The prompt's category; null where the source does not say.",
     "preference": "The image that the annotator preferred, 0 or 1; null for a tie, or where nobody judged.",
+    "strength": "Share of the votes for the preferred image, 0.5 to 1; null where the source counts none.",
+    "disagreement": "Share of the questions asked about the pair whose winner is another; null where one was asked.",
     "split": "The source's split, such as train.",
     "annotator_id": "Who judged the pair; null where the source does not say.",
     "source_file": "The source's Parquet file.",
@@ -81,6 +83,10 @@ COLUMNS = {
 OF_ONE_VIEW = {
     ("dropped", "pair_id"): "The pair left out; null where it is an image.",
     ("dropped", "image_uid"): "The image left out; null where it is a pair.",
+    (
+        "pairs",
+        "source_file",
+    ): "The source's Parquet file, or the run's rows.parquet where the source is of another kind.",
     ("images", "source_file"): "The file that the image's bytes were read from.",
 }
 

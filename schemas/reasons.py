@@ -2,6 +2,7 @@
 
 PAIR_REASONS = {
     "unlabelled": "the source marks the row as not judged",
+    "other_dimension": "another question about the pair was asked for, or its answer is part of the pair's mean",
     "control_image": "one side is a control image shown to check the annotators",
     "bad_label": "labels are null, NaN, outside {0, 0.5, 1}, or do not sum to 1",
     "empty_prompt": "the prompt is null or blank",

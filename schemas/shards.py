@@ -35,6 +35,7 @@ JSON_FIELDS = (
     "prompt_id",
     "quality",
     "rank",
+    "strength",  # share of the votes for the preferred side, 0.5 to 1; only where the source counts votes
     "scores",  # {scorer: {"preferred": float, "rejected": float}}
     "preferred",  # {"image_uid", "sha256", "format", "width", "height"}, and "source_sha256" where encoded anew
     "rejected",

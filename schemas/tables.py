@@ -16,6 +16,8 @@ PAIRS = pa.schema(
         pa.field("image_0_uid", pa.string(), nullable=False),
         pa.field("image_1_uid", pa.string(), nullable=False),
         pa.field("preference", pa.int8()),  # 0, 1, or null: a tie, or never judged
+        pa.field("strength", pa.float32()),  # share of the votes for the preferred side, 0.5 to 1; null: none counted
+        pa.field("disagreement", pa.float32()),  # share of the questions about the pair whose winner is another
         pa.field("split", pa.string(), nullable=False),
         pa.field("annotator_id", pa.string()),
         pa.field("image_0_model", pa.string()),
@@ -26,7 +28,7 @@ PAIRS = pa.schema(
         pa.field("source_row", pa.int64(), nullable=False),  # counted within the row group
     ]
 )
-"""Grain: one judged (or sampled) pair of the source."""
+"""Grain: one judged (or sampled) pair of the source. The columns that its manifest lists under `keep` follow."""
 
 IMAGES = pa.schema(
     [

@@ -19,6 +19,16 @@ def embed(
     source: Annotated[
         list[str] | None, typer.Option(help="Path, glob or URL instead of the manifest's files; repeatable.")
     ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder, URL, zip or tar where relative paths of pictures start; repeatable."),
+    ] = None,
+    unpack: Annotated[
+        Path | None, typer.Option(help="Folder where compressed or split archives are unpacked, once.")
+    ] = None,
+    dimension: Annotated[
+        str | None, typer.Option(help="Of several questions about a pair, the one that counts.  [default: their mean]")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the manifest.  [default: the manifest's]")] = None,
     models: Annotated[
         str | None,
@@ -81,7 +91,8 @@ def embed(
     here = run_at(run)
     named = tuple(name.strip() for name in scorers.split(",") if name.strip())
     options = EmbedOptions(
-        manifest=manifest, source=tuple(source or ()), split=split, models=models, scorers=named, device=device,
+        manifest=manifest, source=tuple(source or ()), images=tuple(images or ()), unpack=unpack,
+        dimension=dimension, split=split, models=models, scorers=named, device=device,
         precision=precision, batch_images=parse_batch(batch), compiled=compiled, decode=decode,
         decode_processes=decode_processes, part_images=part_images, part_bytes=part_bytes,
         part_range=_part_range(part_range), workers=workers, engine=engine, address=address, parity=parity,

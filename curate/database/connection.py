@@ -14,6 +14,7 @@ from curate.database.interrupts import stops_at_ctrl_c
 from curate.errors import RunError
 from curate.storage.run import PART_TABLES, Run
 from curate.storage.tables import atomic_path
+from schemas.tables import PAIRS
 
 EMBEDDED = ("pairs", *PART_TABLES)
 
@@ -33,7 +34,8 @@ def connect_views(run: Run, database: str = ":memory:", *, rankings: bool = True
     with at_once(connection):
         for name in EMBEDDED:
             pattern = run.pairs if name == "pairs" else run.table(name) / "*.parquet"
-            create_parquet_view(connection, name, pattern.resolve(), _array_columns(pattern))
+            arrays, added = _array_columns(pattern), _added_columns(pattern) if name == "pairs" else {}
+            create_parquet_view(connection, name, pattern.resolve(), arrays, added)
         for path in sorted(run.rankings.glob("*.parquet")) if rankings else ():
             create_parquet_view(connection, f"ranking_{path.stem}", path.resolve())
     return connection
@@ -70,14 +72,20 @@ def seal(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
 
 
 def create_parquet_view(
-    connection: duckdb.DuckDBPyConnection, name: str, pattern: Path, arrays: dict[str, int] | None = None
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    pattern: Path,
+    arrays: dict[str, int] | None = None,
+    added: dict[str, str] | None = None,
 ) -> None:
     """A view over one Parquet file or a glob of them. Raises RunError when it cannot be read.
 
     arrays: column -> length of the float arrays that DuckDB reads as lists, since Parquet keeps no length.
+    added: column -> type of those that the file lacks; they are null.
     """
     casts = ", ".join(f'"{column}"::float[{length}] as "{column}"' for column, length in (arrays or {}).items())
-    columns = f"* replace ({casts})" if casts else "*"
+    nulls = "".join(f', null::{kind} as "{column}"' for column, kind in (added or {}).items())
+    columns = (f"* replace ({casts})" if casts else "*") + nulls
     try:
         create_view(connection, name, f"select {columns} from {parquet_rows(pattern)}")
     except duckdb.Error as error:
@@ -102,6 +110,15 @@ def _array_columns(pattern: Path) -> dict[str, int]:
     except (pa.ArrowInvalid, OSError):
         return {}  # the view over it says what is wrong with the file
     return {field.name: field.type.list_size for field in schema if pa.types.is_fixed_size_list(field.type)}
+
+
+def _added_columns(pairs: Path) -> dict[str, str]:
+    """Columns that runs of an earlier version have not, with their types."""
+    try:
+        there = set(pq.read_schema(pairs).names)
+    except (pa.ArrowInvalid, OSError):
+        return {}
+    return {name: "float" for name in ("strength", "disagreement") if name not in there}
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
@@ -138,6 +155,12 @@ def fetch(connection: duckdb.DuckDBPyConnection, query: str, parameters: Any = N
 def fetch_count(connection: duckdb.DuckDBPyConnection, relation: str) -> int:
     """Rows of a view or table."""
     return int(fetch(connection, f'select count(*) from "{relation}"')[0][0])
+
+
+def kept_columns(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The source's own columns that the view `pairs` has, quoted."""
+    found = [str(column[0]) for column in connection.execute("select * from pairs limit 0").description or []]
+    return ['"' + name.replace('"', '""') + '"' for name in found if name not in PAIRS.names]
 
 
 def literal(text: str) -> str:

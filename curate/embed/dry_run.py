@@ -3,6 +3,8 @@
 import itertools
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from curate.models.scoring import Scoring
 from curate.models.towers.flops import tower_flop
 from curate.sources.images import Rejected
 from curate.sources.parquet import Location, Source
+from curate.storage.folder import LocalFolder
 from schemas import tables
 
 SAMPLE_IMAGES = 128
@@ -41,7 +44,11 @@ def dry_run(options: EmbedOptions, calibrate_sec: int | None = None) -> dict[str
 
     With `calibrate_sec` the weights are loaded, and the time to expect is measured. Raises: as `embed`.
     """
-    with prepared(options, here=calibrate_sec is not None) as (source, scorers, compute, _):
+    with (
+        prepared(options, here=calibrate_sec is not None) as (opened, scorers, compute, _),
+        TemporaryDirectory() as folder,
+    ):
+        source = opened.with_rows(LocalFolder(Path(folder)))
         plan = make_plan(source, compute.part_images, compute.part_bytes)
         gflop = tower_gflop(scorers.model_set, list(scorers.specs))
         costs: dict[str, Any] = {"gflop": gflop, "total_tflop": total_tflop(plan, gflop)}
@@ -50,7 +57,7 @@ def dry_run(options: EmbedOptions, calibrate_sec: int | None = None) -> dict[str
     settings = {
         "manifest": source.manifest.settings(),
         "split": source.split,
-        "files": list(source.files),
+        "files": list(source.fingerprints()),
         "models": scorers.model_set.name,
         "scorers": scorers.names,
     }

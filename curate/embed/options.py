@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS
@@ -17,13 +18,18 @@ PART_BYTES = 256_000_000
 class EmbedOptions:
     """Each option of `curate embed`, with the command's default; None is what its help calls the default.
 
-    manifest, models: a bundled name, or a TOML file. source: paths, globs or URLs instead of the manifest's files.
+    manifest, models: a bundled name, or a TOML file. source: paths, globs or URLs instead of the manifest's files;
+    images: folders, URLs or archives instead of the manifest's, where relative paths start; unpack: a folder for
+    archives that cannot be read by parts. dimension: of several questions about a pair, the one that counts.
     batch_images: of one forward pass; None: as many as is fast. part_range: compute these parts only.
     parity: score so many images in float32 too, and report what differs.
     """
 
     manifest: str = DEMO
     source: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    unpack: Path | None = None
+    dimension: str | None = None
     split: str | None = None
     models: str | None = None
     scorers: tuple[str, ...] = DEFAULT_SCORERS

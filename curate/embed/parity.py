@@ -133,7 +133,7 @@ def _best(pairs: pa.Table, prompts: dict[str, str], scores: pa.Table, scorers: l
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         texts = pa.table({"prompt_id": list(prompts), "prompt": list(prompts.values())})
-        write_table(pairs, run.pairs, tables.PAIRS)
+        write_table(pairs, run.pairs, pairs.schema)
         write_table(texts, run.table("prompts") / "sample.parquet", tables.PROMPTS)
         write_table(tables.IMAGES.empty_table(), run.table("images") / "sample.parquet", tables.IMAGES)
         write_table(tables.DROPPED.empty_table(), run.table("dropped") / "sample.parquet", tables.DROPPED)

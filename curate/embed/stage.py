@@ -44,6 +44,7 @@ def embed(run: RunFiles, options: EmbedOptions | None = None) -> dict[str, Any]:
     options = options or EmbedOptions()
     with prepared(options) as (source, scorers, compute, workers):
         run.refuse_other(source_settings(source, compute))  # before minutes go into loading weights
+        source = source.with_rows(run.folder)
         say(f"models '{scorers.model_set.name}', scorers {', '.join(scorers.names)}, on {workers.words}")
         summary = embed_source(run, source, scorers, compute, workers.engine, options.part_range)
         if options.parity is not None:
@@ -70,7 +71,9 @@ def prepared(
     if options.manifest == DEMO:
         say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
     manifest = load_manifest(options.manifest)
-    source = open_source(manifest, options.split, list(options.source))
+    source = open_source(
+        manifest, options.split, list(options.source), options.images, options.unpack, options.dimension
+    )
     model_set = load_model_set(options.models or manifest.models or "published")
     chosen = tuple(model_set.choose(list(options.scorers)))
     with find_workers(options) as workers:
@@ -122,6 +125,7 @@ def source_settings(source: Source, options: ComputeOptions) -> dict[str, Any]:
         "manifest": source.manifest.settings(),
         "split": source.split,
         "files": source.fingerprints(),
+        **({} if source.dimension is None else {"dimension": source.dimension}),
         "device": options.device.split(":")[0],
         "precision": options.precision,
         "decode": options.decode,
@@ -150,7 +154,7 @@ def _write_plan(run: RunFiles, source: Source, plan: Plan, settings: dict[str, A
         _note_another(run)
     if source.expected_rows not in (None, plan.source_rows):
         say(f"note: the manifest expects {source.expected_rows:,} rows, the files hold {plan.source_rows:,}")
-    write_plan(run, (plan.pairs, tables.PAIRS), (plan.dropped, tables.DROPPED))
+    write_plan(run, (plan.pairs, plan.pairs.schema), (plan.dropped, tables.DROPPED))
 
 
 def _note_another(run: RunFiles) -> None:

@@ -102,6 +102,7 @@ def sample_meta(
         "prompt_id": row["prompt_id"],
         "quality": row["quality"],
         "rank": row["rank"],
+        **({} if row["strength"] is None else {"strength": row["strength"]}),
         "scores": {s: {side: row[f"{s}_{side}"] for side in SIDES} for s in scorers},
         **{side: _image_meta(row, side, of, encoded) for side, of in zip(SIDES, facts, strict=True)},
         "source": {

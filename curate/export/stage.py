@@ -65,7 +65,7 @@ def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, A
     run.summary()  # that embedding has finished
     settings, ranking = run.settings(), ranking_settings(run, name)
     pairs = SelectedPairs(connect_views(run, rankings=False), run, name, options.seed)
-    source = reopen_source(settings["settings"])
+    source = reopen_source(settings["settings"], run.folder)
     destination = Destination(output, run.root / ".export")
     with destination.held(), ExitStack() as stack:
         folder, staged = ShardFolder(destination), StagedShards(destination)

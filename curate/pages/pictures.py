@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
-from typing import Any
 
 import duckdb
 from PIL import Image
@@ -41,8 +40,8 @@ def thumbnails(
 
     connection: has the view `images`.
     """
-    settings, stated = run.settings()["settings"], _stated(connection, uids)
-    read = ((chunk, _read(settings, stated, chunk)) for chunk in batched(uids, READ_TOGETHER))
+    stated = _stated(connection, uids)
+    read = ((chunk, _read(run, stated, chunk)) for chunk in batched(uids, READ_TOGETHER))
     with prefetched(read, 1) as ahead, ThreadPoolExecutor() as pool:  # Pillow releases the GIL
         for chunk, found in ahead:
             yield from zip(chunk, pool.map(_thumbnail_of, found, repeat(side_px)), strict=True)
@@ -50,7 +49,7 @@ def thumbnails(
 
 def originals(run: Run, connection: duckdb.DuckDBPyConnection, uids: list[str]) -> dict[str, bytes | Rejected]:
     """Each image's own bytes by its uid; one that can no longer be read comes as Rejected, with the reason."""
-    found = _read(run.settings()["settings"], _stated(connection, uids), uids)
+    found = _read(run, _stated(connection, uids), uids)
     return {uid: UNKNOWN if data is None else data for uid, data in zip(uids, found, strict=True)}
 
 
@@ -59,12 +58,11 @@ def _thumbnail_of(data: bytes | Rejected | None, side_px: int) -> bytes | Reject
     return thumbnail(picture.image, side_px) if isinstance(picture, Decoded) else picture
 
 
-def _read(
-    settings: dict[str, Any], stated: dict[str, tuple[Location, str]], uids: Sequence[str]
-) -> list[bytes | Rejected | None]:
+def _read(run: Run, stated: dict[str, tuple[Location, str]], uids: Sequence[str]) -> list[bytes | Rejected | None]:
     """What lies now where each image was, in order."""
     places = list({stated[uid][0] for uid in uids if uid in stated})
-    encoded = _read_places(recorded_source(settings), settings["files"], places)
+    settings = run.settings()["settings"]
+    encoded = _read_places(recorded_source(settings, run.folder), settings["files"], places)
     return [_as_scored(encoded[stated[uid][0]], stated[uid][1]) if uid in stated else UNKNOWN for uid in uids]
 
 
@@ -92,7 +90,8 @@ def _read_places(
     for file in sorted({place.file for place in places}):
         here = [place for place in places if place.file == file]
         try:
-            check_unchanged(file, recorded[file])
+            for recorded_file in [file] if file in recorded else recorded:  # rows of ours come from all of them
+                check_unchanged(recorded_file, recorded[recorded_file])
             found.update(source.image_bytes(here))
         except SourceError as error:
             found.update(dict.fromkeys(here, Rejected("image_missing", str(error))))

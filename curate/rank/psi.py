@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from curate.database.connection import create_view, fetch, fetch_count
+from curate.database.connection import create_view, fetch, fetch_count, kept_columns
 from curate.database.queries import query_text
 from curate.errors import RunError, UsageError, nearest
 from curate.models.model_set import DEFAULT_SCORERS
@@ -33,7 +33,7 @@ def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], 
     numbered = query_text(
         "database/scored", scorer=scorers, number=["row_number() over ()"], id=["prompt_id", "image_uid"]
     )
-    for name, query in ({"scored": numbered} | _psi_queries(scorers, psi)).items():
+    for name, query in ({"scored": numbered} | _psi_queries(scorers, psi, kept_columns(connection))).items():
         create_view(connection, name, query)
 
 
@@ -49,7 +49,7 @@ def create_psi_tables(
     connection.execute(f"create or replace {kind} scored_rows as\n{rows}")
     create_view(connection, "scored", "select rowid as score_id, * from scored_rows")
     count = fetch_count(connection, "scored")
-    queries = _psi_queries(scorers, psi)
+    queries = _psi_queries(scorers, psi, kept_columns(connection))
     if 0 < count <= MOST_MARKED:
         queries["used_scores"] = query_text(
             "rank/used_scores_marked", scorer=sorted(psi.weights), last=[str(count - 1)]
@@ -63,7 +63,7 @@ def create_psi_tables(
             connection.execute("drop table sided")  # its rows are in `eligible` now
 
 
-def _psi_queries(scorers: list[str], psi: Psi) -> dict[str, str]:
+def _psi_queries(scorers: list[str], psi: Psi, kept: list[str]) -> dict[str, str]:
     """What follows from `scored`, in this order."""
     weighed = sorted(psi.weights)
     columns = ", ".join(f"{psi.weights[name]!r}::double as {name}_weight" for name in weighed)
@@ -76,7 +76,7 @@ def _psi_queries(scorers: list[str], psi: Psi) -> dict[str, str]:
         "normalised": query_text(f"rank/normalised_{psi.norm}", scorer=weighed),
         "psi": query_text("rank/psi", scorer=weighed),
         "pair_scores": query_text("rank/pair_scores", scorer=scorers),
-        "pair_facts": query_text("rank/pair_facts"),
+        "pair_facts": query_text("rank/pair_facts", kept=kept),
     }
 
 

@@ -12,18 +12,40 @@ from curate.sources.manifest import BY_MODEL, LABEL_COLUMNS, LABELS, LabelRules
 def with_labels(rows: pl.DataFrame, rules: LabelRules, always_0: bool) -> pl.DataFrame:
     """`label_0` (0, 0.5, 1; null where it cannot be told) and `strength` in place of the source's label columns.
 
+    `stated` says what the source has where no label can be made of it.
+
     always_0: image 0 is the preferred one by the manifest. strength: the preferred side's share of the votes, 0.5 to 1;
     null where the source counts none. Every row is judged by itself, so the order of rows does not matter.
     """
-    given = set(rows.columns) & set(LABEL_COLUMNS)
+    given = [name for name in LABEL_COLUMNS if name in rows.columns]
     rest = rows.drop(given)
+    unknown = pl.lit(None, pl.Float64)
     if always_0:
-        return rest.with_columns(label_0=pl.lit(1.0), strength=pl.lit(None, pl.Float64))
+        return rest.with_columns(label_0=pl.lit(1.0), strength=unknown, stated=pl.lit(None, pl.String))
     if not given:
-        return rest.with_columns(strength=pl.lit(None, pl.Float64))
+        return rest.with_columns(label_0=unknown, strength=unknown, stated=pl.lit(None, pl.String))
+    made: dict[str, Any]
     if "label_0" in given:
-        return rest.with_columns(label_0=_marked(rows, rules), strength=pl.lit(None, pl.Float64))
-    return rest.with_columns(**_voted(*_sides(rows, rules), rules))
+        made = {"label_0": _marked(rows, rules), "strength": unknown}
+    else:
+        made = _voted(*_sides(rows, rules), rules)
+    stated = pl.Series(
+        [_words(row) for row in rows.select(given).filter(made["label_0"].is_null()).iter_rows(named=True)]
+    )
+    places = made["label_0"].is_null().arg_true()
+    nothing = pl.Series([None], dtype=pl.String).new_from_index(0, rows.height)
+    return rest.with_columns(**made, stated=nothing.scatter(places, stated) if len(places) else nothing)
+
+
+def _words(stated: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {'null' if value is None else value}" for name, value in stated.items())
+
+
+def share_label(share_0: pl.Expr, rules: LabelRules) -> tuple[pl.Expr, pl.Expr]:
+    """The label and the strength of a share of votes for image 0."""
+    share = pl.max_horizontal(share_0, 1.0 - share_0)
+    tie = (share == 0.5) | (share < rules.least_share)
+    return pl.when(tie).then(0.5).when(share_0 > 0.5).then(1.0).otherwise(0.0), share
 
 
 def _marked(rows: pl.DataFrame, rules: LabelRules) -> pl.Series:

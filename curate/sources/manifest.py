@@ -93,11 +93,6 @@ class Manifest:
     keep: tuple[str, ...] = ()
     dimension: str | None = None
 
-    @property
-    def judged(self) -> bool:
-        """Whether the set says who is preferred; one of a query is looked at once its columns are known."""
-        return self.always_0 or bool(set(LABEL_COLUMNS) & set(self.columns))
-
     def split(self, name: str | None) -> tuple[str, Split]:
         """The named split, or the default one. Raises UsageError for an unknown name."""
         chosen = name or self.default_split
@@ -115,9 +110,9 @@ class Manifest:
         told = {
             "query": self.query,
             "images": list(self.images),
-            "labels": asdict(self.labels) if self.labels != LabelRules() else None,
+            "labels": _stated(self.labels) if self.labels != LabelRules() else None,
             "always_0": self.always_0,
-            "candidates": asdict(self.candidates) if self.candidates else None,
+            "candidates": _stated(self.candidates) if self.candidates else None,
             "keep": list(self.keep),
             "dimension": self.dimension,
             "sampled": self.sampled,
@@ -127,6 +122,11 @@ class Manifest:
     def about(self) -> dict[str, str]:
         """What the manifest says of the data set for people, for run.toml; it decides no table."""
         return {"description": self.description, "homepage": self.homepage, "license": self.license}
+
+
+def _stated(of: LabelRules | Candidates) -> dict[str, Any]:
+    """As TOML holds it: without what is not there."""
+    return {key: value for key, value in asdict(of).items() if value is not None}
 
 
 def load_manifest(name_or_path: str) -> Manifest:
@@ -280,7 +280,10 @@ def _candidates(raw: dict[str, Any], path: Path) -> Candidates | None:
 
 
 def _control_image_uids(rules: dict[str, Any], path: Path) -> tuple[str, ...]:
-    return _texts(rules.get("control_image_uids", []), "rules.control_image_uids", path)
+    uids = rules.get("control_image_uids", [])
+    if not isinstance(uids, list) or not all(isinstance(uid, str) for uid in uids):
+        raise ManifestError(f"{path}: 'rules.control_image_uids' must be a list of image uids, got {uids!r}")
+    return tuple(uids)
 
 
 def _sampled(raw: dict[str, Any], path: Path) -> dict[str, Any]:

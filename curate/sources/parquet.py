@@ -7,7 +7,7 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -19,9 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import SourceError
-from curate.sources.manifest import Manifest
+from curate.sources.manifest import LABEL_COLUMNS, Manifest
+from curate.sources.members import is_member, read_members
+from curate.sources.prepare import ROWS, Preparation, needs_rows, preparation_of, ready_rows, rows_place
+from curate.sources.samples import is_folder_pair
 from curate.storage.files import Fingerprint, changed_meanwhile, fingerprint, is_local, read_whole, retrying
+from curate.storage.folder import Folder
 from curate.terminal.progress import say
+from schemas.manifests import COLUMN_KEYS
 
 IMAGE_COLUMNS = ("image_0_bytes", "image_1_bytes")
 KEYS_READ_TOGETHER = 100_000
@@ -30,7 +35,11 @@ URLS_AT_ONCE = 16
 # What each column may hold; the second item says it in the error.
 _KINDS: dict[str, tuple[Any, str]] = {
     "text": (lambda t: pa.types.is_string(t) or pa.types.is_large_string(t), "text"),
-    "label": (lambda t: pa.types.is_floating(t) or pa.types.is_integer(t), "a number"),
+    "label": (
+        lambda t: pa.types.is_floating(t) or pa.types.is_integer(t) or _KINDS["text"][0](t),
+        "a number or text",
+    ),
+    "votes": (lambda t: pa.types.is_list(t) or pa.types.is_large_list(t) or _KINDS["text"][0](t), "a list or text"),
     "flag": (pa.types.is_boolean, "true or false"),
     "bytes": (lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t), "bytes"),
     "id": (lambda t: _KINDS["text"][0](t) or pa.types.is_integer(t), "text or a whole number"),
@@ -58,6 +67,8 @@ class Source:
     """The files of one split of a manifest, sorted by name.
 
     known: what each file was like when it was first looked at; reading it later in another state stops.
+    preparation: how files of another layout become rows; `with_rows` makes them, and from then on `files` is ROWS,
+    which lies at `rows_file`. dimension: of several questions about a pair the one that counts.
     """
 
     manifest: Manifest
@@ -65,6 +76,31 @@ class Source:
     files: tuple[str, ...]
     expected_rows: int | None
     known: dict[str, Fingerprint] = field(default_factory=dict, compare=False, repr=False)
+    preparation: Preparation | None = None
+    rows_file: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    dimension: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            object.__setattr__(self, "columns", dict(self.manifest.columns))
+
+    @property
+    def judged(self) -> bool:
+        """Whether the set says who is preferred."""
+        return self.manifest.always_0 or bool(set(LABEL_COLUMNS) & set(self.columns))
+
+    def with_rows(self, folder: Folder) -> "Source":
+        """A source of another layout as rows in `folder`, made there unless they are there already; others as they are.
+
+        Raises: SourceError, QueryError, WriteError.
+        """
+        if self.preparation is None or self.rows_file is not None:
+            return self
+        rows_file = ready_rows(self.preparation, self.manifest.settings() | {"files": self.fingerprints()}, folder)
+        names = pq.read_schema(rows_file).names if is_local(rows_file) else _parquet(rows_file).schema_arrow.names
+        columns = {name: name for name in names if name in COLUMN_KEYS}
+        return replace(self, files=(ROWS,), rows_file=rows_file, columns=columns)
 
     def key_rows(self) -> Iterator[pa.Table]:
         """Tables of some row groups of one file each: everything but images, under our names.
@@ -96,16 +132,19 @@ class Source:
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """Size, and ETag or time of change, of each file, so that a source that changed under a run is noticed."""
-        for file in self.files:
+        inputs = self.files if self.preparation is None else self.preparation.inputs
+        for file in inputs:
             if file not in self.known:
                 self.known[file] = _state(file)
-        return {file: self.known[file] for file in self.files}
+        return {file: self.known[file] for file in inputs}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file."""
         return {file: int(state["size"]) for file, state in self.fingerprints().items()}
 
     def _open(self, file: str) -> pq.ParquetFile:
+        if file == ROWS and self.rows_file is not None:
+            file = self.rows_file
         try:
             now = fingerprint(file)
             parquet = retrying(lambda: _parquet(file), file)
@@ -124,7 +163,7 @@ class Source:
     def _physical_columns(self, parquet: pq.ParquetFile, file: str) -> dict[str, str]:
         """Our names -> the file's, checked to be there and of a fitting type."""
         schema = parquet.schema_arrow
-        for ours, theirs in self.manifest.columns.items():
+        for ours, theirs in self.columns.items():
             if theirs not in schema.names:
                 close = difflib.get_close_matches(theirs, schema.names, n=1)
                 hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(schema.names)}"
@@ -138,11 +177,11 @@ class Source:
                     f"{file}: column '{theirs}' holds {found}, but columns.{ours} needs {wanted}; "
                     f"correct {self.manifest.path.name} or the file"
                 )
-        return dict(self.manifest.columns)
+        return dict(self.columns)
 
     def _read_together(self, parquet: pq.ParquetFile) -> Iterator[list[int]]:
         """Row groups that are read in one go; one by one where an image's uid comes from its bytes."""
-        limit = KEYS_READ_TOGETHER if {"image_0_uid", "image_1_uid"} <= set(self.manifest.columns) else 1
+        limit = KEYS_READ_TOGETHER if {"image_0_uid", "image_1_uid"} <= set(self.columns) else 1
         together: list[int] = []
         rows = 0
         for row_group in range(parquet.num_row_groups):
@@ -159,8 +198,9 @@ class Source:
     ) -> pa.Table:
         known = {f"image_{side}_path" for side in (0, 1) if f"image_{side}_uid" in columns}
         wanted = {ours: theirs for ours, theirs in columns.items() if ours not in {*IMAGE_COLUMNS, *known}}
-        table = self._read_groups(parquet, file, row_groups, list(wanted.values()))
+        table = self._read_groups(parquet, file, row_groups, list({*wanted.values(), *self.manifest.keep}))
         arrays = {ours: _canonical(table[theirs], ours) for ours, theirs in wanted.items()}
+        arrays |= {name: table[name] for name in self.manifest.keep}
         for side in (0, 1):
             if f"image_{side}_uid" not in arrays:
                 derived = [self._derived_uids(parquet, file, row_group, side) for row_group in row_groups]
@@ -176,11 +216,11 @@ class Source:
 
     def _derived_uids(self, parquet: pq.ParquetFile, file: str, row_group: int, side: int) -> pa.Array:
         """Without a uid column an image is known by its path, or by the sha256 of its bytes."""
-        if path_column := self.manifest.columns.get(f"image_{side}_path"):
+        if path_column := self.columns.get(f"image_{side}_path"):
             paths = _canonical(self._read(parquet, file, row_group, [path_column])[path_column], "image_0_uid")
             self._check_paths_are_unique(paths, file, path_column)
             return paths
-        column = self.manifest.columns[f"image_{side}_bytes"]
+        column = self.columns[f"image_{side}_bytes"]
         values = _bytes_array(self._read(parquet, file, row_group, [column])[column])
         return pa.array([hashlib.sha256(v.as_py()).hexdigest() if v.is_valid else None for v in values], pa.string())
 
@@ -200,7 +240,7 @@ class Source:
         table = self._read(parquet, file, row_group, list(dict.fromkeys(names.values())))
         for side, name in names.items():
             here = [item for item in wanted if item.side == side]
-            if f"image_{side}_bytes" in self.manifest.columns:
+            if f"image_{side}_bytes" in self.columns:
                 column = _bytes_array(table[name])
                 yield from ((item, column[item.row].as_buffer()) for item in here)
             else:
@@ -208,7 +248,7 @@ class Source:
                 yield from zip(here, _fetch_all(paths, file), strict=True)
 
     def _image_column(self, side: int) -> str:
-        columns = self.manifest.columns
+        columns = self.columns
         return columns.get(f"image_{side}_bytes") or columns[f"image_{side}_path"]
 
     def _read_groups(self, parquet: pq.ParquetFile, file: str, row_groups: list[int], columns: list[str]) -> pa.Table:
@@ -232,9 +272,17 @@ class Source:
             ) from error
 
 
-def open_source(manifest: Manifest, split_name: str | None, override: list[str] | None = None) -> Source:
+def open_source(
+    manifest: Manifest,
+    split_name: str | None,
+    override: list[str] | None = None,
+    images: tuple[str, ...] = (),
+    unpack: Path | None = None,
+    dimension: str | None = None,
+) -> Source:
     """Resolve a split's files; `override` (from --source) replaces them, relative to the current folder.
 
+    images: replaces the manifest's. unpack: where compressed and split archives are unpacked.
     Raises: SourceError when nothing matches.
     """
     name, split = manifest.split(split_name)
@@ -242,11 +290,19 @@ def open_source(manifest: Manifest, split_name: str | None, override: list[str] 
     files = sorted({file for pattern in patterns for file in _expand(pattern)})
     if not files:
         raise SourceError(f"no file matches {', '.join(patterns)}; correct --source or the manifest's files")
-    return Source(manifest, name, tuple(files), None if override else split.rows)
+    preparation = None
+    if needs_rows(manifest, files, images):
+        roots = images or tuple(_from_manifest(root, manifest) for root in manifest.images)
+        expanded = tuple(found for root in roots for found in (sorted(_expand(root)) or [root]))
+        preparation = preparation_of(manifest, tuple(files), expanded, unpack)
+    stated = None if override else split.rows
+    return Source(
+        manifest, name, tuple(files), stated, preparation=preparation, dimension=dimension or manifest.dimension
+    )
 
 
-def reopen_source(settings: dict[str, Any]) -> Source:
-    """The files that a run was embedded from, by its run.toml. Raises SourceError when one is gone or changed.
+def reopen_source(settings: dict[str, Any], folder: Folder) -> Source:
+    """The files that a run in `folder` was embedded from, by its run.toml. Raises SourceError when one is gone.
 
     A file of the same size with another time of change is a note only: this is for readers that compare each
     image's sha256 with the run's.
@@ -254,14 +310,18 @@ def reopen_source(settings: dict[str, Any]) -> Source:
     for file, recorded in settings["files"].items():
         if (note := check_unchanged(file, recorded)) is not None:
             say(f"note: {note}; each image is compared with the sha256 of the one that was scored")
-    return recorded_source(settings)
+    return recorded_source(settings, folder)
 
 
-def recorded_source(settings: dict[str, Any]) -> Source:
+def recorded_source(settings: dict[str, Any], folder: Folder) -> Source:
     """The same without a look at the files: for readers that can do without one of them."""
-    stated = settings["manifest"]
-    manifest = Manifest(stated["name"], Path(stated["name"]), stated["columns"], {}, settings["split"])
-    return Source(manifest, settings["split"], tuple(settings["files"]), None)
+    stated, split = settings["manifest"], settings["split"]
+    columns = {name: name for side in (0, 1) for name in (f"image_{side}_uid", f"image_{side}_path")}
+    prepared = folder.size(ROWS) is not None
+    manifest = Manifest(stated["name"], Path(stated["name"]), columns if prepared else stated["columns"], {}, split)
+    if prepared:
+        return Source(manifest, split, (ROWS,), None, rows_file=rows_place(folder))
+    return Source(manifest, split, tuple(settings["files"]), None)
 
 
 def check_unchanged(file: str, recorded: int | Fingerprint) -> str | None:
@@ -297,7 +357,7 @@ def _expand(pattern: str) -> list[str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(pattern)
         names = filesystem.glob(path) if any(mark in path for mark in "*?[") else [path]
-        names = [name for name in names if not filesystem.isdir(name)]
+        names = [name for name in names if not filesystem.isdir(name) or is_folder_pair(name)]
     except (OSError, ImportError, ValueError) as error:
         raise SourceError(f"cannot list {pattern}: {error}") from error
     except Exception as error:  # every remote file system raises its own errors
@@ -306,6 +366,9 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _state(file: str) -> Fingerprint:
+    if is_local(file) and Path(file).is_dir():
+        inside = [path.stat().st_size for path in Path(file).rglob("*") if path.is_file()]
+        return {"size": sum(inside), "files": len(inside)}
     try:
         return fingerprint(file)
     except FileNotFoundError as error:
@@ -323,7 +386,9 @@ def _parquet(file: str) -> pq.ParquetFile:
 
 
 def _kind(ours: str) -> str:
-    if ours in ("label_0", "label_1"):
+    if ours == "votes":
+        return "votes"
+    if ours in LABEL_COLUMNS:
         return "label"
     if ours in ("annotator_id", "judgement_id", "image_0_uid", "image_1_uid"):
         return "id"
@@ -343,9 +408,9 @@ def _value_type(column_type: pa.DataType) -> pa.DataType:
 
 def _canonical(column: pa.ChunkedArray, ours: str) -> pa.ChunkedArray:
     kind = _kind(ours)
-    if kind == "label":
+    if kind == "label" and not _KINDS["text"][0](column.type):
         return column.cast(pa.float64())
-    return column if kind == "flag" else column.cast(pa.string())
+    return column if kind in ("flag", "label", "votes") else column.cast(pa.string())
 
 
 def _mean_bytes(metadata: pq.FileMetaData, row_groups: list[int], column: str) -> np.ndarray:
@@ -362,7 +427,11 @@ def _bytes_array(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _fetch_all(values: list[str | None], beside: str) -> list[bytes | None]:
-    """Each path's or URL's bytes; URLs several at once, since each waits for its server."""
+    """Each path's or URL's bytes, or those inside another file; URLs several at once: each waits for its server."""
+    if inside := [value for value in values if value and is_member(value)]:
+        members = dict(read_members(inside))
+        others = iter(_fetch_all([value for value in values if value not in members], beside))
+        return [members[value] if value in members else next(others) for value in values]
     if not any(value and not is_local(_absolute(value, beside)) for value in values):
         return [_fetch(value, beside) for value in values]
     with ThreadPoolExecutor(URLS_AT_ONCE) as pool:

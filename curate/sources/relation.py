@@ -13,7 +13,8 @@ from curate.database.connection import CONFIG, first_line, literal
 from curate.errors import SourceError
 from curate.sources.samples import folder_rows, tar_rows
 
-COMPRESSED = (".gz", ".zst")
+FOLDER = "folder"
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 READERS = {
     ".parquet": "read_parquet({files}, union_by_name = true, hive_partitioning = false, filename = true, "
     "file_row_number = true)",
@@ -23,20 +24,22 @@ READERS = {
 READERS |= dict.fromkeys((".jsonl", ".ndjson"), READERS[".json"]) | {".tsv": READERS[".csv"]}
 TABLES: dict[str, Callable[[list[str]], pa.Table]] = {
     ".tar": tar_rows,
-    "folder": lambda folders: pa.concat_tables([folder_rows(Path(folder)) for folder in folders]),
+    FOLDER: lambda folders: pa.concat_tables([folder_rows(Path(folder)) for folder in folders]),
 }
 
 
-def kind_of(file: str) -> str:
-    """`.parquet`, `.json`, `.csv`, `.tar` or `folder`, by a file's name. Raises: SourceError for another."""
+def kind_of(file: str, strict: bool = True) -> str:
+    """`.parquet`, `.json`, `.csv`, `.tar` or `folder`, by a file's name; of any other a SourceError, or Parquet."""
     if "://" not in file and Path(file).is_dir():
-        return "folder"
+        return FOLDER
     name = urlsplit(file).path if "://" in file else file
     endings = [ending.lower() for ending in Path(name).suffixes if ending.lower() not in COMPRESSED]
     ending = endings[-1] if endings else ""
     if ending in READERS or ending in TABLES:
         return ending
-    known = ", ".join(ending for ending in (*READERS, *TABLES) if ending != "folder")
+    if not strict:
+        return ".parquet"
+    known = ", ".join(ending for ending in (*READERS, *TABLES) if ending != FOLDER)
     close = difflib.get_close_matches(ending, READERS, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     raise SourceError(f"{file}: files are read by the end of their name, one of {known}{hint}")

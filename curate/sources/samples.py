@@ -54,8 +54,9 @@ def _samples(tar: str) -> Iterator[dict[str, str]]:
         yield {name: texts.get(value, value) for name, value in row.items()}
 
 
-def is_folder_pair(folder: Path) -> bool:
+def is_folder_pair(folder: str | Path) -> bool:
     """Whether a folder holds one folder of preferred pictures and one of rejected ones."""
+    folder = Path(folder)
     return _side(folder, PREFERRED_FOLDERS) is not None and _side(folder, REJECTED_FOLDERS) is not None
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from curate.embed.options import PART_BYTES
 from curate.embed.planning.parts import Part as Part, Parts, cut
 from curate.errors import SourceError
+from curate.sources.labels import share_label, with_labels
 from curate.sources.parquet import Source
 from curate.storage.prefetch import prefetched
 from schemas import tables
@@ -25,7 +26,6 @@ OPTIONAL_TEXT = ("annotator_id", "image_0_model", "image_1_model", "category")
 IDENTITY = ("image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")  # after the prompt
 SIZES = ("image_0_size_bytes", "image_1_size_bytes")
 HASHED_TOGETHER = 10_000
-LABELS = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def make_plan(source: Source, part_images: int, part_bytes: int = PART_BYTES) ->
     rows, texts = _canonical_rows(source)
     release_freed_memory()
     source_rows = rows.height
-    judged = _with_duplicates(rows.with_columns(reason=_why_dropped(source, texts)))
+    judged = _with_duplicates(_with_one_question(rows.with_columns(reason=_why_dropped(source, texts)), source))
     del rows  # here and below: each column is held once
     kept = judged.filter(pl.col("reason").is_null())
     dropped = judged.filter(pl.col("reason").is_not_null())
@@ -147,7 +147,7 @@ def _counts(reasons: pl.Series) -> dict[str, int]:
 def _canonical_rows(source: Source) -> tuple[pl.DataFrame, pl.Series]:
     """Every row, files and prompts by number; the prompts, in order of appearance. Raises: SourceError."""
     with prefetched(source.key_rows(), 1) as tables_read:  # arrow needs no GIL, which hashing holds
-        frames = [_row_frame(table, source.files) for table in tables_read if table.num_rows]
+        frames = [_row_frame(table, source) for table in tables_read if table.num_rows]
     if not frames:
         raise SourceError(f"no rows in {', '.join(source.files)}; correct --source or the manifest's files")
     encoded = _joined(frames, "prompt").to_arrow().dictionary_encode()
@@ -164,17 +164,20 @@ def _joined(frames: list[pl.DataFrame], name: str) -> pl.Series:
     return pl.concat(pieces, how="vertical_relaxed").rechunk()[name]
 
 
-def _row_frame(table: pa.Table, files: tuple[str, ...]) -> pl.DataFrame:
-    """Rows of one file, with `pair`, the bits of the pair_id."""
-    file = pl.lit(files.index(table["source_file"][0].as_py()), pl.UInt32)
+def _row_frame(table: pa.Table, source: Source) -> pl.DataFrame:
+    """Rows of one file, with `pair`, the bits of the pair_id, and what the source says of the pair as one label."""
+    file = pl.lit(source.files.index(table["source_file"][0].as_py()), pl.UInt32)
     rows = pl.DataFrame(table.drop_columns(["source_file"]))
     rows = rows.with_columns(file=file, prompt=pl.col("prompt").fill_null(""))
-    return rows.with_columns(pair=_pair_numbers(rows)).drop("judgement_id", strict=False)
+    rows = rows.with_columns(pair=_pair_numbers(rows)).drop("judgement_id", strict=False)
+    return with_labels(rows, source.manifest.labels, source.manifest.always_0)
 
 
 def _pair_numbers(rows: pl.DataFrame) -> pl.Series:
-    """The bits of each row's pair_id."""
-    identity = [rows["prompt"], *(_as_text(rows[name]) if name in rows.columns else pl.lit("") for name in IDENTITY)]
+    """The bits of each row's pair_id. Where several questions were asked, it is the same for each of them."""
+    left_out = {"label_0"} if "dimension" in rows.columns else set()
+    known = set(rows.columns) - left_out
+    identity = [rows["prompt"], *(_as_text(rows[name]) if name in known else pl.lit("") for name in IDENTITY)]
     texts = pl.select(pl.concat_str(identity, separator="\x1f")).to_series()
     return pl.Series(np.frombuffer(_digests(texts), np.uint64))
 
@@ -185,14 +188,12 @@ def _why_dropped(source: Source, prompts: pl.Series) -> pl.Expr:
     manifest = source.manifest
     uids = [pl.col("image_0_uid"), pl.col("image_1_uid")]
     control = list(manifest.control_image_uids)
-    label = pl.col("label_0") if "label_0" in manifest.columns else pl.lit(None, pl.Float64)
-    good_label = label.is_in(LABELS)
-    if "label_1" in manifest.columns:
-        good_label &= (label + pl.col("label_1")) == 1.0
-    unlabelled = ~pl.col("labelled").fill_null(False) if "labelled" in manifest.columns else pl.lit(False)
-    bad_label = ~good_label.fill_null(False) if manifest.judged else pl.lit(False)
+    unlabelled = ~pl.col("labelled").fill_null(False) if "labelled" in source.columns else pl.lit(False)
+    bad_label = pl.col("label_0").is_null() if source.judged else pl.lit(False)
+    other = pl.col("dimension") != source.dimension if source.dimension is not None else pl.lit(False)
     checks = {
         "unlabelled": unlabelled,
+        "other_dimension": other,
         "control_image": uids[0].is_in(control) | uids[1].is_in(control),
         "bad_label": bad_label,
         "empty_prompt": pl.col("prompt").is_in(empty_prompts.implode()),
@@ -203,6 +204,40 @@ def _why_dropped(source: Source, prompts: pl.Series) -> pl.Expr:
     for word, applies in reversed(checks.items()):
         reason = pl.when(applies.fill_null(False)).then(pl.lit(word)).otherwise(reason)
     return reason
+
+
+def _with_one_question(rows: pl.DataFrame, source: Source) -> pl.DataFrame:
+    """Of several questions about a pair the mean of their shares counts, where none was chosen.
+
+    Each question counts once, whoever answered; `disagreement` is the share of them whose winner is another. The first
+    row stays with the mean; the others are counted as `other_dimension`.
+    """
+    if "dimension" not in rows.columns or source.dimension is not None:
+        return rows
+    label, strength = pl.col("label_0"), pl.col("strength").fill_null(1.0)
+    share = pl.when(label == 1.0).then(strength).when(label == 0.0).then(1.0 - strength).otherwise(0.5)
+    standing = rows.with_row_index("place").filter(pl.col("reason").is_null())
+    questions = standing.group_by("pair", "dimension", maintain_order=True).agg(
+        place=pl.col("place").first(), share=share.mean(), label_0=share_label(share.mean(), source.manifest.labels)[0]
+    )
+    mean_label, mean_strength = share_label(pl.col("share"), source.manifest.labels)
+    pairs = (
+        questions.group_by("pair", maintain_order=True)
+        .agg(pl.col("place").first(), pl.col("share").mean(), each=pl.col("label_0"))
+        .with_columns(label_0=mean_label, strength=mean_strength)
+        .explode("each")
+        .group_by("place", "label_0", "strength", maintain_order=True)
+        .agg(disagreement=(pl.col("each") != pl.col("label_0")).mean())
+    )
+    places = pairs["place"]
+    others = standing.filter(~pl.col("place").is_in(places.implode()))["place"]
+    nothing = pl.Series([None], dtype=pl.Float64).new_from_index(0, rows.height)
+    return rows.with_columns(
+        label_0=rows["label_0"].scatter(places, pairs["label_0"]),
+        strength=rows["strength"].scatter(places, pairs["strength"]),
+        disagreement=nothing.scatter(places, pairs["disagreement"]),
+        reason=rows["reason"].scatter(others, "other_dimension") if len(others) else rows["reason"],
+    )
 
 
 def _with_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
@@ -225,23 +260,21 @@ def _with_all(rows: pl.DataFrame, names: tuple[str, ...], of_type: Any) -> pl.Da
 
 
 def _pairs_table(kept: pl.DataFrame, prompt_ids: pl.Series, source: Source) -> pa.Table:
-    kept = _with_all(kept, ("label_0",), pl.Float64)
     preference = pl.when(pl.col("label_0") == 1.0).then(0).when(pl.col("label_0") == 0.0).then(1)
     kept = _with_all(kept, OPTIONAL_TEXT, pl.String)
+    kept = _with_all(kept, ("strength", "disagreement"), pl.Float64)
     frame = _with_names(kept, source).with_columns(
         preference=preference.cast(pl.Int8), split=pl.lit(source.split), prompt_id=prompt_ids.gather(kept["prompt"])
     )
-    return frame.select(tables.PAIRS.names).to_arrow().cast(tables.PAIRS)
+    own = frame.select(tables.PAIRS.names).to_arrow().cast(tables.PAIRS)
+    for name in source.manifest.keep:
+        own = own.append_column(name, frame[name].to_arrow())
+    return own
 
 
 def _dropped_table(dropped: pl.DataFrame, source: Source) -> pa.Table:
-    dropped = _with_all(dropped, ("label_0", "label_1"), pl.Float64)
     place = pl.format("{} row group {} row {}", "source_file", "source_row_group", "source_row")
-    labels = pl.format(
-        ": label_0 {}, label_1 {}",
-        *(pl.col(n).cast(pl.String).fill_null("null") for n in ("label_0", "label_1")),
-    )
-    detail = pl.when(pl.col("reason") == "bad_label").then(pl.concat_str(place, labels)).otherwise(place)
+    detail = pl.when(pl.col("reason") == "bad_label").then(pl.format("{}: {}", place, "stated")).otherwise(place)
     nothing = pl.lit(None, pl.String)
     frame = _with_names(dropped, source).with_columns(stage=pl.lit("embed"), image_uid=nothing, detail=detail)
     return frame.select(tables.DROPPED.names).to_arrow().cast(tables.DROPPED)

@@ -11,6 +11,7 @@ select
     ranking.rank,
     pairs.split,
     pairs.annotator_id,
+    pairs.strength,
     pairs.source_file,
     pairs.source_row_group,
     pairs.source_row,

@@ -1,11 +1,17 @@
 -- Purpose: everything that a filter may ask of a pair: its scores, its prompt, who judged it, which models drew it.
 -- Grain:   one eligible pair.
 -- Inputs:  pair_scores, pairs, prompts.
+-- The lines between `each kept` and `end` are repeated for every column that the manifest keeps.
 select
     pair_scores.*,
     prompts.prompt,
     pairs.split,
     pairs.annotator_id,
+    pairs.strength,
+    pairs.disagreement,
+    -- each kept
+    pairs.{kept},
+    -- end
     case pairs.preference when 0 then pairs.image_0_model else pairs.image_1_model end as preferred_model,
     case pairs.preference when 0 then pairs.image_1_model else pairs.image_0_model end as rejected_model,
     pairs.source_file

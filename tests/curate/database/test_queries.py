@@ -39,10 +39,14 @@ TABLES = {
     ),
     "pairs": (
         "pair_id varchar, prompt_id varchar, image_0_uid varchar, image_1_uid varchar, preference tinyint, "
-        "split varchar, annotator_id varchar, image_0_model varchar, image_1_model varchar, source_file varchar",
-        "('1', 'p', 'a', 'c', 0, 's', 'ann', 'm', 'n', 'f'), ('2', 'p', 'c', 'a', 1, 's', 'ann', 'm', 'n', 'f'), "
-        "('3', 'p', 'a', 'b', 0, 's', 'bob', 'm', 'n', 'f'), ('4', 'p', 'a', 'x', 1, 't', null, null, 'n', 'f'), "
-        "('5', 'q', 'b', 'a', 1, 't', 'bob', 'm', 'n', 'g'), ('6', 'p', 'a', 'c', null, 't', 'bob', 'm', 'n', 'g')",
+        "split varchar, annotator_id varchar, image_0_model varchar, image_1_model varchar, source_file varchar, "
+        "strength float, disagreement float, confidence int",
+        "('1', 'p', 'a', 'c', 0, 's', 'ann', 'm', 'n', 'f', 0.75, 0.5, 7), "
+        "('2', 'p', 'c', 'a', 1, 's', 'ann', 'm', 'n', 'f', 0.75, 0.5, 7), "
+        "('3', 'p', 'a', 'b', 0, 's', 'bob', 'm', 'n', 'f', 0.75, 0.5, 7), "
+        "('4', 'p', 'a', 'x', 1, 't', null, null, 'n', 'f', 0.75, 0.5, 7), "
+        "('5', 'q', 'b', 'a', 1, 't', 'bob', 'm', 'n', 'g', null, null, 8), "
+        "('6', 'p', 'a', 'c', null, 't', 'bob', 'm', 'n', 'g', null, null, 8)",
     ),
     "prompts": (
         "prompt_id varchar, prompt varchar, clip_embedding float[2]",
@@ -224,11 +228,11 @@ CASES: dict[str, Case] = {
     ),
     "rank/pair_facts": (
         ["pair_scores", "pairs", "prompts"],
-        {},
+        {"kept": ["confidence"]},
         {},
         [
-            ("1", "p", "a", "c", 1, 3, -2, 10, None, None, 0.5, 0.25, "a prompt", "s", "ann", "m", "n", "f"),
-            ("5", "q", "a", "b", 4, 4, 0, 40, 5, 35, 1, 0, "another", "t", "bob", "n", "m", "g"),
+            (*"1pac", 1, 3, -2, 10, None, None, 0.5, 0.25, "a prompt", "s", "ann", 0.75, 0.5, 7, "m", "n", "f"),
+            (*"5qab", 4, 4, 0, 40, 5, 35, 1, 0, "another", "t", "bob", None, None, 8, "n", "m", "g"),
         ],
     ),
     "rank/score_ranges": (["used_scores"], {"scorer": BOTH}, {}, [("clip", 1, 4), ("pick", 10, 10)]),
@@ -354,6 +358,8 @@ OF_THE_REPORT = (
     *("report/histograms", "report/prompts", "report/scorers"),
 )
 ELSEWHERE = {
+    "sources/candidate_pairs": "sources/test_prepare.py",
+    "sources/candidates_left_out": "sources/test_prepare.py",
     "rank/margins": "rank/metrics/test_calibration.py",
     "export/order": "export/test_export_shards.py",
     "export/samples": "export/test_export_shards.py",

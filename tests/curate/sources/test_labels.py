@@ -93,6 +93,10 @@ def test_swapping_the_sides_swaps_the_label_and_keeps_the_strength() -> None:
 
 
 def test_a_set_without_labels_has_neither() -> None:
-    rows = with_labels(pl.DataFrame({"prompt": ["a"]}), LabelRules(), always_0=False)
-    assert rows.columns == ["prompt", "strength"]
-    assert rows["strength"].to_list() == [None]
+    assert judged(prompt=["a"]) == [(None, None)]
+
+
+def test_what_cannot_be_read_is_stated() -> None:
+    rows = pl.DataFrame({"votes_0": [1.0, -1.0, None], "votes_1": [0.0, 2.0, 1.0]})
+    stated = with_labels(rows, LabelRules(), always_0=False)["stated"].to_list()
+    assert stated == [None, "votes_0 -1.0, votes_1 2.0", "votes_0 null, votes_1 1.0"]

@@ -9,7 +9,15 @@ import tomli_w
 
 from curate.errors import ManifestError, UsageError
 from curate.sources.manifest import BUNDLED, load_manifest
-from schemas.manifests import COLUMN_KEYS, MANIFEST_KEYS, RULE_KEYS, SPLIT_KEYS
+from schemas.manifests import (
+    CANDIDATE_KEYS,
+    COLUMN_KEYS,
+    LABEL_KEYS,
+    MANIFEST_KEYS,
+    QUERY_KEYS,
+    RULE_KEYS,
+    SPLIT_KEYS,
+)
 from tests.curate.builders import CONTROL_UID, PICKAPIC
 
 NAMES = sorted(path.stem for path in BUNDLED.glob("*.toml"))
@@ -53,7 +61,7 @@ def test_bundled_manifest_describes_itself(name: str) -> None:
     manifest = load_manifest(name)
     assert manifest.name == name or name == "generic"
     assert manifest.description
-    assert manifest.judged
+    assert "label_0" in manifest.columns
     assert manifest.default_split == "train"
     assert manifest.models == ("demo" if name == "demo" else "published")
 
@@ -86,18 +94,25 @@ def test_template_explains_every_key() -> None:
     lines = (BUNDLED / "generic.toml").read_text().splitlines()
     assert "".join(lines).count("#") > 10
     assert any(line.startswith("[splits.") for line in lines)
-    for key in (*COLUMN_KEYS, *RULE_KEYS, *SPLIT_KEYS, "name", "description", "models", "default_split"):
+    more = ("name", "description", "models", "default_split", "images", "keep", "dimension")
+    for key in (*COLUMN_KEYS, *RULE_KEYS, *SPLIT_KEYS, *QUERY_KEYS, *LABEL_KEYS, *CANDIDATE_KEYS, *more):
         assert any(re.match(rf"(# )?{key} = ", line) for line in lines), key
 
 
 def test_template_with_every_commented_column_still_loads(tmp_path: Path) -> None:
     text = (BUNDLED / "generic.toml").read_text()
     text = re.sub(
-        r"^# ((labelled|annotator_id|judgement_id|image_\d_model|category|rows) = )", r"\1", text, flags=re.MULTILINE
+        r"^# ((labelled|annotator_id|judgement_id|image_\d_model|category|rows|votes_\d) = )",
+        r"\1",
+        text,
+        flags=re.MULTILINE,
     )
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    assert set(COLUMN_KEYS) - set(load_manifest(str(path)).columns) == {"image_0_path", "image_1_path"}
+    assert set(COLUMN_KEYS) - set(load_manifest(str(path)).columns) == {
+        *("image_0_path", "image_1_path"),  # of which a set has bytes or paths
+        *("votes", "share_0", "dimension"),
+    }
 
 
 def test_least_manifest(tmp_path: Path) -> None:
@@ -110,7 +125,7 @@ def test_least_manifest(tmp_path: Path) -> None:
 
 def test_unjudged_manifest(tmp_path: Path) -> None:
     columns = {key: value for key, value in GOOD["columns"].items() if key != "label_0"}
-    assert not load_manifest(written(tmp_path, columns=columns)).judged
+    assert "label_0" not in load_manifest(written(tmp_path, columns=columns)).columns
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import tomli_w
 from curate.errors import SourceError
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import Location, Source, open_source, reopen_source
+from curate.storage.folder import LocalFolder
 from tests.curate.builders import PICKAPIC, pair_row, picture_bytes, write_pairs
 
 SIZES = ("image_0_size_bytes", "image_1_size_bytes")
@@ -266,7 +267,11 @@ def test_missing_column(tmp_path: Path, source_file: Path) -> None:
     ("column", "values", "message"),
     [
         ("caption", [1, 2], "column 'caption' holds int64, but columns.prompt needs text"),
-        ("label_0", ["0", "1"], "column 'label_0' holds string, but columns.label_0 needs a number"),
+        (
+            "label_0",
+            [[0], [1]],
+            "column 'label_0' holds list<element: int64>, but columns.label_0 needs a number or text",
+        ),
         ("has_label", [1, 0], "column 'has_label' holds int64, but columns.labelled needs true or false"),
         ("jpg_0", ["a", "b"], "column 'jpg_0' holds string, but columns.image_0_bytes needs bytes"),
         ("user_id", [1.5, 2.5], "column 'user_id' holds double, but columns.annotator_id needs text or a whole number"),
@@ -311,17 +316,21 @@ def test_damaged_row_group(tmp_path: Path, source_file: Path) -> None:
 def test_reopened_source_notices_a_changed_or_missing_file(source_file: Path) -> None:
     source = opened(source_file)
     settings = {"manifest": source.manifest.settings(), "split": "train", "files": source.fingerprints()}
-    assert first_pictures(reopen_source(settings)) == [picture_bytes(0), picture_bytes(1)]
+    here = LocalFolder(source_file.parent)
+    assert first_pictures(reopen_source(settings, here)) == [
+        picture_bytes(0),
+        picture_bytes(1),
+    ]
     size = source_file.stat().st_size
     source_file.write_bytes(source_file.read_bytes() + b"x")
     with pytest.raises(SourceError) as caught:
-        reopen_source(settings)
+        reopen_source(settings, LocalFolder(source_file.parent))
     assert str(caught.value) == (
         f"{source_file} changed since it was embedded: {size:,} bytes then, {size + 1:,} bytes now; embed it again"
     )
     source_file.unlink()
     with pytest.raises(SourceError) as caught:
-        reopen_source(settings)
+        reopen_source(settings, LocalFolder(source_file.parent))
     assert str(caught.value) == f"{source_file} is not there; correct --source, or put it back"
 
 
@@ -346,8 +355,15 @@ def test_reopened_source_reads_a_touched_file_and_says_so(
     source = opened(source_file)
     settings = {"manifest": source.manifest.settings(), "split": "train", "files": source.fingerprints()}
     os.utime(source_file, ns=(0, 0))
-    assert first_pictures(reopen_source(settings)) == [picture_bytes(0), picture_bytes(1)]
+    here = LocalFolder(source_file.parent)
+    assert first_pictures(reopen_source(settings, here)) == [
+        picture_bytes(0),
+        picture_bytes(1),
+    ]
     assert capsys.readouterr().err.startswith(f"note: {source_file} changed since it was embedded: modified ")
     earlier = settings | {"files": {str(source_file): source_file.stat().st_size}}  # as runs had it before
-    assert first_pictures(reopen_source(earlier)) == [picture_bytes(0), picture_bytes(1)]
+    assert first_pictures(reopen_source(earlier, here)) == [
+        picture_bytes(0),
+        picture_bytes(1),
+    ]
     assert capsys.readouterr().err == ""
