@@ -12,7 +12,8 @@ from curate.sources.manifest import BY_MODEL, LABEL_COLUMNS, LABELS, LabelRules
 def with_labels(rows: pl.DataFrame, rules: LabelRules, always_0: bool) -> pl.DataFrame:
     """`label_0` (0, 0.5, 1; null where it cannot be told) and `strength` in place of the source's label columns.
 
-    `stated` says what the source has where no label can be made of it.
+    Where there are votes and a label, votes count where there are any. `stated` says what the source has where no
+    label can be made of it.
 
     always_0: image 0 is the preferred one by the manifest. strength: the preferred side's share of the votes, 0.5 to 1;
     null where the source counts none. Every row is judged by itself, so the order of rows does not matter.
@@ -24,11 +25,12 @@ def with_labels(rows: pl.DataFrame, rules: LabelRules, always_0: bool) -> pl.Dat
         return rest.with_columns(label_0=pl.lit(1.0), strength=unknown, stated=pl.lit(None, pl.String))
     if not given:
         return rest.with_columns(label_0=unknown, strength=unknown, stated=pl.lit(None, pl.String))
-    made: dict[str, Any]
-    if "label_0" in given:
-        made = {"label_0": _marked(rows, rules), "strength": unknown}
-    else:
+    made: dict[str, Any] = {"label_0": pl.Series([None], dtype=pl.Float64).new_from_index(0, rows.height)}
+    made["strength"] = made["label_0"]
+    if not {"label_0", "label_1"}.issuperset(given):
         made = _voted(*_sides(rows, rules), rules)
+    if "label_0" in given:  # where nobody voted, the label counts
+        made["label_0"] = made["label_0"].zip_with(made["label_0"].is_not_null(), _marked(rows, rules))
     stated = pl.Series(
         [_words(row) for row in rows.select(given).filter(made["label_0"].is_null()).iter_rows(named=True)]
     )

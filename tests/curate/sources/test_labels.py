@@ -58,6 +58,11 @@ def test_votes_by_hand() -> None:
     ]
 
 
+def test_the_label_counts_where_nobody_voted() -> None:
+    found = judged(label_0=[1, 1, 0], votes_0=[1, None, 0], votes_1=[3, None, 0])
+    assert found == [(0.0, 0.75), (1.0, None), (0.0, None)]
+
+
 def test_a_least_margin_and_a_least_share_make_ties_and_leave_the_strength() -> None:
     votes: dict[str, Any] = {"votes_0": [6, 5, 10], "votes_1": [4, 5, 0]}
     assert judged(LabelRules(least_margin=3), **votes) == [(0.5, 0.6), (0.5, 0.5), (1.0, 1.0)]
