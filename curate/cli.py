@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from curate.commands import ask, compare, embed, export, rank, report, review
+from curate.commands import ask, compare, embed, export, inspect, rank, report, review
 from curate.database.interrupts import stoppable
 from curate.errors import CurateError
 from curate.terminal.progress import say
@@ -17,6 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Score the pairs of a preference data set, rank them by a SQL metric, and pack the best as shards.",
 )
+app.command(short_help="Say what a data set is, and write a manifest for it.")(inspect.inspect)
 app.command(short_help="Score every image and prompt of a data set once.")(embed.embed)
 app.command(short_help="Say how far a run is, and how fast.")(embed.status)
 app.command(short_help="Bring a run at a URL to a folder of this machine.")(embed.fetch)

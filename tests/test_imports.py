@@ -18,6 +18,7 @@ CURATE = {
     "storage": ("errors", "terminal"),
     "database": GROUNDS,
     "sources": (*GROUNDS, "database"),
+    "inspect": (*GROUNDS, "sources", "database"),
     "pages": (*GROUNDS, "sources", "database"),
     "models": (*GROUNDS, "sources"),
     "rank": (*GROUNDS, "database", "models"),
@@ -29,7 +30,7 @@ CURATE = {
     "review": (*GROUNDS, "sources", "database", "pages", "compare"),
     "commands": (
         *(*GROUNDS, "sources", "models"),
-        *("ask", "compare", "embed", "export", "rank", "report", "review"),
+        *("ask", "compare", "embed", "export", "inspect", "rank", "report", "review"),
     ),
     "cli": ("errors", "terminal", "database", "commands"),
 }

@@ -287,14 +287,14 @@ def open_source(
     """
     name, split = manifest.split(split_name)
     patterns = override or [_from_manifest(pattern, manifest) for pattern in split.files]
-    files = sorted({file for pattern in patterns for file in _expand(pattern)})
+    files = sorted({file for pattern in patterns for file in expanded(pattern)})
     if not files:
         raise SourceError(f"no file matches {', '.join(patterns)}; correct --source or the manifest's files")
     preparation = None
     if needs_rows(manifest, files, images):
         roots = images or tuple(_from_manifest(root, manifest) for root in manifest.images)
-        expanded = tuple(found for root in roots for found in (sorted(_expand(root)) or [root]))
-        preparation = preparation_of(manifest, tuple(files), expanded, unpack)
+        roots = tuple(found for root in roots for found in (sorted(expanded(root)) or [root]))
+        preparation = preparation_of(manifest, tuple(files), roots, unpack)
     stated = None if override else split.rows
     return Source(
         manifest, name, tuple(files), stated, preparation=preparation, dimension=dimension or manifest.dimension
@@ -353,7 +353,8 @@ def _from_manifest(pattern: str, manifest: Manifest) -> str:
     return pattern if "://" in pattern else str(manifest.path.resolve().parent / pattern)
 
 
-def _expand(pattern: str) -> list[str]:
+def expanded(pattern: str) -> list[str]:
+    """The files that a path, glob or URL names; a folder of two sides is one. Raises: SourceError."""
     try:
         filesystem, path = fsspec.core.url_to_fs(pattern)
         names = filesystem.glob(path) if any(mark in path for mark in "*?[") else [path]
