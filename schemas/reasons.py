@@ -4,6 +4,7 @@ PAIR_REASONS = {
     "unlabelled": "the source marks the row as not judged",
     "control_image": "one side is a control image shown to check the annotators",
     "bad_label": "labels are null, NaN, outside {0, 0.5, 1}, or do not sum to 1",
+    "bad_text": "a text of the row, such as its prompt or an id, is not UTF-8",
     "empty_prompt": "the prompt is null or blank",
     "missing_image": "an image uid is null, or the row has no bytes and no path for it",
     "same_image": "both sides are the same image",

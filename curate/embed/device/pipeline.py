@@ -10,14 +10,15 @@ A batch is cut from one part and never depends on timing, so equal input gives e
 
 Memory beside the models is bounded, whatever the size of the source and its parts:
 
-    encoded   (groups_ahead + 2) row groups, as far as the part needs them, the image columns of the one being read, and
-              (batches_ahead + 4) batches
+    encoded   (groups_ahead + 2) × 128 MB (reading.READ_BYTES), or row groups where they are smaller, as far as the part
+              needs them, and (batches_ahead + 4) batches; beside them the row group being read, of a source at a URL
+              and up to 512 MB (parquet.WHOLE_GROUP_BYTES)
     pixels    (batches_ahead + 4) batches × images of a batch × Σ preprocessings 3 × height × width × 4 bytes
     decoded   one picture for each thread or process that decodes
     results   2 parts × images of a part × Σ towers dimension × 4 bytes
 
 groups_ahead is an option of ComputeOptions, 2; batches_ahead is what pool.batches_ahead says. Pick-a-Pic, in row
-groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 1.7 GB + 86 MB
+groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 0.5 GB + 86 MB
 encoded, 0.6 GB of pixels.
 """
 
