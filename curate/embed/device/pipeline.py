@@ -39,7 +39,7 @@ from curate.embed.device.part_tables import PartResults, part_files
 from curate.embed.device.reports import SAMPLE, DeviceReport, DroppedImage
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
-from curate.models.batch_limit import free_memory
+from curate.models.batch_limit import free_memory, out_of_memory
 from curate.models.scoring import EmbeddedPrompts, Scoring
 from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.parquet import Source
@@ -139,8 +139,10 @@ def _on_device(batches: Iterable[Prepared], device: str) -> Iterator[Prepared]:
             with torch.cuda.stream(stream):
                 pixels = {key: values.to(device, non_blocking=True) for key, values in batch.pixels.items()}
             stream.synchronize()
-        except torch.OutOfMemoryError:  # the towers take it from the host, in pieces that fit
-            free_memory()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            free_memory()  # the towers take it from the host, in pieces that fit
             yield batch
             continue
         for values in pixels.values():

@@ -1,9 +1,6 @@
 """CLIP towers in open_clip's format: a published tag, or a folder with open_clip_config.json."""
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import open_clip
 
 from curate.errors import ModelError
 from curate.models.model_set import TowerSpec
+from curate.models.towers.checkpoints import quiet, unfilled
 from curate.models.towers.clip import ClipTower
 from curate.models.weights import checked_sha256
 
@@ -26,9 +24,10 @@ def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -
         architecture, pretrained = options["model"], options["pretrained"]
         weights, preprocessing = _published(architecture, pretrained)
     with quiet():
-        model, _, transform = open_clip.create_model_and_transforms(
-            architecture, pretrained=pretrained and str(weights), weights_only=True, **preprocessing
-        )
+        with unfilled():
+            model, _, transform = open_clip.create_model_and_transforms(
+                architecture, pretrained=pretrained and str(weights), weights_only=True, **preprocessing
+            )
         tokenizer = open_clip.get_tokenizer(architecture)
     identity = {"model": options.get("model", options.get("folder")), "pretrained": pretrained or "folder"}
     identity["sha256"] = checked_sha256(weights, options.get("sha256"))
@@ -42,18 +41,6 @@ def architecture_of(options: dict[str, Any], folder: Path) -> tuple[str, dict[st
         return options["model"], open_clip.get_model_config(options["model"])
     directory = (folder / options["folder"]).resolve()
     return f"local-dir:{directory}", json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """open_clip logs on the root logger while it loads, also warnings that do not concern the user."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
 
 
 def _weights_in(directory: Path) -> Path:

@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from curate.errors import ModelError
 from curate.models.model_set import TowerSpec
+from curate.models.towers.checkpoints import differences, quiet
 from curate.models.towers.clip import ClipTower
 from curate.models.weights import checked_sha256, folder_or_id
 
@@ -76,11 +77,14 @@ def _load_model(model_id: str, revision: str) -> CLIPModel:
     if found != "clip":
         raise ModelError(f"{model_id} is a '{found}' model; this family takes a transformers CLIPModel")
     disable_progress_bar()
-    loaded: Any = CLIPModel.from_pretrained(model_id, revision=revision, use_safetensors=True, output_loading_info=True)
+    how: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    with quiet("transformers"):  # what it would report in a table is one sentence below
+        loaded: Any = CLIPModel.from_pretrained(model_id, revision=revision, **how)
     model: CLIPModel = loaded[0]
     loading: dict[str, Any] = loaded[1]
-    if missing := sorted(loading["missing_keys"]):
-        raise ModelError(f"{model_id} lacks {len(missing)} weights of a CLIPModel, such as {missing[0]}")
+    kinds = (sorted(loading[f"{kind}_keys"]) for kind in ("missing", "unexpected", "mismatched"))
+    if differs := differences(*kinds):
+        raise ModelError(f"{model_id}: {differs}")
     return model
 
 
