@@ -271,3 +271,19 @@ def save_sd3(folder: Path, *, t5: bool = True) -> Path:
         tokenizer_3=t5_tokenizer() if t5 else None,
     ).save_pretrained(folder)
     return folder
+
+
+def save_outline_of_sd15(folder: Path) -> Path:
+    """The configuration of SD1.5's denoiser and VAE at full size, without weights."""
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with torch.device("meta"):
+        UNet2DConditionModel(
+            sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8
+        ).save_config(folder / "unet")
+        AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        ).save_config(folder / "vae")
+    return folder

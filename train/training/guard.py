@@ -54,9 +54,9 @@ def enough_memory_to_train(recipe: Recipe) -> AbstractContextManager[None]:
 def _savings(recipe: Recipe) -> list[str]:
     """What would need less memory, the cheapest first."""
     run, optimizer = recipe.run, recipe.optimizer
-    micro = f"lower run.micro_batch_pairs from {run.micro_batch_pairs}, which changes results by rounding at most"
+    micro = f"lower run.micro_batch_pairs from {run.pairs_at_once}, which changes results by rounding at most"
     found = {
-        micro: run.micro_batch_pairs > 1,
+        micro: run.pairs_at_once > 1,
         "set run.gradient_checkpointing = true": not run.gradient_checkpointing,
         'set run.mixed_precision = "bf16"': run.mixed_precision == "no",
         'set optimizer.name = "adafactor"': recipe.lora is None and optimizer.name != "adafactor",
