@@ -145,6 +145,11 @@ class Recipe:
     optimizer: Optimizer
     run: Run
     lora: Lora | None = None  # absent: full fine-tune
+    # How the model is put together; see model/compose.py. Absent: as it is.
+    revision: str | None = None  # branch, tag or commit of a hub id
+    variant: str | None = None  # of its weight files, as fp16
+    vae: str | None = None  # another AutoencoderKL: a folder or hub id
+    single_file_config: str | None = None  # where `model` is one file: a pipeline folder or hub id of its kind
 
     def as_table(self) -> Table:
         """Plain values, as JSON and TOML take them."""

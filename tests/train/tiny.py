@@ -64,7 +64,7 @@ def vae(**options: Any) -> AutoencoderKL:
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
+        latent_channels=options.pop("latent_channels", 4),
         norm_num_groups=4,
         sample_size=RESOLUTION_PX,
         scaling_factor=0.5,

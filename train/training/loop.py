@@ -22,6 +22,7 @@ from train.data.pairs import PairSet
 from train.errors import RunDirectoryError, SettingsError
 from train.files import write_json
 from train.model import fsdp, saving
+from train.model.compose import compose, composed
 from train.model.families import DiffusionModel, load, prompts_cut
 from train.model.fsdp import whole
 from train.model.lora import trainable
@@ -54,7 +55,9 @@ def run_training(
     """
     run, accelerator = recipe.run, open_accelerator(recipe)
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
+    recipe, parts = composed(recipe, output)
     settings = run_folder.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache)
+    settings |= {"composed_of": parts} if parts else {}
     finished = run_folder.finished_summary(output, settings, resume=resume)
     agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:
@@ -62,6 +65,9 @@ def run_training(
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
+        if parts and main:
+            compose(parts, Path(recipe.model))
+        accelerator.wait_for_everyone()
         recipe = fit_to_device(recipe, accelerator, reporter)
         run, settings["recipe"] = recipe.run, recipe.as_table()
         stack.enter_context(enough_memory_to_train(recipe))

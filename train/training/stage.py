@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.config import Recipe, load_recipe, without_none
-from train.errors import ModelError
+from train.errors import ModelError, SettingsError
 from train.files import absolute, run_folder
 from train.terminal import note, silence_libraries
 
@@ -120,6 +120,8 @@ def _preset(preset: str | None, model: str | None) -> str:
         return "demo"
     from train.model.families import BUNDLED, FAMILIES, family_of
 
+    if Path(model).is_file():
+        raise SettingsError(f"{model} is one file, which names no class of pipeline; add --preset.")
     chosen = "demo" if model in BUNDLED else FAMILIES[family_of(model)].preset
     note(f"No --preset: taking {chosen}, which fits {model}.")
     return chosen
