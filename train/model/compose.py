@@ -34,8 +34,8 @@ def composed(recipe: Recipe, output: Path) -> tuple[Recipe, dict[str, Any]]:
         return recipe, {}
     if recipe.revision is not None and Path(recipe.model).exists():
         raise SettingsError(f"revision is of a hub id; {recipe.model} lies on this machine: leave it out.")
-    absent = dict.fromkeys(PARTS[1:])
-    return replace(recipe, **absent, model=str((output / "base").resolve())), parts
+    base = str((output / "base").resolve())
+    return replace(recipe, model=base, revision=None, variant=None, vae=None, single_file_config=None), parts
 
 
 def compose(parts: dict[str, Any], folder: Path) -> None:

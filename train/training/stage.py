@@ -87,7 +87,8 @@ def plan(options: TrainOptions) -> dict[str, Any]:
     pairs = _pairs(options, recipe)
     from train.training.cost import is_open, planned
 
-    counts, costs = pairs.counts(), {}
+    counts = pairs.counts()
+    costs: dict[str, Any] = {}
     try:
         recipe, costs = planned(recipe, pairs, processes)
     except ModelError as error:  # the recipe can be looked at where the model is not

@@ -32,7 +32,8 @@ def auto(model: Path, **run: Any) -> Recipe:
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_weights_gradients_and_moments_are_those_of_the_policy(sd: Path, lora: bool) -> None:
-    asked = recipe(sd, optimizer={"ema_decay": 0.9}, **({"lora": {"rank": 2}} if lora else {}))
+    adapters: dict[str, dict[str, Any]] = {"lora": {"rank": 2}} if lora else {}
+    asked = recipe(sd, "demo", optimizer={"ema_decay": 0.9}, **adapters)
     model = load(str(sd))
     frozen = sum(value.numel() for value in model.denoiser.parameters())
     policy, _ = make_policy(model, asked, CPU, torch.float32)

@@ -97,6 +97,27 @@ def test_micro_batches_and_seeds(run_tiny: RunTiny, tmp_path: Path, recipe_file:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_auto_trains_the_same_and_a_resumed_run_may_take_another_micro_batch(
+    run_tiny: RunTiny, tmp_path: Path, recipe_file: Path
+) -> None:
+    """Up to rounding; the numbers that were chosen are said, and stand in run.json."""
+    auto, single = tmp_path / "auto.toml", tmp_path / "single.toml"
+    text = recipe_file.read_text().replace("micro_batch_pairs = 2", "micro_batch_pairs = {}")
+    auto.write_text(text.format('"auto"') + 'gradient_checkpointing = "auto"\n')
+    single.write_text(text.format(1) + "gradient_checkpointing = true\n")
+    given, open_, broken = tmp_path / "given", tmp_path / "open", tmp_path / "broken"
+    assert run_tiny(given, *LORA).code == 0
+    result = run_tiny(open_, *LORA, "--config", auto)
+    assert "MiB of memory are free: 3 pairs in a forward, without gradient checkpointing." in result.err
+    run = json.loads((open_ / "run.json").read_text())["recipe"]["run"]
+    assert (run["micro_batch_pairs"], run["gradient_checkpointing"]) == (3, False)
+    assert run_tiny(broken, *LORA, "--steps", 2).code == 0
+    resumed = run_tiny(broken, *LORA, "--config", single, "--resume")
+    assert "Resuming after step 2." in resumed.err
+    for output in (open_, broken):
+        assert_close(weights(given), weights(output))
+
+
 def test_the_log_holds_every_metric_of_every_step(run_tiny: RunTiny, tmp_path: Path) -> None:
     result = run_tiny(tmp_path / "out", "--steps", 3)
     records, names = (
