@@ -24,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.config import Optimizer, Recipe
-from train.data.latent_cache import STORED_DTYPE
 from train.data.latents import Batch
 from train.data.pairs import PairSet
 from train.model.families import T5_TOKENS, Conditioning, DiffusionModel, outline
@@ -119,13 +118,15 @@ def planned(recipe: Recipe, pairs: PairSet, processes: int) -> tuple[Recipe, dic
 
 
 def _cache_bytes(recipe: Recipe, pairs: PairSet) -> int:
-    """Of the latent cache: two moments of each image and of its mirror image, and each prompt's embeddings."""
+    """What a run adds to an empty latent cache: two moments of each image and mirror image, each prompt's states."""
     model = outline(recipe.model)
     latent = math.prod(model.latent_shape(recipe.data.resolution_px))
     told = _batch(model, recipe, 1).conditioning
     prompt = sum(one[0].numel() for name, one in told.parts().items() if name != "time_ids")
+    if model.family == "sd3":  # what CLIP's states are padded with is not kept
+        prompt -= CLIP_TOKENS * (told.prompt_embeds.shape[-1] - model.denoiser.config["pooled_projection_dim"])
     images = len(pairs.images) * (1 + recipe.data.flips) * 2 * latent
-    return STORED_DTYPE(0).itemsize * (images + (len(pairs.prompts) + 1) * prompt)
+    return 2 * (images + (len(pairs.prompts) + 1) * prompt)  # float16
 
 
 def is_open(recipe: Recipe) -> bool:
