@@ -47,7 +47,7 @@ def enough_memory_to_train(recipe: Recipe) -> AbstractContextManager[None]:
     """Turn a refused allocation into what to change. Raises: MemoryFullError."""
     return enough_memory(
         f"for this recipe: {'; or '.join(_savings(recipe))}."
-        " --resume takes none of these changes: where there is a checkpoint, name another --output, too."
+        " --resume takes another micro-batch or checkpointing; with any other change name another --output, too."
     )
 
 
