@@ -264,6 +264,22 @@ def load(source: str, denoiser: Any = None) -> DiffusionModel:
     return model
 
 
+def outline(source: str) -> DiffusionModel:
+    """Denoiser, VAE and scheduler without weights, on the meta device; no text encoders. Raises: ModelError."""
+    family, located = family_of(source), locate(source)
+    spec = FAMILIES[family]
+    with whole_pipeline(source), torch.device("meta"):
+        return DiffusionModel(
+            family=family,
+            denoiser=spec.denoiser.from_config(spec.denoiser.load_config(located, subfolder=spec.denoiser_name)),
+            vae=AutoencoderKL.from_config(AutoencoderKL.load_config(located, subfolder="vae")),
+            text_encoders=[],
+            tokenizers=[],
+            scheduler=spec.scheduler(),
+            zero_empty_prompt=False,
+        )
+
+
 def pipeline_around(source: str, denoiser: Any) -> Any:
     """The source's pipeline with another denoiser, in float32: made of the parts that `load` reads and of no others.
 

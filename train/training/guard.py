@@ -47,16 +47,16 @@ def enough_memory_to_train(recipe: Recipe) -> AbstractContextManager[None]:
     """Turn a refused allocation into what to change. Raises: MemoryFullError."""
     return enough_memory(
         f"for this recipe: {'; or '.join(_savings(recipe))}."
-        " --resume takes none of these changes: where there is a checkpoint, name another --output, too."
+        " --resume takes another micro-batch or checkpointing; with any other change name another --output, too."
     )
 
 
 def _savings(recipe: Recipe) -> list[str]:
     """What would need less memory, the cheapest first."""
     run, optimizer = recipe.run, recipe.optimizer
-    micro = f"lower run.micro_batch_pairs from {run.micro_batch_pairs}, which changes results by rounding at most"
+    micro = f"lower run.micro_batch_pairs from {run.pairs_at_once}, which changes results by rounding at most"
     found = {
-        micro: run.micro_batch_pairs > 1,
+        micro: run.pairs_at_once > 1,
         "set run.gradient_checkpointing = true": not run.gradient_checkpointing,
         'set run.mixed_precision = "bf16"': run.mixed_precision == "no",
         'set optimizer.name = "adafactor"': recipe.lora is None and optimizer.name != "adafactor",

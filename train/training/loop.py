@@ -22,6 +22,7 @@ from train.data.pairs import PairSet
 from train.errors import RunDirectoryError, SettingsError
 from train.files import write_json
 from train.model import fsdp, saving
+from train.model.compose import compose, composed
 from train.model.families import DiffusionModel, load, prompts_cut
 from train.model.fsdp import whole
 from train.model.lora import trainable
@@ -29,6 +30,7 @@ from train.model.memory import forget_peak, peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
 from train.terminal import Reporter
+from train.training import cost
 from train.training.guard import Guard, enough_memory_to_train
 from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
 from train.training.output import checkpoint, run_folder
@@ -53,15 +55,22 @@ def run_training(
     """
     run, accelerator = recipe.run, open_accelerator(recipe)
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
+    recipe, parts = composed(recipe, output)
     settings = run_folder.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache)
+    settings |= {"composed_of": parts} if parts else {}
     finished = run_folder.finished_summary(output, settings, resume=resume)
     agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:
         reporter = stack.enter_context(Reporter(main=main))
-        stack.enter_context(enough_memory_to_train(recipe))
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
+        if parts and main:
+            compose(parts, Path(recipe.model))
+        accelerator.wait_for_everyone()
+        recipe = fit_to_device(recipe, accelerator, reporter)
+        run, settings["recipe"] = recipe.run, recipe.as_table()
+        stack.enter_context(enough_memory_to_train(recipe))
         if main:
             run_folder.begin(output, settings)
         accelerator.wait_for_everyone()
@@ -206,12 +215,23 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         ],
     )
     _check_distribution(accelerator.distributed_type)
-    fsdp.check(recipe, accelerator.num_processes)
     if wanted < accelerator.num_processes:
         raise SettingsError(
             f"run.batch_pairs is {wanted}, but {accelerator.num_processes} processes are to share them."
         )
     return accelerator
+
+
+def fit_to_device(recipe: Recipe, accelerator: Accelerator, reporter: Reporter) -> Recipe:
+    """Numbers for what the recipe leaves to the free memory, the same on all processes. Raises: ModelError."""
+    processes = accelerator.num_processes
+    if cost.is_open(recipe):
+        free = torch.tensor([cost.free_bytes(accelerator.device) // 2**20], device=accelerator.device)
+        free_mib = int(accelerator.gather(free).min())
+        recipe = cost.fitted(recipe, free_mib * 2**20, processes)
+        reporter.say(f"{free_mib:,} MiB of memory are free: {cost.choice(recipe)}.")
+    fsdp.check(recipe, processes)
+    return recipe
 
 
 def agreed_step(accelerator: Accelerator, output: Path, step: int) -> int:
@@ -267,7 +287,7 @@ def announce(
     reporter.say(as_toml(recipe.as_table()))
     reporter.say(
         f"{run.batch_pairs} pairs a step: {processes} process(es), {micro_steps} micro-step(s)"
-        f" of at most {run.micro_batch_pairs}; {run.steps} steps over {len(pairs.pairs)} pairs."
+        f" of at most {run.pairs_at_once}; {run.steps} steps over {len(pairs.pairs)} pairs."
     )
     if prompts_cut:
         reporter.say(
