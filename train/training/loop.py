@@ -30,6 +30,7 @@ from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
 from train.terminal import Reporter
 from train.training.guard import Guard, enough_memory_to_train
+from train.training.interrupt import StopRequest
 from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
@@ -38,7 +39,8 @@ from train.training.pair_errors import pair_errors, pair_metrics
 from train.training.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PROCESS_TIMEOUT = timedelta(days=1)  # while one fills the cache or writes; NCCL's own limit is 10 minutes
+# How long processes wait for one of them: while it fills the cache, and from the first step on, when it may write.
+CACHE_TIMEOUT, STEP_TIMEOUT = timedelta(days=1), timedelta(minutes=30)
 
 
 def run_training(
@@ -63,6 +65,8 @@ def run_training(
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
         if main:
+            for change in run_folder.changes_by_rounding(output, settings):
+                reporter.say(f"{change}; that changes results by rounding alone.")
             run_folder.begin(output, settings)
         accelerator.wait_for_everyone()
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
@@ -103,10 +107,16 @@ def run_training(
             rank=accelerator.process_index,
             processes=processes,
         )
+        let_nobody_wait_long(processes)
         batches = stack.enter_context(closing(BatchStream(plan, first_step)))
         announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
         log = stack.enter_context(RunLog(output, first_step, run.wandb_project)) if main else None
-        began = time.perf_counter()
+        save = partial(
+            checkpoint.save, output, parameters=parameters, optimizer=plain_optimizer, average=average,
+            keep=run.keep_checkpoints, write=main,
+        )  # fmt: skip
+        began, saved, saved_at = time.perf_counter(), first_step, time.monotonic()
+        stop = stack.enter_context(StopRequest())
 
         for step in range(first_step, run.steps):
             step_began = time.perf_counter()
@@ -115,8 +125,13 @@ def run_training(
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
             # Processes average theirs, hence the factor; they meet in the last micro-step only.
+            # A process that is alone and told to end leaves the step undone: --resume draws it again.
             last_micro_step = False
             while not last_micro_step:
+                if stop.asked and processes == 1:
+                    if saved < step:
+                        save(step, extra_state=scaler_and_guard_state(accelerator, guard))
+                    raise stop.stopped(step, run.steps)
                 batch, last_micro_step = next(batches)
                 with nullcontext() if last_micro_step else accelerator.no_sync(policy):
                     with accelerator.autocast():
@@ -127,11 +142,15 @@ def run_training(
                 sums = sums + torch.stack([values.sum() for values in per_pair.values()])
 
             # One look at the device a step: the sums of all processes and the gradient's norm, which tell
-            # whether the step may be taken. Under fp16 the scaler must hear of every step.
+            # whether the step may be taken, and whether any process was told to end or the main one finds the last
+            # checkpoint old. Under fp16 the scaler must hear of every step.
             norm = accelerator.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
+            old = main and run.checkpoint_minutes is not None
+            old = old and time.monotonic() - saved_at > 60 * (run.checkpoint_minutes or 0)
+            sums = torch.cat([sums, sums.new_tensor([stop.asked, old])])
             means = accelerator.reduce(sums, "sum") / run.batch_pairs
-            *values, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
-            fault = guard.fault(values[0], grad_norm)
+            *values, stopping, due, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
+            fault = guard.fault(values[0], grad_norm, accelerator.scaler)
             if fault is None:
                 optimizer.step()
             elif accelerator.scaler is not None:
@@ -158,9 +177,12 @@ def run_training(
                 reporter.say(f"Step {done} skipped: {fault}.")
                 last_good = checkpoint.newest(output, reporter.say)
                 guard.stop_if_diverged(done, fault, None if last_good is None else last_good.folder)
-            if (main or run.fsdp) and (done % run.checkpoint_every_steps == 0 or done == run.steps):
-                state, keep = scaler_and_guard_state(accelerator, guard), run.keep_checkpoints
-                checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=keep, write=main)
+            if done % run.checkpoint_every_steps == 0 or done == run.steps or due or stopping:
+                if main or run.fsdp:
+                    save(done, extra_state=scaler_and_guard_state(accelerator, guard))
+                saved, saved_at = done, time.monotonic()
+                if stopping and done < run.steps:
+                    raise stop.stopped(done, run.steps)
             if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
                 sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser, save=main)
 
@@ -201,7 +223,7 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the launcher's would divide the loss
         kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT),
+            InitProcessGroupKwargs(timeout=CACHE_TIMEOUT),
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # or each gradient is held twice
         ],
     )
@@ -224,6 +246,14 @@ def agreed_step(accelerator: Accelerator, output: Path, step: int) -> int:
             " to resume, give all machines one --output that they share."
         )
     return step
+
+
+def let_nobody_wait_long(processes: int) -> None:
+    """From here on a process that hangs ends the run after STEP_TIMEOUT, instead of holding all devices for a day."""
+    if processes > 1:
+        distributed = torch.distributed  # older ones have the function under another name
+        set_timeout = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout
+        set_timeout(STEP_TIMEOUT)
 
 
 def _check_distribution(kind: DistributedType) -> None:
