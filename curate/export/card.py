@@ -81,10 +81,16 @@ def card_text(settings: dict[str, Any], ranking: dict[str, Any], indices: dict[s
 
 def features(index: dict[str, Any], scorers: list[str]) -> list[dict[str, Any]]:
     """What a sample holds, as the `features` of a data set card say it."""
-    side = {"image_uid": "string", "sha256": "string", "format": "string", "width": "int64", "height": "int64"}
+    side: dict[str, Any] = {
+        "image_uid": "string",
+        "sha256": "string",
+        "format": "string",
+        "width": "int64",
+        "height": "int64",
+    }
     side |= {"source_sha256": "string"} if index["encoded"] else {}
     source = {"dataset": "string", "split": "string", "file": "string", "row_group": "int64", "row": "int64"}
-    meta = {"pair_id": "string", "prompt_id": "string", "quality": "float64", "rank": "int64"}
+    meta: dict[str, Any] = {"pair_id": "string", "prompt_id": "string", "quality": "float64", "rank": "int64"}
     meta |= {"scores": {scorer: dict.fromkeys(SIDES, "float64") for scorer in scorers}, **dict.fromkeys(SIDES, side)}
     meta |= {"source": source | {"annotator_id": "string"}}
     images = {f"{name}.{index['extension']}": "image" for name in SIDES}

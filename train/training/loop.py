@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
-from torch import Tensor
 
 from train.config import Recipe, as_toml
 from train.data.batches import BatchPlan, BatchStream
@@ -29,8 +28,8 @@ from train.model.memory import forget_peak, peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
 from train.terminal import Reporter
+from train.training.checkpointing import Checkpointing
 from train.training.guard import Guard, enough_memory_to_train
-from train.training.interrupt import StopRequest
 from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
@@ -65,9 +64,7 @@ def run_training(
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
         if main:
-            for change in run_folder.changes_by_rounding(output, settings):
-                reporter.say(f"{change}; that changes results by rounding alone.")
-            run_folder.begin(output, settings)
+            run_folder.begin(output, settings, reporter.say)
         accelerator.wait_for_everyone()
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
 
@@ -91,11 +88,11 @@ def run_training(
         decay = recipe.optimizer.ema_decay
         average = None if decay is None else MovingAverage(parameters, decay)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
+        checkpoints = Checkpointing(output, run, parameters, plain_optimizer, average, accelerator, guard)
         newest = checkpoint.newest(output, reporter.say)
         first_step = agreed_step(accelerator, output, 0 if newest is None else newest.step)
         if newest is not None:
-            checkpoint.restore(newest, parameters, plain_optimizer, average)
-            restore_scaler_and_guard(newest.state, accelerator, guard)
+            checkpoints.restore(newest)
             reporter.say(f"Resuming after step {first_step}.")
         plan = BatchPlan(
             recipe=recipe,
@@ -111,27 +108,19 @@ def run_training(
         batches = stack.enter_context(closing(BatchStream(plan, first_step)))
         announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
         log = stack.enter_context(RunLog(output, first_step, run.wandb_project)) if main else None
-        save = partial(
-            checkpoint.save, output, parameters=parameters, optimizer=plain_optimizer, average=average,
-            keep=run.keep_checkpoints, write=main,
-        )  # fmt: skip
-        began, saved, saved_at = time.perf_counter(), first_step, time.monotonic()
-        stop = stack.enter_context(StopRequest())
+        stack.enter_context(checkpoints)
+        began = time.perf_counter()
 
         for step in range(first_step, run.steps):
             step_began = time.perf_counter()
             rate = set_learning_rate(plain_optimizer, recipe.optimizer, step)
-            sums: Tensor | float = 0.0
+            sums = torch.zeros((), device=device)
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
             # Processes average theirs, hence the factor; they meet in the last micro-step only.
-            # A process that is alone and told to end leaves the step undone: --resume draws it again.
             last_micro_step = False
             while not last_micro_step:
-                if stop.asked and processes == 1:
-                    if saved < step:
-                        save(step, extra_state=scaler_and_guard_state(accelerator, guard))
-                    raise stop.stopped(step, run.steps)
+                checkpoints.leave_step(step)
                 batch, last_micro_step = next(batches)
                 with nullcontext() if last_micro_step else accelerator.no_sync(policy):
                     with accelerator.autocast():
@@ -142,14 +131,11 @@ def run_training(
                 sums = sums + torch.stack([values.sum() for values in per_pair.values()])
 
             # One look at the device a step: the sums of all processes and the gradient's norm, which tell
-            # whether the step may be taken, and whether any process was told to end or the main one finds the last
-            # checkpoint old. Under fp16 the scaler must hear of every step.
+            # whether the step may be taken, and what processes wish. Under fp16 the scaler must hear of every step.
             norm = accelerator.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
-            old = main and run.checkpoint_minutes is not None
-            old = old and time.monotonic() - saved_at > 60 * (run.checkpoint_minutes or 0)
-            sums = torch.cat([sums, sums.new_tensor([stop.asked, old])])
+            sums = torch.cat([sums, sums.new_tensor(checkpoints.wishes())])
             means = accelerator.reduce(sums, "sum") / run.batch_pairs
-            *values, stopping, due, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
+            *values, stopping, old, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
             fault = guard.fault(values[0], grad_norm, accelerator.scaler)
             if fault is None:
                 optimizer.step()
@@ -177,12 +163,7 @@ def run_training(
                 reporter.say(f"Step {done} skipped: {fault}.")
                 last_good = checkpoint.newest(output, reporter.say)
                 guard.stop_if_diverged(done, fault, None if last_good is None else last_good.folder)
-            if done % run.checkpoint_every_steps == 0 or done == run.steps or due or stopping:
-                if main or run.fsdp:
-                    save(done, extra_state=scaler_and_guard_state(accelerator, guard))
-                saved, saved_at = done, time.monotonic()
-                if stopping and done < run.steps:
-                    raise stop.stopped(done, run.steps)
+            checkpoints.after_step(done, stopping=stopping, old=old)
             if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
                 sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser, save=main)
 
@@ -192,24 +173,31 @@ def run_training(
         accelerator.end_training()
         if not main:
             return None
-        summary = {
-            "model": str(output / "model"),
-            "base": recipe.model,
-            "steps": run.steps,
-            "pairs": len(pairs.pairs),
-            "pairs_drawn": run.steps * run.batch_pairs,
-            "prompts_cut": cut,
-            "seconds": round(time.perf_counter() - began, 2),
-            **mean_of_last(output / "log.jsonl"),
-            "skipped_steps": guard.skipped,
-            "peak_memory_bytes": peak_memory_bytes(device),
-        }
+        summary = summary_of(recipe, output, pairs, cut, guard, time.perf_counter() - began, device)
         facts = {**pairs.counts(), **summary, "source": pairs.source}
         card = partial(write_card, settings=settings, facts=facts, log=output / "log.jsonl")
         with saving.resumable(output):
             saving.save_model(output, denoiser, family, settings, pairs.source, card)
         write_json(output / run_folder.SUMMARY, summary)
         return summary
+
+
+def summary_of(
+    recipe: Recipe, output: Path, pairs: PairSet, cut: int, guard: Guard, seconds: float, device: torch.device
+) -> dict[str, Any]:
+    """The final numbers of a run, as summary.json has them. cut: prompts longer than the text encoder takes."""
+    return {
+        "model": str(output / "model"),
+        "base": recipe.model,
+        "steps": recipe.run.steps,
+        "pairs": len(pairs.pairs),
+        "pairs_drawn": recipe.run.steps * recipe.run.batch_pairs,
+        "prompts_cut": cut,
+        "seconds": round(seconds, 2),
+        **mean_of_last(output / "log.jsonl"),
+        "skipped_steps": guard.skipped,
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
 
 
 def open_accelerator(recipe: Recipe) -> Accelerator:
@@ -308,16 +296,3 @@ def announce(
             f"{len(pairs.unequal_sides)} of {len(pairs.pairs)} pairs have sides of different sizes, each scaled and"
             f" cut at its middle on its own; the first is {pairs.unequal_sides[0]}."
         )
-
-
-def scaler_and_guard_state(accelerator: Accelerator, guard: Guard) -> dict[str, Any]:
-    """What a checkpoint holds beside weights and moments: the fp16 loss scale, the steps skipped."""
-    scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
-    return {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
-
-
-def restore_scaler_and_guard(state: dict[str, Any], accelerator: Accelerator, guard: Guard) -> None:
-    """The inverse of `scaler_and_guard_state`."""
-    guard.skipped, guard.in_a_row = state.get("skipped", (0, 0))
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state["loss_scale"])

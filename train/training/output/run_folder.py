@@ -10,6 +10,7 @@
 """
 
 import json
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,10 @@ def finished_summary(output: Path, settings: dict[str, Any], *, resume: bool) ->
     return None
 
 
-def changes_by_rounding(output: Path, settings: dict[str, Any]) -> list[str]:
-    """`key: was ..., now ...` for what a resumed run does otherwise than it began, at the cost of rounding alone."""
-    stored = _read(output / SETTINGS)
-    return [] if stored is None else _differences(stored, settings, CHANGES_BY_ROUNDING)
-
-
-def begin(output: Path, settings: dict[str, Any]) -> None:
-    """Write run.json. Raises: StorageError."""
+def begin(output: Path, settings: dict[str, Any], report: Callable[[str], None]) -> None:
+    """Write run.json; `report` hears of what a resumed run does otherwise, by rounding alone. Raises: StorageError."""
+    for change in _differences(_read(output / SETTINGS) or settings, settings, CHANGES_BY_ROUNDING):
+        report(f"{change}; that changes results by rounding alone.")
     (output / SUMMARY).unlink(missing_ok=True)
     write_json(output / SETTINGS, settings)
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.train.conftest import Outcome
 from tests.train.training.test_run import LORA, equal, log, weights
-from train.training import interrupt, loop
-from train.training.interrupt import StopRequest
+from train.training import checkpointing, loop
+from train.training.checkpointing import StopRequest
 
 RunTiny = Callable[..., Outcome]
 
@@ -67,7 +67,7 @@ def test_ctrl_c_again_ends_at_once_but_not_when_a_launcher_passes_it_on(monkeypa
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
-        monkeypatch.setattr(interrupt, "INSIST_SEC", -1.0)
+        monkeypatch.setattr(checkpointing, "INSIST_SEC", -1.0)
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -101,10 +101,10 @@ def test_two_processes_told_to_end_stop_after_the_same_step(
 ) -> None:
     output = tmp_path / "out"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += ["-m", "train.cli", "run", "--shards", shards, "--model", sd, "--preset", "demo"]
-    launch += ["--config", recipe_file, "--output", output, "--steps", "5000"]
+    launch += ["-m", "train.cli", "run", "--shards", str(shards), "--model", str(sd), "--preset", "demo"]
+    launch += ["--config", str(recipe_file), "--output", str(output), "--steps", "5000"]
     process = subprocess.Popen(
-        [str(part) for part in launch],
+        launch,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         stderr=subprocess.PIPE,
         text=True,
