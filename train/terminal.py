@@ -61,12 +61,15 @@ def _time_left(seconds: float) -> str:
 def silence_libraries() -> None:
     """Call once, when a command starts; never at import."""
     from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import enable_progress_bars
     from tensorboard.summary.writer import event_file_writer
     from transformers.utils import logging as transformers_logging
 
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
+    if sys.stderr.isatty():  # transformers switches the hub's bars off with its own; a download of gigabytes has one
+        enable_progress_bars()
     default_hook = threading.excepthook
 
     def hook(fault: threading.ExceptHookArgs) -> None:

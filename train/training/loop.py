@@ -21,7 +21,8 @@ from train.data.pairs import PairSet
 from train.errors import RunDirectoryError, SettingsError
 from train.files import write_json
 from train.model import fsdp, saving
-from train.model.families import DiffusionModel, load, prompts_cut
+from train.model.device import check_gpu
+from train.model.families import DiffusionModel, fetched, load, prompts_cut
 from train.model.fsdp import whole
 from train.model.lora import trainable
 from train.model.memory import forget_peak, peak_memory_bytes
@@ -69,6 +70,8 @@ def run_training(
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
 
         # The model and its latents; the encoders are let go once the cache stands.
+        if not fetched(recipe.model):
+            reporter.say(f"Fetching {recipe.model} from the hub, once: some 4 to 30 GB.")
         model = load(recipe.model)
         if recipe.data.empty_prompts == "encoded":
             model = replace(model, zero_empty_prompt=False)
@@ -165,7 +168,8 @@ def run_training(
                 guard.stop_if_diverged(done, fault, None if last_good is None else last_good.folder)
             checkpoints.after_step(done, stopping=stopping, old=old)
             if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
-                sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser, save=main)
+                prompts = plan.prompts(run.sample_prompts)
+                sample_grid(output, done, recipe, prompts, denoiser, reference, accelerator)
 
         if average is not None:
             average.copy_to(parameters)
@@ -207,6 +211,7 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         raise SettingsError(
             'run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.'
         )
+    check_gpu()
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the launcher's would divide the loss
