@@ -108,7 +108,7 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], keys: tuple[str
     Versions do not stop a run.
     """
     wanted = json.loads(json.dumps(wanted))  # as they were stored: tuples become lists
-    stored = {"latent_cache": wanted["latent_cache"]} | stored  # a run begun before it was kept may go on
+    stored = {"latent_cache": wanted.get("latent_cache")} | stored  # a run begun before it was kept may go on
     before, now = (flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
     before["recipe.model"] = absolute(str(before.get("recipe.model")))  # of a run begun before whole paths were kept
     free = {*MAY_CHANGE_ON_RESUME, *CHANGES_BY_ROUNDING}
