@@ -16,6 +16,7 @@ from tests.train import tiny
 from tests.train.conftest import Outcome
 from tests.train.model.test_saving import BLOCKS
 from train.model.single_file import _new_name, unet_rules, write_single_file
+from train.sample.picture_files import fingerprint
 
 RunTiny = Callable[..., Outcome]
 
@@ -70,8 +71,10 @@ def test_a_run_leaves_it_where_it_is_asked_for(run_tiny: RunTiny, tmp_path: Path
     plain = run_tiny(tmp_path / "out", "--steps", 1)
     model = Path(plain.json()["model"])
     assert not (model / "single_file.safetensors").exists()
+    before = fingerprint(str(model))
     later = run_tiny(tmp_path / "out", "--steps", 1, "--single-file")  # of a run that is finished
     assert later.json()["single_file"] == str(model / "single_file.safetensors")
+    assert fingerprint(str(model)) == before  # pictures drawn before stay this model's
     held = load_file(model / "single_file.safetensors")
     trained = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(held["model.diffusion_model.out.2.bias"], trained["conv_out.bias"])
