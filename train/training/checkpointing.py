@@ -94,6 +94,7 @@ class Checkpointing(StopRequest):
         if stopping or old or done == self.run.steps or done % self.run.checkpoint_every_steps == 0:
             self._save(done)
         if stopping and done < self.run.steps:
+            self.accelerator.wait_for_everyone()  # a launcher that sees one end ends the one that writes
             raise self.stopped(done, self.run.steps)
 
     def leave_step(self, done: int) -> None:

@@ -117,7 +117,7 @@ def test_two_processes_told_to_end_stop_after_the_same_step(
     finally:
         process.kill()
     assert process.returncode != 0
-    (line,) = (line for line in err.splitlines() if line.startswith("train: stopped by SIGTERM after step "))
+    (line,) = {line for line in err.splitlines() if line.startswith("train: stopped by SIGTERM after step ")}
     done = int(line.split(" of 5000")[0].rpartition(" ")[2])
     assert (output / "checkpoints" / f"step-{done:06d}" / "state.json").exists()
     assert not (output / "summary.json").exists()
