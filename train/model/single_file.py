@@ -39,10 +39,12 @@ OPEN_CLIP = {
 }
 
 
-def check_single_file(source: str, *, lora: bool) -> None:
-    """Raises: SettingsError for what has no such form; ModelError."""
+def check_single_file(source: str | None, *, lora: bool) -> None:
+    """source: None while its kind is not known. Raises: SettingsError for what has no such form; ModelError."""
     if lora:
         raise SettingsError("--single-file is for a full fine-tune; a LoRA has its kohya_lora.safetensors.")
+    if source is None:
+        return
     known = family_of(source) != "sd3"
     if known and family_of(source) == "sd":
         with whole_pipeline(source):  # SD2 has another text encoder, of which diffusers keeps no last layer
@@ -52,7 +54,11 @@ def check_single_file(source: str, *, lora: bool) -> None:
 
 
 def write_single_file(folder: Path) -> Path:
-    """`single_file.safetensors` in the folder of a pipeline, made of its weights as they are. Raises: StorageError."""
+    """`single_file.safetensors` in the folder of a pipeline, made of its weights as they are.
+
+    Raises: SettingsError for a pipeline that has no such form; StorageError.
+    """
+    check_single_file(str(folder), lora=False)
     config = {part: json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae")}
     text, xl = _weights(folder / "text_encoder"), (folder / "text_encoder_2").is_dir()
     unet = _renamed(_weights(folder / "unet"), unet_rules(config["unet"]))

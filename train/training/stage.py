@@ -77,7 +77,8 @@ def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
     from train.training.loop import run_training
 
     if options.single_file:
-        check_single_file(recipe.model, lora=recipe.lora is not None)
+        base = None if Path(recipe.model).is_file() else recipe.model
+        check_single_file(base, lora=recipe.lora is not None)
     silence_libraries()
     summary = run_training(
         recipe, pairs, options.output_folder, resume=options.resume, cache=options.cache, use_cache=options.use_cache
