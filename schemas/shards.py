@@ -35,7 +35,7 @@ JSON_FIELDS = (
     "prompt_id",
     "quality",
     "rank",
-    "scores",  # {scorer: {"preferred": float, "rejected": float}}
+    "scores",  # {scorer: {"preferred": float, "rejected": float}}; null for one that is not finite
     "preferred",  # {"image_uid", "sha256", "format", "width", "height"}, and "source_sha256" where encoded anew
     "rejected",
     "source",  # {"dataset", "split", "file", "row_group", "row", "annotator_id"}

@@ -119,6 +119,7 @@ class Run:
     checkpoint_every_steps: Count
     keep_checkpoints: Count
     seed: Annotated[int, Bounds(0)]
+    checkpoint_minutes: NonNegative | None = 30.0  # a checkpoint when the last is older, too
     channels_last: bool = False
     compile: bool = False
     fsdp: bool = False  # spread weights, gradients and moments over the processes; see fsdp.py

@@ -37,6 +37,7 @@ class TrainOptions:
     cache: Path | None = None
     use_cache: bool = True
     resume: bool = False
+    single_file: bool = False
 
     @property
     def shards_folder(self) -> Path:
@@ -73,12 +74,19 @@ def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
     options = options or TrainOptions()
     recipe = options.recipe()
     pairs = _pairs(options, recipe)
+    from train.model.single_file import check_single_file, write_single_file
     from train.training.loop import run_training
 
+    if options.single_file:
+        base = None if Path(recipe.model).is_file() else recipe.model
+        check_single_file(base, lora=recipe.lora is not None)
     silence_libraries()
-    return run_training(
+    summary = run_training(
         recipe, pairs, options.output_folder, resume=options.resume, cache=options.cache, use_cache=options.use_cache
     )
+    if options.single_file and summary is not None:
+        summary |= {"single_file": str(write_single_file(options.output_folder / "model"))}
+    return summary
 
 
 def plan(options: TrainOptions) -> dict[str, Any]:
