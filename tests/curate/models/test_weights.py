@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def test_a_url_is_downloaded_once_and_stays(web: Web, tmp_path: Path) -> None:
     web.requests.clear()
     assert weights_file(f"{web.url}/w.pth", tmp_path, SHA256) == found
     assert web.requests == []
+
+
+def test_several_processes_may_download_one_file_at_once(web: Web, tmp_path: Path) -> None:
+    web.files["/w.pth"] = DATA * 400  # 4 MB
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        found = pool.starmap(weights_file, [(f"{web.url}/w.pth", tmp_path)] * 4, chunksize=1)
+    assert len(set(found)) == 1
+    assert found[0].read_bytes() == DATA * 400
+    assert cached(tmp_path) == found[:1]
 
 
 def test_a_download_cut_short_is_tried_again_and_leaves_nothing(web: Web, tmp_path: Path) -> None:
