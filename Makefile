@@ -9,10 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CODE := curate train schemas tests benchmarks
 
-# The demo's own run directory, so that it never meets yours. DEMO_TRAIN and DEMO_SAMPLE shorten it in CI.
+# The demo's own run directory, so that it never meets yours.
 DEMO_RUN ?= run/demo
-DEMO_TRAIN ?=
-DEMO_SAMPLE ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lowest nightly check format bench reproduce demo-world clean

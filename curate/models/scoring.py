@@ -209,7 +209,7 @@ def _load_scorer(
 
 def embedding_array(values: torch.Tensor, value_type: pa.DataType) -> pa.Array:
     """(n, dimension) as a fixed-size list column."""
-    flat = values.numpy().astype(value_type.to_pandas_dtype()).reshape(-1)
+    flat = values.numpy().astype(f"f{value_type.bit_width // 8}").reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, value_type), values.shape[1])
 
 

@@ -102,7 +102,7 @@ def repository(
         from huggingface_hub import snapshot_download
 
         patterns = list(files)
-        return Path(snapshot_download(location, revision=revision, allow_patterns=patterns, tqdm_class=_bar()))
+        return Path(snapshot_download(location, revision=revision, allow_patterns=patterns, tqdm_class=_bar(location)))
 
     path = _downloading(f"hf://{location}", download)
     return path, path.name  # snapshots/<commit>
@@ -182,15 +182,15 @@ def _from_hub(location: str) -> Path:
 
     owner, repository, filename = location.removeprefix("hf://").split("/", 2)
     name, _, revision = repository.partition("@")
-    return Path(hf_hub_download(f"{owner}/{name}", filename, revision=revision or None, tqdm_class=_bar()))
+    return Path(hf_hub_download(f"{owner}/{name}", filename, revision=revision or None, tqdm_class=_bar(filename)))
 
 
 def _from_url(url: str, sha256: str | None) -> Path:
     """Under its name once it is whole, so that several processes may fetch one file; it stays for good."""
     import fsspec
 
-    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.split('::')[0].rpartition('/')[2]}"
-    path = Path.home() / ".cache" / "pairsieve" / name
+    name = url.split("::")[0].rpartition("/")[2]
+    path = Path.home() / ".cache" / "pairsieve" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def _from_url(url: str, sha256: str | None) -> Path:
     try:
         with fsspec.open(url, "rb") as stream, temporary.open("wb") as out:
             size = getattr(stream, "size", None) or 0
-            with progress(f"{path.name}, MiB", max(size // MIB, 1)) as advance:
+            with progress(f"{name}, MiB", max(size // MIB, 1)) as advance:
                 while data := stream.read(MIB):
                     out.write(data)
                     advance(1)
@@ -223,16 +223,19 @@ class _Lines:
         """Nothing is held back."""
 
 
-def _bar() -> type[Any]:
+def _bar(what: str) -> type[Any]:
     """The hub's progress of bytes: a bar on a terminal, else a line every ten seconds; nothing for what is cached."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             bytes_of_files = kwargs.get("unit") == "B" and not str(kwargs.get("name")).endswith(".transfer")
-            kwargs |= {"disable": not bytes_of_files, "delay": 1.0}
+            kwargs |= {"disable": not bytes_of_files, "delay": 1.0, "desc": what}
             if not sys.stderr.isatty():
                 kwargs |= {"file": _Lines(), "mininterval": 10.0, "maxinterval": 10.0}
             super().__init__(*args, **kwargs)
+
+        def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+            """It stays what it was."""
 
     return Bar

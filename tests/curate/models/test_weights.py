@@ -9,7 +9,7 @@ import pytest
 
 from curate.errors import CurateError, ManifestError, ModelError
 from curate.models.model_set import load_model_set
-from curate.models.weights import checked_sha256, fetched, repository, weights_file
+from curate.models.weights import _bar, checked_sha256, fetched, repository, weights_file
 from curate.storage import files
 from tests.curate.web import COMMIT, Web
 
@@ -234,3 +234,20 @@ def test_offline_it_is_said_that_the_hub_may_not_be_asked(tmp_path: Path) -> Non
         "cannot download hf://nobody/nothing/weights.pt: it is not in the cache, and HF_HUB_OFFLINE forbids to ask the "
         "hub; download it elsewhere and give its local path in a TOML file to --models"
     )
+
+
+def test_a_long_download_is_shown_in_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the hub's client counts: one bar of bytes, by the name of what is fetched; nothing of the others."""
+    bar = _bar("owner/name")
+    with bar(unit="B", unit_scale=True, total=100, delay=9, name="huggingface_hub.http_get") as shown:
+        shown.delay = 0  # as after the first second
+        shown.set_description("Reconstructing")
+        shown.update(60)
+        shown.refresh()
+    with bar(total=2, desc="Fetching 2 files") as files_done, bar(unit="B", total=9, name="x.transfer") as transfer:
+        assert files_done.disable
+        assert transfer.disable
+    said = capsys.readouterr().err
+    assert "owner/name:  60%" in said
+    assert "Reconstructing" not in said
+    assert "\r" not in said
