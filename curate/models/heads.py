@@ -113,8 +113,9 @@ def load_head(spec: ScorerSpec, towers: dict[str, Tower], folder: Path) -> tuple
         return CosineHead(), None
     if spec.head == "scaled_cosine":
         return CosineHead(towers[str(spec.tower)].scale), None
-    path = weights_file(spec.options["words" if spec.head == "words" else "weights"], folder)
-    sha256 = checked_sha256(path, spec.options.get("sha256"))
+    stated = spec.options.get("sha256")
+    path = weights_file(spec.options["words" if spec.head == "words" else "weights"], folder, stated)
+    sha256 = checked_sha256(path, stated)
     if spec.head == "words":
         return load_words_head(path), sha256
     head, tower = read_head(spec.head, path), towers[str(spec.tower)]

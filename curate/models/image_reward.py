@@ -27,7 +27,7 @@ from curate.models.scorers import Matched
 from curate.models.towers.checkpoints import LOADING_ERRORS, read_checkpoint, unfilled, what_is_wrong
 from curate.models.towers.hpsv2 import OPENAI_MEAN, OPENAI_STD
 from curate.models.towers.precision import autocast
-from curate.models.weights import checked_sha256, folder_or_id, weights_file
+from curate.models.weights import checked_sha256, repository, weights_file
 from curate.storage.files import file_sha256
 
 MAX_TOKENS = 35
@@ -112,11 +112,12 @@ def load_image_reward(spec: ScorerSpec, folder: Path, device: str, precision: st
 
     Raises: ModelError naming the scorer and the file; ManifestError when a file is absent.
     """
-    checkpoint = weights_file(spec.options["checkpoint"], folder)
+    checkpoint = weights_file(spec.options["checkpoint"], folder, spec.options.get("sha256"))
     sha256 = checked_sha256(checkpoint, spec.options.get("sha256"))
     med_config = weights_file(spec.options["med_config"], folder)
     identity = {"checkpoint": spec.options["checkpoint"], "sha256": sha256}
-    identity |= {"med_config_sha256": file_sha256(med_config), "tokenizer": spec.options["tokenizer"]}
+    identity |= {"med_config_sha256": file_sha256(med_config)}
+    identity |= {key: spec.options[key] for key in ("tokenizer", "tokenizer_revision") if key in spec.options}
     try:
         state = read_checkpoint(checkpoint)
         of_vision = _under(state, "blip.visual_encoder.")
@@ -181,8 +182,8 @@ def vision_name(key: str) -> str:
 def load_tokenizer(spec: ScorerSpec, folder: Path, vocabulary: int) -> BertTokenizer:
     """A BERT's tokenizer with BLIP's two tokens. Raises ModelError when the weights have fewer rows than it tokens."""
     name = spec.options["tokenizer"]
-    revision = spec.options.get("tokenizer_revision", "main")
-    tokenizer = BertTokenizer.from_pretrained(folder_or_id(name, folder), revision=revision)
+    path, _ = repository(name, folder, spec.options.get("tokenizer_revision"))
+    tokenizer = BertTokenizer.from_pretrained(path)
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     if len(tokenizer) > vocabulary:

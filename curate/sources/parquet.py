@@ -13,7 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +28,18 @@ from curate.sources.columns import (
     whole_text,
 )
 from curate.sources.manifest import Manifest
-from curate.storage.files import Fingerprint, changed_meanwhile, fingerprint, is_local, read_whole, retrying
+from curate.storage.files import (
+    Fingerprint,
+    changed_meanwhile,
+    filesystem_of,
+    fingerprint,
+    is_absent,
+    is_local,
+    is_transient,
+    read_whole,
+    retrying,
+    why,
+)
 from curate.terminal.progress import say
 
 KEYS_READ_TOGETHER = 100_000
@@ -116,11 +126,11 @@ class Source:
             parquet = retrying(lambda: _parquet(file), file)
         except pa.ArrowInvalid as error:
             raise SourceError(f"{file} is not a Parquet file ({error}); remove it or correct --source") from error
-        except (OSError, ImportError, ValueError) as error:
+        except ValueError as error:
             raise SourceError(f"{file} cannot be opened: {error}") from error
         except Exception as error:  # every remote file system raises its own errors
-            said = f"{type(error).__name__}: {error}"
-            raise SourceError(f"{file} cannot be opened: {said}; run again to go on") from error
+            again = "; run again to go on" if is_transient(error) else ""
+            raise SourceError(f"{file} cannot be opened: {why(error)}{again}") from error
         words = changed_words(file, self.known.setdefault(file, now), now)
         if words is not None:
             raise SourceError(f"{words}; embed it again into another --run")
@@ -315,28 +325,31 @@ def _from_manifest(pattern: str, manifest: Manifest) -> str:
 
 def _expand(pattern: str) -> list[str]:
     try:
-        filesystem, path = fsspec.core.url_to_fs(pattern)
-        names = filesystem.glob(path) if any(mark in path for mark in "*?[") else [path]
-        names = [name for name in names if not filesystem.isdir(name)]
-    except (OSError, ImportError, ValueError) as error:
+        filesystem, path = filesystem_of(pattern)
+        if any(mark in path for mark in "*?["):
+            found = retrying(lambda: filesystem.glob(path, detail=True), pattern)
+            names = [name for name, one in found.items() if one["type"] != "directory"]
+        else:  # to ask an HTTP server whether it is a folder is to read the file
+            names = [path] if "http" in filesystem.protocol or not filesystem.isdir(path) else []
+    except ValueError as error:
         raise SourceError(f"cannot list {pattern}: {error}") from error
     except Exception as error:  # every remote file system raises its own errors
-        raise SourceError(f"cannot list {pattern}: {type(error).__name__}: {error}") from error
+        raise SourceError(f"cannot list {pattern}: {why(error)}") from error
     return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
 
 
 def _state(file: str) -> Fingerprint:
     try:
         return fingerprint(file)
-    except FileNotFoundError as error:
-        raise SourceError(f"{file} is not there; correct --source, or put it back") from error
     except Exception as error:  # every remote file system raises its own errors
-        raise SourceError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+        if isinstance(error, FileNotFoundError) and is_absent(error):
+            raise SourceError(f"{file} is not there; correct --source, or put it back") from error
+        raise SourceError(f"{file} cannot be read: {why(error)}") from error
 
 
 def _parquet(file: str) -> pq.ParquetFile:
     """Opened so that only the bytes of the columns that are asked for travel, in few requests."""
-    filesystem, path = fsspec.core.url_to_fs(file)
+    filesystem, path = filesystem_of(file)
     if is_local(file):  # mapped into memory it would be as fast, and a file that is cut meanwhile end the process
         return pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES)
     stream = filesystem.open(path, "rb", cache_type="none")
@@ -379,10 +392,12 @@ def _fetch(value: str | None, beside: str) -> bytes | None:
     location = _absolute(value, beside)
     try:
         return read_whole(location)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError):
-        return None  # counted as image_missing
+    except ValueError:
+        return None  # no path and no URL; counted as image_missing
     except Exception as error:  # every remote file system raises its own errors; an outage must not drop images
-        raise SourceError(f"{location} cannot be read: {type(error).__name__}: {error}; run again to go on") from error
+        if is_absent(error):
+            return None  # counted as image_missing
+        raise SourceError(f"{location} cannot be read: {why(error)}; run again to go on") from error
 
 
 def _absolute(value: str, beside: str) -> str:

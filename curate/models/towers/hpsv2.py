@@ -51,7 +51,7 @@ def hpsv2_transform(side_px: int) -> Compose:
 
 def load_hpsv2(spec: TowerSpec, folder: Path, device: str, precision: str) -> ClipTower:
     """Architecture by `model` (an open_clip name) or `folder`; weights from `checkpoint`."""
-    path = weights_file(spec.options["checkpoint"], folder)
+    path = weights_file(spec.options["checkpoint"], folder, spec.options.get("sha256"))
     name, config = architecture_of(spec.options, folder)
     with quiet():
         tokenizer = open_clip.get_tokenizer(name)

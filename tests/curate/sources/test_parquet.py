@@ -310,23 +310,6 @@ def test_unreadable_path_has_no_bytes(tmp_path: Path, value: str | None) -> None
     assert first_pictures(described(tmp_path, PATHS)) == [None, (tmp_path / "p.parquet").read_bytes()]
 
 
-def test_outage_stops_instead_of_dropping_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    urls = {"a": ["memory://outage/x.png"], "b": ["memory://outage/y.png"]}
-    pq.write_table(pa.table({"p": ["a"]} | urls), tmp_path / "p.parquet")
-    source = described(tmp_path, PATHS)
-
-    def unreachable(location: str, mode: str) -> None:
-        raise ConnectionResetError("reset by peer")
-
-    monkeypatch.setattr("curate.storage.files.RETRY_WAITS_SEC", (0.0, 0.0))
-    monkeypatch.setattr("curate.storage.files.fsspec.open", unreachable)
-    with pytest.raises(SourceError) as caught:
-        first_pictures(source)
-    assert str(caught.value) == (
-        "memory://outage/x.png cannot be read: ConnectionResetError: reset by peer; run again to go on"
-    )
-
-
 @pytest.mark.parametrize("scheme", ["file://", "memory://"])
 def test_urls(tmp_path: Path, source_file: Path, scheme: str) -> None:
     folder = f"{scheme}{tmp_path}/urls" if scheme == "file://" else "memory://urls"
