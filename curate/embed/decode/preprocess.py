@@ -56,8 +56,26 @@ def prepare(
         if isinstance(decoded, Rejected):
             results.append(decoded)
             continue
-        for key, preprocess in preprocessors.items():
-            pixels[key][index].copy_(preprocess(decoded.image))
+        if failed := _preprocess(decoded.image, preprocessors, pixels, index):
+            results.append(failed)
+            continue
         digest = sha256(data or b"").hexdigest()
         results.append(DecodedFacts(digest, len(data or b""), decoded.width, decoded.height, decoded.format))
     return results
+
+
+def _preprocess(
+    picture: Image.Image | torch.Tensor, preprocessors: Preprocessors, pixels: Pixels, row: int
+) -> Rejected | None:
+    """Write every preprocessing of a picture into its row; whatever one of them raises costs this picture only."""
+    for key, preprocess in preprocessors.items():
+        try:
+            made, wanted = preprocess(picture), pixels[key][row]
+            if made.shape != wanted.shape:
+                raise ValueError(f"it gave {tuple(made.shape)}, where other pictures give {tuple(wanted.shape)}")
+            wanted.copy_(made)
+        except (MemoryError, torch.OutOfMemoryError):  # the machine's fault, not the picture's
+            raise
+        except Exception as error:
+            return Rejected("image_unscorable", f"{type(error).__name__}: {error}")
+    return None

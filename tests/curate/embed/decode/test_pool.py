@@ -115,13 +115,31 @@ def test_a_process_killed_once_costs_no_image(tmp_path: Path, capsys: pytest.Cap
     assert "note: a decode process died (SIGKILL); its 2 images are tried again one by one" in capsys.readouterr().err
 
 
-def test_an_error_in_a_process_comes_out_here() -> None:
-    with pytest.raises(ZeroDivisionError):
-        decoded({"8x8": dividing_pixels}, batches([picture_bytes(0, (16, 16))]), processes=1)
+@pytest.mark.parametrize("processes", [0, 1])
+def test_whatever_fails_after_decoding_costs_its_own_picture(processes: int) -> None:
+    data = [picture_bytes(0, size) for size in ((20, 20), (16, 16), (17, 17), (30, 20))]
+    found = decoded({"8x8": failing_pixels}, batches(data), processes)[0]
+    assert found.results[1] == Rejected("image_unscorable", "ZeroDivisionError: sixteen")
+    assert found.results[2] == Rejected(
+        "image_unscorable", "ValueError: it gave (3, 1, 8), where other pictures give (3, 8, 8)"
+    )
+    assert [isinstance(result, Rejected) for result in found.results] == [False, True, True, False]
+    whole = decoded({"8x8": cheap_pixels}, batches([data[0], data[3]]))[0]
+    assert torch.equal(found.pixels["8x8"], whole.pixels["8x8"])
 
 
-def dividing_pixels(image: Image.Image) -> torch.Tensor:
-    return cheap_pixels(image) / (1 // (image.width - 16) if image.width == 16 else 1)
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_lack_of_memory_is_not_the_pictures_fault(processes: int) -> None:
+    with pytest.raises(MemoryError):
+        decoded({"8x8": failing_pixels}, batches([picture_bytes(0, (18, 18))]), processes)
+
+
+def failing_pixels(image: Image.Image) -> torch.Tensor:
+    if image.width == 16:
+        raise ZeroDivisionError("sixteen")
+    if image.width == 18:
+        raise MemoryError
+    return cheap_pixels(image)[:, :1] if image.width == 17 else cheap_pixels(image)
 
 
 class NotThere:
