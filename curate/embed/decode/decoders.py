@@ -132,7 +132,8 @@ def _jpeg(data: bytes | None) -> _Jpeg | None:
     try:
         image = Image.open(BytesIO(data))
         refuse(image)
-        fits = image.format == "JPEG" and image.mode == "RGB"
+        ycbcr = image.mode == "RGB" and image.info.get("adobe_transform") != 0  # nvJPEG may not read Adobe's marker
+        fits = image.format == "JPEG" and ycbcr
         return _Jpeg(data, *upright_size(image, image.size), orientation(image)) if fits else None
     except Exception:  # whatever is wrong with it, Pillow's own decoding says it in the same words as ever
         return None

@@ -54,7 +54,21 @@ def test_orientation_is_honoured(on_cpu: TorchvisionDecoder, turn: int) -> None:
 def test_what_is_no_whole_rgb_jpeg_goes_to_pillow_in_its_place(on_cpu: TorchvisionDecoder) -> None:
     whole = jpeg()
     png = picture_bytes(1, (20, 10), "PNG")
-    mixed = [png, whole, None, b"", whole[: len(whole) // 2], jpeg(form="L"), jpeg(form="CMYK"), whole, b"\xff\xd8\xff"]
+    stored_as_rgb = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(stored_as_rgb, "JPEG", keep_rgb=True)
+    others = [None, b"", whole[: len(whole) // 2], jpeg(form="L"), jpeg(form="CMYK"), stored_as_rgb.getvalue()]
+    mixed = [png, whole, *others, whole, b"\xff\xd8\xff"]
+        stored_as_rgb.getvalue(),
+        png,
+        whole,
+        None,
+        b"",
+        whole[: len(whole) // 2],
+        jpeg(form="L"),
+        jpeg(form="CMYK"),
+        whole,
+        b"\xff\xd8\xff",
+    ]
     found = on_cpu(mixed)
     assert [isinstance(one, DecodedOnDevice) for one in found] == [data is whole for data in mixed]
     for one, data in zip(found, mixed, strict=True):

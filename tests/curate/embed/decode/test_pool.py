@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.speed.cheap import PROMPTS, MadeSource, cheap_pixels, cheap_scoring, column, made_parts
 from curate.embed.decode.decoders import PillowDecoder
-from curate.embed.decode.pool import Prepared, batches_ahead, compact, decode_pool
+from curate.embed.decode.pool import Prepared, batches_ahead, compact, decode_pool, default_decode_processes
 from curate.embed.decode.preprocess import Preprocessors, layouts, prepare
 from curate.embed.decode.processes import DecodeProcesses, modules_in
 from curate.embed.decode.reading import Batch, EncodedImage
@@ -79,6 +79,12 @@ def test_rejected_rows_are_closed_up_in_order() -> None:
 @pytest.mark.parametrize(("batch", "workers", "expected"), [(64, 2, 1), (64, 16, 4), (8, 2, 4), (1024, 16, 1)])
 def test_batches_ahead_feed_every_worker_twice(batch: int, workers: int, expected: int) -> None:
     assert batches_ahead(batch, workers) == expected
+
+
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 1), (3, 1), (8, 6), (16, 14), (64, 62)])
+def test_a_gpu_has_a_decode_process_for_each_core_but_two(cores: int, processes: int) -> None:
+    assert default_decode_processes("cuda:0", cores=cores) == processes
+    assert default_decode_processes("cuda:0", "nvjpeg", cores) == default_decode_processes("cpu", cores=cores) == 0
 
 
 def test_an_image_that_crashes_its_process_is_set_aside_and_the_others_stay(
