@@ -24,6 +24,8 @@ IMAGE_REASONS = {
     "image_empty": "no bytes",
     "image_unreadable": "not an image, truncated, or of a format that cannot be decoded",
     "image_too_large": "more pixels than the limit: a decompression bomb",
+    "image_too_narrow": "one side is more than 100 times the other: a spacer, not a picture",
+    "image_unscorable": "it was decoded, but a scorer's preprocessing failed on it",
     "image_missing": "the path or URL cannot be read",
     "image_kills_worker": "the process that decoded it crashed or was killed, twice",
 }

@@ -34,6 +34,8 @@ from curate.embed.decode.decoders import choose_decoder
 from curate.embed.decode.pool import DecodePool, Prepared, decode_pool
 from curate.embed.decode.preprocess import DecodedFacts
 from curate.embed.decode.reading import cut_batches, read_groups
+from curate.embed.decode.steps import ForPillow
+from curate.embed.decode.taken_apart import needed_side_px, taken_apart
 from curate.embed.device.batch_size import make_ready
 from curate.embed.device.part_tables import PartResults, part_files
 from curate.embed.device.reports import SAMPLE, DeviceReport, DroppedImage
@@ -41,7 +43,6 @@ from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
 from curate.models.batch_limit import free_memory, out_of_memory
 from curate.models.scoring import EmbeddedPrompts, Scoring
-from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.parquet import Source
 from curate.storage.prefetch import prefetched, written_behind
 from curate.storage.run import RunFiles, part_rows, write_part
@@ -95,10 +96,10 @@ def open_decode_pool(
     options: ComputeOptions, scoring: Scoring, batch_images: int, pinned: bool = False
 ) -> AbstractContextManager[DecodePool]:
     """The decoder that `--decode` names, for the preprocessings of a run. Raises: UsageError."""
-    preprocessors = scoring.preprocessors
-    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
-    if options.decode == "nvjpeg":
-        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
+    whole = scoring.preprocessors
+    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, whole.values()), default=1))
+    unknown = ForPillow if options.decode == "nvjpeg" else lambda preprocess: preprocess
+    preprocessors = {key: taken_apart(one) or unknown(one) for key, one in whole.items()}
     return decode_pool(decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, pinned)
 
 
