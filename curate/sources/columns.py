@@ -92,7 +92,7 @@ def whole_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray | N
     except pa.ArrowInvalid:
         raw = column.cast(pa.binary()).to_pylist()
         texts = [None if value is None else value.decode("utf-8", "replace") for value in raw]
-        same = [value is None or text.encode() == value for value, text in zip(raw, texts, strict=True)]
+        same = [text is None or text.encode() == value for value, text in zip(raw, texts, strict=True)]
         return pa.chunked_array([pa.array(texts, pa.string())]), ~np.array(same)
     return column, None
 

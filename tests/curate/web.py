@@ -81,7 +81,9 @@ def _tree(files: dict[str, bytes], prefix: str, recursive: bool) -> list[dict[st
     """What lies below a folder, or directly in it."""
     inside = [name for name in files if name.startswith(prefix)]
     ends = {name[: at.start()] for name in inside for at in re.finditer("/", name) if at.start() > len(prefix)}
-    entries = [{"type": "directory", "path": name, "size": 0, "oid": "0" * 40} for name in sorted(ends)]
+    entries: list[dict[str, Any]] = [
+        {"type": "directory", "path": name, "size": 0, "oid": "0" * 40} for name in sorted(ends)
+    ]
     entries += [_entry(name, files[name]) for name in inside]
     return [one for one in entries if recursive or "/" not in one["path"][len(prefix) :]]
 

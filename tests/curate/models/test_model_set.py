@@ -65,7 +65,8 @@ def test_published_names_the_weights_of_the_papers() -> None:
 
 def test_every_published_file_is_pinned_by_a_commit() -> None:
     published = load_model_set("published")
-    options = [spec.options for spec in (*published.towers.values(), *published.scorers.values())]
+    specs: list[Any] = [*published.towers.values(), *published.scorers.values()]
+    options = [spec.options for spec in specs]
     locations = [value for one in options for value in one.values() if str(value).startswith("hf://")]
     assert len(locations) == 4
     assert all(re.search("@[0-9a-f]{40}/", location) for location in locations)

@@ -58,17 +58,6 @@ def test_what_is_no_whole_rgb_jpeg_goes_to_pillow_in_its_place(on_cpu: Torchvisi
     Image.open(io.BytesIO(png)).save(stored_as_rgb, "JPEG", keep_rgb=True)
     others = [None, b"", whole[: len(whole) // 2], jpeg(form="L"), jpeg(form="CMYK"), stored_as_rgb.getvalue()]
     mixed = [png, whole, *others, whole, b"\xff\xd8\xff"]
-        stored_as_rgb.getvalue(),
-        png,
-        whole,
-        None,
-        b"",
-        whole[: len(whole) // 2],
-        jpeg(form="L"),
-        jpeg(form="CMYK"),
-        whole,
-        b"\xff\xd8\xff",
-    ]
     found = on_cpu(mixed)
     assert [isinstance(one, DecodedOnDevice) for one in found] == [data is whole for data in mixed]
     for one, data in zip(found, mixed, strict=True):
