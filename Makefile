@@ -9,13 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 CODE := curate train schemas tests benchmarks
 
-# The demo's own run directory, so that it never meets yours. DEMO_TRAIN and DEMO_SAMPLE shorten it in CI.
+# The demo's own run directory, so that it never meets yours.
 DEMO_RUN ?= run/demo
-DEMO_TRAIN ?=
-DEMO_SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench reproduce demo-world clean
+.PHONY: help demo test lowest nightly check format bench reproduce demo-world clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -31,6 +29,19 @@ demo: $(VENV)/installed ## score, rank, pack, train, sample, compare: 3 to 4 min
 
 test: $(VENV)/installed ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+constraints-lowest.txt: pyproject.toml $(VENV)/installed
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --resolution lowest-direct --python-version 3.11 \
+		--no-annotate --no-header --output-file $@
+
+LOWEST_TESTS ?= tests/curate/models tests/curate/sources tests/curate/storage tests/curate/rank tests/curate/ask \
+	tests/curate/test_cli.py tests/train
+
+lowest: $(VENV)/installed ## the built wheel at the lowest versions allowed: the demo from another folder, then tests
+	.ci/lowest $(LOWEST_TESTS)
+
+nightly: ## what CI has no time for: every fast test at the lowest versions
+	$(MAKE) lowest LOWEST_TESTS=tests
 
 check: $(VENV)/installed ## lint, format and types
 	$(BIN)/ruff check $(CODE)

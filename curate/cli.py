@@ -9,6 +9,7 @@ from curate.commands import ask, compare, embed, export, inspect, rank, report, 
 from curate.database.interrupts import stoppable
 from curate.errors import CurateError
 from curate.terminal.progress import say
+from curate.terminal.streams import sound_streams
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,7 +41,7 @@ def main() -> None:
     # spinning made small models ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with stoppable():
+        with sound_streams(), stoppable():
             app(prog_name="curate")
     except KeyboardInterrupt:
         sys.exit(130)

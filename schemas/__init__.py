@@ -1,1 +1,1 @@
-"""The only home of table and shard field names; both halves import from here and nowhere else meet."""
+"""Where both halves meet, and nowhere else: the names of all fields, and what encoded bytes are as a picture."""

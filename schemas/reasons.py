@@ -5,6 +5,7 @@ PAIR_REASONS = {
     "other_dimension": "another question about the pair was asked for, or its answer is part of the pair's mean",
     "control_image": "one side is a control image shown to check the annotators",
     "bad_label": "labels are null, NaN, outside {0, 0.5, 1}, or do not sum to 1",
+    "bad_text": "a text of the row, such as its prompt or an id, is not UTF-8",
     "empty_prompt": "the prompt is null or blank",
     "missing_image": "an image uid is null, or the row has no bytes and no path for it",
     "same_image": "both sides are the same image",
@@ -24,6 +25,8 @@ IMAGE_REASONS = {
     "image_empty": "no bytes",
     "image_unreadable": "not an image, truncated, or of a format that cannot be decoded",
     "image_too_large": "more pixels than the limit: a decompression bomb",
+    "image_too_narrow": "one side is more than 100 times the other: a spacer, not a picture",
+    "image_unscorable": "it was decoded, but a scorer's preprocessing failed on it",
     "image_missing": "the path or URL cannot be read",
     "image_kills_worker": "the process that decoded it crashed or was killed, twice",
 }

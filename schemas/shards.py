@@ -36,7 +36,7 @@ JSON_FIELDS = (
     "quality",
     "rank",
     "strength",  # share of the votes for the preferred side, 0.5 to 1; only where the source counts votes
-    "scores",  # {scorer: {"preferred": float, "rejected": float}}
+    "scores",  # {scorer: {"preferred": float, "rejected": float}}; null for one that is not finite
     "preferred",  # {"image_uid", "sha256", "format", "width", "height"}, and "source_sha256" where encoded anew
     "rejected",
     "source",  # {"dataset", "split", "file", "row_group", "row", "annotator_id"}

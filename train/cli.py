@@ -62,6 +62,9 @@ def run(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Encode images and prompts anew at every step.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", help="Also one file in the original layout, of SD1.5 or SDXL, all weights.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and counts; start nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -76,6 +79,7 @@ def run(
         shards=shards, model=model, preset=preset, config=config, output=output, steps=steps,
         batch_pairs=batch_pairs, learning_rate=lr, objective=objective, beta=beta, lora_rank=lora_rank,
         seed=seed, cache=cache, use_cache=not no_cache, resume=resume,
+        single_file=single_file,
     )  # fmt: skip
     found = plan(options) if dry_run else train(options)
     if found is not None:

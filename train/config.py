@@ -36,6 +36,7 @@ class ReadBy(NamedTuple):
     objective: str
 
 
+Auto = Literal["auto"]  # instead of a value: chosen when the run begins
 Count = Annotated[int, Bounds(1)]
 NonNegative = Annotated[float, Bounds(0)]
 Probability = Annotated[float, Bounds(0, 1)]
@@ -112,12 +113,13 @@ class Run:
 
     steps: Count
     batch_pairs: Count
-    micro_batch_pairs: Count
+    micro_batch_pairs: Count | Auto  # in one forward; auto: as many as free memory holds, see training/cost.py
     mixed_precision: Literal["no", "fp16", "bf16"]
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | Auto  # auto: only where memory is short without
     checkpoint_every_steps: Count
     keep_checkpoints: Count
     seed: Annotated[int, Bounds(0)]
+    checkpoint_minutes: NonNegative | None = 30.0  # a checkpoint when the last is older, too
     channels_last: bool = False
     compile: bool = False
     fsdp: bool = False  # spread weights, gradients and moments over the processes; see fsdp.py
@@ -125,6 +127,13 @@ class Run:
     sample_every_steps: Count | None = None  # pictures of base and policy from fixed seeds, side by side
     sample_prompts: Count = 4
     wandb_project: str | None = None  # also log to Weights & Biases (extra `wandb`)
+
+    @property
+    def pairs_at_once(self) -> int:
+        """`micro_batch_pairs`, once it is a number."""
+        if self.micro_batch_pairs == "auto":
+            raise ValueError("run.micro_batch_pairs is chosen before this: see training/cost.py")
+        return self.micro_batch_pairs
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,11 @@ class Recipe:
     optimizer: Optimizer
     run: Run
     lora: Lora | None = None  # absent: full fine-tune
+    # How the model is put together; see model/compose.py. Absent: as it is.
+    revision: str | None = None  # branch, tag or commit of a hub id
+    variant: str | None = None  # of its weight files, as fp16
+    vae: str | None = None  # another AutoencoderKL: a folder or hub id
+    single_file_config: str | None = None  # where `model` is one file: a pipeline folder or hub id of its kind
 
     def as_table(self) -> Table:
         """Plain values, as JSON and TOML take them."""
@@ -228,6 +242,11 @@ def _value(hint: tuple[Any, ...], value: Any, name: str) -> Any:
     hint: as `_hints` gives it.
     """
     kind, *beside = hint
+    if Auto in get_args(kind):  # as in `Count | Auto`
+        inner = _unwrapped(get_args(kind)[0])
+        if value != "auto" and type(value) is not inner[0]:
+            raise SettingsError(f"`{name}` is {value!r}; it must be of type {inner[0].__name__} or auto.")
+        return value if value == "auto" else _value(inner, value, name)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build(kind, value, f"{name}.")
     if get_origin(kind) is tuple:

@@ -37,6 +37,14 @@ class DivergenceError(TrainError):
     """Step after step gave no finite gradient, or one beyond the limit."""
 
 
+class RunStoppedError(TrainError):
+    """A signal ended the run; what it had done is saved."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class StorageError(TrainError):
     """A file could not be written; what was there before is untouched."""
 

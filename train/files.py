@@ -93,5 +93,5 @@ def run_folder() -> Path:
 
 
 def absolute(source: str) -> str:
-    """A model's name as it is understood from any folder: the whole path of a folder, a hub id as it is."""
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+    """A model's name as it is understood from any folder: the whole path of what is here, a hub id as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source

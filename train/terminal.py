@@ -3,12 +3,14 @@
 import os
 import sys
 import threading
+import time
 from functools import cache
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-LINES_PER_RUN = 20  # about as many over a run when stderr is not a terminal
+LINES_PER_RUN = 20  # at least as many over a run when stderr is not a terminal,
+LINE_EVERY_SEC = 60.0  # and one a minute
 
 
 class Reporter:
@@ -19,6 +21,8 @@ class Reporter:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console)
         self._tasks: dict[str, int] = {}
+        self._first: dict[str, tuple[float, int]] = {}  # when each began to advance, and from where
+        self._said_at = time.monotonic()
 
     def __enter__(self) -> "Reporter":
         if self._console.is_terminal:
@@ -38,20 +42,34 @@ class Reporter:
             if what not in self._tasks:
                 self._tasks[what] = self._bar.add_task(what, total=total, note="")
             self._bar.update(self._tasks[what], completed=done, note=note)  # type: ignore[arg-type]
-        elif done == total or done % max(1, total // LINES_PER_RUN) == 0:
-            self.say(f"{what} {done}/{total}  {note}".rstrip())
+            return
+        now = time.monotonic()
+        began, first = self._first.setdefault(what, (now, done))
+        if done in (first, total) or done % max(1, total // LINES_PER_RUN) == 0 or now - self._said_at > LINE_EVERY_SEC:
+            self._said_at = now
+            left = "" if done in (first, total) else _time_left((now - began) / (done - first) * (total - done))
+            self.say(f"{what} {done}/{total}  {left}{note}".rstrip())
+
+
+def _time_left(seconds: float) -> str:
+    """In hours and minutes, as a line of progress has it before its note."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min left  " if hours else f"{minutes} min left  "
 
 
 @cache
 def silence_libraries() -> None:
     """Call once, when a command starts; never at import."""
     from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import enable_progress_bars
     from tensorboard.summary.writer import event_file_writer
     from transformers.utils import logging as transformers_logging
 
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
+    if sys.stderr.isatty():  # transformers switches the hub's bars off with its own; a download of gigabytes has one
+        enable_progress_bars()
     default_hook = threading.excepthook
 
     def hook(fault: threading.ExceptHookArgs) -> None:

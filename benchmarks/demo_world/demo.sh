@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The whole job on the bundled miniature world, with the commands that a user types. Called by `make demo`.
+# The whole job on the bundled miniature world, with the commands that a user types, in any folder. `make demo` calls it.
 set -euo pipefail
 
 run="$1"
-prompts="data_manifests/demo/prompts/heldout.txt"
+here="$(cd "$(dirname "$0")/../.." && pwd)"
+prompts="$here/data_manifests/demo/prompts/heldout.txt"
 mkdir -p "$run"
 if [[ -n "${DEMO_PROMPTS:-}" ]]; then
     head -n "$DEMO_PROMPTS" "$prompts" > "$run/prompts.txt"
@@ -22,5 +23,5 @@ step train sample --model "$run/trained/model" --prompts "$prompts" --output "$r
 export PAIRSIEVE_RUN="$run/evaluation"
 step curate embed --manifest "$run/sampled/manifest.toml" --scorers clip,pickscore,aesthetic,hpsv2
 step curate compare
-step python -m benchmarks.demo_world.truth "$run/sampled/pairs.parquet"
+PYTHONPATH="$here" step python -m benchmarks.demo_world.truth "$run/sampled/pairs.parquet"
 printf 'page  %s\ngrid  %s\n' "$run/evaluation/compare.html" "$run/grid.png"

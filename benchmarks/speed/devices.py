@@ -28,12 +28,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.speed.photos import photo
 from benchmarks.speed.random_towers import load, random_towers
 from curate.embed.decode.decoders import DECODES, choose_decoder
+from curate.embed.decode.steps import ForPillow, all_pixels
+from curate.embed.decode.taken_apart import needed_side_px, taken_apart
 from curate.embed.device.batch_size import compile_towers, find_batch, made_up, rate_of
 from curate.embed.dry_run import sample_locations
 from curate.models.batch_limit import free_memory, out_of_memory
 from curate.models.scoring import EmbeddedPrompts, Scoring, stacked
 from curate.models.towers.precision import choose_device, describe_device
-from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.images import Rejected
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import open_source
@@ -143,11 +144,11 @@ def decoding(bench: Bench, name: str, encoded: list[bytes | None]) -> Iterator[d
     exact: dict[str, np.ndarray] = {}
     for how in DECODES if bench.on_gpu else DECODES[:2]:
         decode = choose_decoder(how, bench.device, max(map(needed_side_px, scoring.preprocessors.values())))
-        preprocessors = {key: OnDevice(one) for key, one in scoring.preprocessors.items()}
+        preprocessors = {key: taken_apart(one) or ForPillow(one) for key, one in scoring.preprocessors.items()}
 
         def pixels(decode: Any = decode, preprocessors: Any = preprocessors) -> list[dict[str, torch.Tensor]]:
             kept = [one for one in decode(encoded) if not isinstance(one, Rejected)]
-            return [{key: one(item.image).cpu() for key, one in preprocessors.items()} for item in kept]
+            return [{key: one.cpu() for key, one in all_pixels(item.image, preprocessors)} for item in kept]
 
         rate = bench.rate(partial(_count, pixels))
         scores = scores_of(scoring, pixels(), prompts, bench.batch)

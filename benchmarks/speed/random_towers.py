@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring
-from curate.models.towers.open_clip import quiet
+from curate.models.towers.checkpoints import quiet
 
 DEMO_TOKENIZER = Path(__file__).parents[2] / "data_manifests" / "demo" / "models" / "pickscore"
 PROCESSOR = {

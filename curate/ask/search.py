@@ -7,6 +7,7 @@ from curate.database.queries import query_text
 from curate.errors import RunError, UsageError, nearest
 from curate.models.model_set import ModelSet, load_model_set
 from curate.models.towers import Tower, load_tower
+from curate.models.weights import fetched_tower
 from curate.rank.rankings import open_views
 from curate.storage.run import Run, first_difference
 
@@ -63,7 +64,7 @@ def load_run_tower(run: Run, name: str, models: str | None) -> Tower:
     model_set = load_model_set(_models_of(run, models))
     if name not in model_set.towers:
         raise RunError(f"the models '{model_set.name}' have no tower '{name}', but {run.root} was embedded with one")
-    tower = load_tower(model_set.towers[name], model_set.folder, "cpu", "fp32")
+    tower = load_tower(fetched_tower(model_set.towers[name], model_set.folder), model_set.folder, "cpu", "fp32")
     _check_identity(run, tower, model_set)
     return tower
 

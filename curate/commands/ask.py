@@ -36,8 +36,25 @@ def sql(
         if forms:
             raise UsageError("--csv, --json and --parquet need a query")
         return interact(Run(Path(run)), sys.stdout)
-    query = sys.stdin.read() if query is None else query
-    run_query(Run(Path(run)), query, "csv" if csv else "json" if as_json else "table", sys.stdout, parquet)
+    run_query(
+        Run(Path(run)),
+        _piped() if query is None else query,
+        "csv" if csv else "json" if as_json else "table",
+        sys.stdout,
+        parquet,
+    )
+
+
+def _piped() -> str:
+    """The query that a pipe brings. Raises: UsageError for none, or one that is no UTF-8."""
+    try:
+        query = sys.stdin.read()
+        query.encode()  # where the locale is C, bytes that are no UTF-8 are read as halves of characters
+    except UnicodeError as error:
+        raise UsageError(f"the query on standard input is not UTF-8 text: {error}") from error
+    if not query.strip():
+        raise UsageError('no query was given; write one, such as "from pairs limit 5", or bring it by a pipe')
+    return query
 
 
 def search(

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from curate.embed.options import ComputeOptions
 from curate.errors import RunError
@@ -41,8 +40,7 @@ def measure_parity(
     prompts = _prompt_texts(run, stored)
     scoring = load_scoring(model_set, scorers, options.device, "fp32")
     scoring.limit.size = BATCH_IMAGES
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        exact = exact_scores(scoring, source, located, stored, prompts)
+    exact = exact_scores(scoring, source, located, stored, prompts)
     names = [spec.name for spec in scorers]
     report = {
         "images": len(located),

@@ -45,6 +45,8 @@ def embed(run: RunFiles, options: EmbedOptions | None = None) -> dict[str, Any]:
     with prepared(options) as (source, scorers, compute, workers):
         run.refuse_other(source_settings(source, compute))  # before minutes go into loading weights
         source = source.with_rows(run.folder)
+        if options.engine != "ray":  # there the machines that compute fetch
+            scorers = scorers.fetched()  # here, before several workers would
         say(f"models '{scorers.model_set.name}', scorers {', '.join(scorers.names)}, on {workers.words}")
         summary = embed_source(run, source, scorers, compute, workers.engine, options.part_range)
         if options.parity is not None:

@@ -1,5 +1,6 @@
 """The data set card beside the shards: README.md with the YAML header that the Hugging Face hub and `datasets` read."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import jinja2
 
 from curate.export.destination import Destination
 from curate.export.order import in_split
+from curate.export.samples import SIDES
 from curate.sources.manifest import BUNDLED, read_toml
 from curate.terminal.progress import say
 from schemas import shards
@@ -27,12 +29,16 @@ SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "1
 def write_card(
     destination: Destination, settings: dict[str, Any], ranking: dict[str, Any], indices: dict[str, dict[str, Any]]
 ) -> None:
-    """Write README.md beside the shards; one that is not ours stays as it is, and that is said."""
-    there = destination.read_text(shards.CARD)
-    if there is not None and MARK not in there:
-        say(f"{destination.output}/{shards.CARD} is not ours and stays as it is; no card is written")
-        return
-    destination.write_text(shards.CARD, card_text(settings, ranking, indices))
+    """Write README.md beside the shards of each split; one that is not ours stays as it is, and that is said."""
+    # A split's folder is opened by itself, too: without a card `datasets` may take its shards.json for the data.
+    folders = {"": indices} | {split: {"": index} for split, index in indices.items() if split}
+    for folder, held in folders.items():
+        name = in_split(folder, shards.CARD)
+        there = destination.read_text(name)
+        if there is not None and MARK not in there:
+            say(f"{destination.output}/{name} is not ours and stays as it is; no card is written")
+        else:
+            destination.write_text(name, card_text(settings, ranking, held))
 
 
 def card_text(settings: dict[str, Any], ranking: dict[str, Any], indices: dict[str, dict[str, Any]]) -> str:
@@ -50,7 +56,9 @@ def card_text(settings: dict[str, Any], ranking: dict[str, Any], indices: dict[s
         "size_categories": [size_category(pairs)],
         "pretty_name": f"{stated['manifest']['name']}, {pairs:,} preference pairs chosen by {ranking['metric']}",
         "tags": ["preference", "diffusion-dpo", "webdataset"],
-        "configs": [{"config_name": "default", "data_files": tars}],
+        # `datasets` tells exports in its cache by this text, and guesses types from the first samples, nulls and all.
+        "configs": [{"config_name": "default", "data_files": tars, "description": _digest(indices)}],
+        "dataset_info": {"features": features(next(iter(indices.values())), list(stated["models"]["scorers"]))},
     }
     return jinja2.Template(
         Path(__file__).with_suffix(".md").read_text("utf-8"),
@@ -69,6 +77,37 @@ def card_text(settings: dict[str, Any], ranking: dict[str, Any], indices: dict[s
         psi=" + ".join(f"{weight:g} {scorer}" for scorer, weight in ranking["psi"].items()),
         indices=indices,
     )
+
+
+def features(index: dict[str, Any], scorers: list[str]) -> list[dict[str, Any]]:
+    """What a sample holds, as the `features` of a data set card say it."""
+    side: dict[str, Any] = {
+        "image_uid": "string",
+        "sha256": "string",
+        "format": "string",
+        "width": "int64",
+        "height": "int64",
+    }
+    side |= {"source_sha256": "string"} if index["encoded"] else {}
+    source = {"dataset": "string", "split": "string", "file": "string", "row_group": "int64", "row": "int64"}
+    meta: dict[str, Any] = {"pair_id": "string", "prompt_id": "string", "quality": "float64", "rank": "int64"}
+    meta |= {"scores": {scorer: dict.fromkeys(SIDES, "float64") for scorer in scorers}, **dict.fromkeys(SIDES, side)}
+    meta |= {"source": source | {"annotator_id": "string"}}
+    images = {f"{name}.{index['extension']}": "image" for name in SIDES}
+    return _features({"__key__": "string", "__url__": "string", shards.META: meta, **images, shards.PROMPT: "string"})
+
+
+def _features(types: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, **({"struct": _features(of)} if isinstance(of, dict) else {"dtype": of})}
+        for name, of in types.items()
+    ]
+
+
+def _digest(indices: dict[str, dict[str, Any]]) -> str:
+    """Tells these tars from those of any other export."""
+    hashes = "".join(entry["sha256"] for index in indices.values() for entry in index["shards"])
+    return f"shards {hashlib.sha256(hashes.encode()).hexdigest()[:16]}"
 
 
 def size_category(count: int) -> str:

@@ -73,5 +73,9 @@ def encoded_anew(data: bytes, encoding: Encoding, where: str) -> tuple[bytes, st
     kind = encoding.format or (decoded.format if decoded.format in _SETTINGS else "PNG")
     quality = {} if kind == "PNG" else {"quality": encoding.quality}
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **quality, **_SETTINGS[kind])
+    try:
+        picture.save(buffer, kind, **quality, **_SETTINGS[kind])
+    except (OSError, ValueError) as error:  # WebP takes sides of up to 16,383 px, JPEG of up to 65,500
+        size = f"{picture.width:,} x {picture.height:,} px"
+        raise SourceError(f"{where}: {size} cannot be written as {kind} ({error}); give --resize or png") from error
     return buffer.getvalue(), kind, *picture.size

@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Any
 
 from curate.errors import RunError
+from curate.export.card import MARK
 from curate.export.destination import Destination
 from curate.export.encoding import Encoding
 from curate.export.order import SplitShare, in_split
@@ -59,6 +60,9 @@ class ShardFolder:
         """Remove tars that an earlier export left and this one does not name; then the indices, by split."""
         for name in self.earlier.keys() - self.entries.keys():
             self.destination.remove(name)
+        for split in {name.rpartition("/")[0] for name in self.earlier} - indices.keys() - {""}:
+            if MARK in (self.destination.read_text(in_split(split, shards.CARD)) or ""):
+                self.destination.remove(in_split(split, shards.CARD))
         splits = []
         for split, index in indices.items():
             text = json.dumps(index, indent=2) + "\n"

@@ -8,12 +8,12 @@ import duckdb
 from curate.database.connection import first_line
 from curate.errors import ManifestError, SourceError, WriteError
 from curate.inspect.guess import guessed_manifest
+from curate.sources.layouts.members import list_members, needs_unpacking
+from curate.sources.layouts.prepare import VIRTUAL, columns_query
+from curate.sources.layouts.relation import connect_source, kind_of
+from curate.sources.layouts.samples import PICTURES, is_folder_pair
 from curate.sources.manifest import BUNDLED, Manifest, load_manifest
-from curate.sources.members import list_members, needs_unpacking
 from curate.sources.parquet import expanded
-from curate.sources.prepare import VIRTUAL, columns_query
-from curate.sources.relation import connect_source, kind_of
-from curate.sources.samples import PICTURES, is_folder_pair
 from curate.storage.tables import write_text
 
 EXAMPLES = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,7 +13,14 @@ from curate.errors import ModelError
 from curate.terminal.progress import say
 
 R = TypeVar("R")
-CPU_REFUSES, CUDA_LIBRARIES_REFUSE = "DefaultCPUAllocator: can't allocate", "STATUS_ALLOC_FAILED"
+REFUSALS = re.compile(
+    r"out of memory"  # CUDA, its driver, Triton, and torch of what others take beside its allocator
+    r"|ALLOC(ATION)?_FAILED"  # cuBLAS, cuDNN
+    r"|unable to find (an engine to execute|a valid cuDNN algorithm)"  # cuDNN, where no workspace fits
+    r"|(nvjpeg\w* failed|Failed to \w+ [\w ]*(jpeg|batch|buffer|decod)[\w ]*): 5\b"  # nvJPEG: its allocator
+    r"|can't allocate memory|bad_alloc",  # the machine
+    re.IGNORECASE,
+)
 
 
 class BatchLimit:
@@ -38,7 +46,7 @@ class BatchLimit:
     def _tried(self, work: Callable[[int, int], R], start: int, stop: int) -> R | None:
         try:
             return work(start, stop)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             if stop - start == 1:
@@ -56,8 +64,8 @@ class BatchLimit:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch, a CUDA library or the machine refused memory."""
-    words = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or CUDA_LIBRARIES_REFUSE in words or CPU_REFUSES in words
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and REFUSALS.search(str(error)) is not None)
 
 
 def free_memory() -> None:

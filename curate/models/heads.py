@@ -15,6 +15,7 @@ from curate.errors import ModelError
 from curate.models.model_set import ScorerSpec
 from curate.models.nsfw import NsfwHead, nsfw_head
 from curate.models.scorers import Matched, Scorer
+from curate.models.towers.checkpoints import LOADING_ERRORS, read_checkpoint, what_is_wrong
 from curate.models.weights import checked_sha256, weights_file
 
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ def load_head(spec: ScorerSpec, towers: dict[str, Tower], folder: Path) -> tuple
         return CosineHead(), None
     if spec.head == "scaled_cosine":
         return CosineHead(towers[str(spec.tower)].scale), None
-    path = weights_file(spec.options["words" if spec.head == "words" else "weights"], folder)
-    sha256 = checked_sha256(path, spec.options.get("sha256"))
+    stated = spec.options.get("sha256")
+    path = weights_file(spec.options["words" if spec.head == "words" else "weights"], folder, stated)
+    sha256 = checked_sha256(path, stated)
     if spec.head == "words":
         return load_words_head(path), sha256
     head, tower = read_head(spec.head, path), towers[str(spec.tower)]
@@ -133,9 +135,9 @@ def read_head(kind: str, path: Path) -> AestheticHead | NsfwHead:
     """Read a LAION `.pth` of a kind in LAYOUTS, without unpickling code. Raises ModelError naming the file."""
     head_of, layout = LAYOUTS[kind]
     try:
-        return head_of(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-        raise ModelError(f"{path} is not {layout}: {error}") from error
+        return head_of(read_checkpoint(path))
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{path} is not {layout}: {what_is_wrong(error)}") from error
 
 
 def _layer_number(name: str) -> int:

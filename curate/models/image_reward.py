@@ -11,7 +11,6 @@ each of its prompts.
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,10 @@ from curate.errors import ModelError
 from curate.models.heads import AestheticHead, fold_linear_layers
 from curate.models.model_set import ScorerSpec
 from curate.models.scorers import Matched
+from curate.models.towers.checkpoints import LOADING_ERRORS, read_checkpoint, unfilled, what_is_wrong
 from curate.models.towers.hpsv2 import OPENAI_MEAN, OPENAI_STD
 from curate.models.towers.precision import autocast
-from curate.models.weights import checked_sha256, folder_or_id, weights_file
+from curate.models.weights import checked_sha256, repository, weights_file
 from curate.storage.files import file_sha256
 
 MAX_TOKENS = 35
@@ -112,27 +112,24 @@ def load_image_reward(spec: ScorerSpec, folder: Path, device: str, precision: st
 
     Raises: ModelError naming the scorer and the file; ManifestError when a file is absent.
     """
-    checkpoint = weights_file(spec.options["checkpoint"], folder)
+    checkpoint = weights_file(spec.options["checkpoint"], folder, spec.options.get("sha256"))
     sha256 = checked_sha256(checkpoint, spec.options.get("sha256"))
     med_config = weights_file(spec.options["med_config"], folder)
     identity = {"checkpoint": spec.options["checkpoint"], "sha256": sha256}
-    identity |= {"med_config_sha256": file_sha256(med_config), "tokenizer": spec.options["tokenizer"]}
+    identity |= {"med_config_sha256": file_sha256(med_config)}
+    identity |= {key: spec.options[key] for key in ("tokenizer", "tokenizer_revision") if key in spec.options}
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = read_checkpoint(checkpoint)
         of_vision = _under(state, "blip.visual_encoder.")
         vision, transform = load_vision(of_vision), image_reward_transform(image_side_px(of_vision))
         text = load_text(_under(state, "blip.text_encoder."), json.loads(med_config.read_text()), vision.config)
         head = fold_linear_layers(_under(state, "mlp."))
         tokenizer = load_tokenizer(spec, folder, text.config.vocab_size)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"scorer '{spec.name}': {checkpoint} holds more than tensors, and unpickling that could "
-            "run code; save its tensors alone"
-        ) from error
     except KeyError as error:
         raise ModelError(f"scorer '{spec.name}': {checkpoint} or {med_config} lacks the key {error}") from error
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(f"scorer '{spec.name}' (image_reward) cannot be loaded from {checkpoint}: {error}") from error
+    except LOADING_ERRORS as error:
+        words = what_is_wrong(error)
+        raise ModelError(f"scorer '{spec.name}' (image_reward) cannot be loaded from {checkpoint}: {words}") from error
     return ImageReward(vision, text, head, transform, tokenizer, identity, device, precision)
 
 
@@ -149,8 +146,9 @@ def load_vision(state: dict[str, torch.Tensor]) -> BlipVisionModel:
         patch_size=patch_px,
         layer_norm_eps=1e-6,  # as the authors' VisionTransformer; transformers' default differs
     )
-    model = BlipVisionModel(config)
-    model.load_state_dict({vision_name(key): value.float() for key, value in state.items()})
+    with unfilled():
+        model = BlipVisionModel(config)
+    model.load_state_dict({vision_name(key): value.float() for key, value in state.items()}, assign=True)
     return model
 
 
@@ -166,9 +164,10 @@ def load_text(state: dict[str, torch.Tensor], med_config: dict[str, Any], vision
     stated |= dict.fromkeys(("bos_token_id", "eos_token_id", "sep_token_id"))  # nothing is generated
     # is_decoder here means: with cross-attention
     config = BlipTextConfig(**stated, encoder_hidden_size=vision.hidden_size, is_decoder=True)
-    model = BlipTextModel(config, add_pooling_layer=False)
+    with unfilled():
+        model = BlipTextModel(config, add_pooling_layer=False)
     wanted = {key: value.float() for key, value in state.items() if key != "embeddings.position_ids"}  # a constant
-    model.load_state_dict(wanted)
+    model.load_state_dict(wanted, assign=True)
     return model
 
 
@@ -183,8 +182,8 @@ def vision_name(key: str) -> str:
 def load_tokenizer(spec: ScorerSpec, folder: Path, vocabulary: int) -> BertTokenizer:
     """A BERT's tokenizer with BLIP's two tokens. Raises ModelError when the weights have fewer rows than it tokens."""
     name = spec.options["tokenizer"]
-    revision = spec.options.get("tokenizer_revision", "main")
-    tokenizer = BertTokenizer.from_pretrained(folder_or_id(name, folder), revision=revision)
+    path, _ = repository(name, folder, spec.options.get("tokenizer_revision"))
+    tokenizer = BertTokenizer.from_pretrained(path)
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     if len(tokenizer) > vocabulary:

@@ -9,7 +9,7 @@ from curate.models.plugins import installed
 from curate.sources.manifest import BUNDLED, bundled_or_path, check_keys, read_toml
 
 FAMILY_KEYS: dict[str, tuple[str, ...]] = {
-    "open_clip": ("model", "pretrained", "folder", "sha256"),
+    "open_clip": ("model", "pretrained", "weights", "folder", "sha256"),
     "transformers_clip": ("model", "processor", "revision", "processor_revision", "max_tokens", "sha256"),
     "hpsv2": ("model", "folder", "checkpoint", "sha256"),
 }

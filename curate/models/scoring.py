@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from curate.models.model_set import HEAD_KEYS, ModelSet, ScorerSpec
 from curate.models.plugins import load_plugin
 from curate.models.scorers import Matched, PixelScorer, Scorer, preprocessing_of, scores_of
 from curate.models.towers import Tower, load_tower
+from curate.models.weights import fetched
 
 Pictures = dict[str, torch.Tensor]
 """Preprocessing -> n pictures, (n, 3, height, width), on any device."""
@@ -155,6 +156,11 @@ class UnloadedScoring:
         """The name of their set."""
         return self.model_set.location
 
+    def fetched(self) -> UnloadedScoring:
+        """With all weights on this machine, checked, for the processes that will load them. Raises ManifestError."""
+        model_set = fetched(self.model_set, list(self.specs))
+        return replace(self, model_set=model_set, specs=tuple(model_set.scorers[name] for name in self.names))
+
     def on(self, device: str) -> Scoring:
         """Load every tower and head on `device`. Raises ModelError."""
         return load_scoring(self.model_set, list(self.specs), device, self.precision)
@@ -170,7 +176,9 @@ def stacked(pictures: list[dict[str, torch.Tensor]]) -> Pictures:
 
 
 def load_scoring(model_set: ModelSet, scorers: list[ScorerSpec], device: str, precision: str) -> Scoring:
-    """Load what the scorers need, each tower once."""
+    """Load what the scorers need, each tower once, when all of it is there. Raises ModelError, ManifestError."""
+    model_set = fetched(model_set, scorers)
+    scorers = [model_set.scorers[spec.name] for spec in scorers]
     towers = {spec.name: load_tower(spec, model_set.folder, device, precision) for spec in model_set.towers_of(scorers)}
     heads: dict[str, tuple[Scorer, str | None]] = {}
     identity: dict[str, Any] = {
@@ -201,7 +209,7 @@ def _load_scorer(
 
 def embedding_array(values: torch.Tensor, value_type: pa.DataType) -> pa.Array:
     """(n, dimension) as a fixed-size list column."""
-    flat = values.numpy().astype(value_type.to_pandas_dtype()).reshape(-1)
+    flat = values.numpy().astype(f"f{value_type.bit_width // 8}").reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, value_type), values.shape[1])
 
 

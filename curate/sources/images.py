@@ -1,14 +1,15 @@
 """Encoded bytes to an upright RGB picture, as an image viewer would show it; or the reason why not."""
 
-import io
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from schemas.pictures import load_picture, orientation, upright_rgb
 
 # Where Pillow itself begins to warn: 9,459 squared, nine times Pick-a-Pic's largest side, 268 MB decoded.
 MAX_PIXELS = 89_478_485
-WHITE = (255, 255, 255)
+# A short side resized to 224 px makes the long one 22,400 at most. Beyond it are spacers and rulers, not pictures.
+MAX_ASPECT = 100
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Decoded:
     height: int
 
 
+class RefusedError(Exception):
+    """What a header says is enough; `rejected` says why."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.rejected = Rejected(reason, detail)
+
+
 def decode(data: bytes | None, max_pixels: int = MAX_PIXELS, at_least_px: int | None = None) -> Decoded | Rejected:
     """Decode, turn upright by EXIF, and bring any mode to RGB; transparency is laid on white.
 
@@ -43,18 +52,23 @@ def decode(data: bytes | None, max_pixels: int = MAX_PIXELS, at_least_px: int | 
         return Rejected("image_missing", "the row has no bytes, or its path cannot be read")
     if not data:
         return Rejected("image_empty", "0 bytes")
+    size_before_draft: tuple[int, int] | None = None
+
+    def opened(image: Image.Image) -> None:
+        nonlocal size_before_draft
+        refuse(image, max_pixels)
+        size = image.size
+        if at_least_px is not None and image.draft(None, (at_least_px, at_least_px)):  # None for other formats
+            size_before_draft = size
+
     try:
-        image = Image.open(io.BytesIO(data))  # reads the header only; no pixel is decoded before the check below
-        if image.width * image.height > max_pixels:
-            return Rejected("image_too_large", f"{image.width}x{image.height} px, more than {max_pixels} pixels")
-        image_format, full_size = image.format or "unknown", image.size
-        if at_least_px is not None:
-            image.draft(None, (at_least_px, at_least_px))  # does nothing for other formats
-        scaled = image.size != full_size
-        image.load()
-        upright = to_rgb(ImageOps.exif_transpose(image))
-        width, height = upright_size(image, full_size) if scaled else upright.size
-        return Decoded(upright, image_format, width, height)
+        image = load_picture(data, opened)
+        refuse(image, max_pixels)  # once more: an ICO is of the size that its header says only if it is honest
+        upright = upright_rgb(image)
+        width, height = upright_size(image, size_before_draft) if size_before_draft else upright.size
+        return Decoded(upright, image.format or "unknown", width, height)
+    except RefusedError as refused:
+        return refused.rejected
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return Rejected("image_too_large", str(error))
     except UnidentifiedImageError:
@@ -65,30 +79,17 @@ def decode(data: bytes | None, max_pixels: int = MAX_PIXELS, at_least_px: int | 
         return Rejected("image_unreadable", f"{type(error).__name__}: {error}")
 
 
-def orientation(image: Image.Image) -> int:
-    """1 to 8, EXIF's: how a JPEG is to be turned or mirrored; 5 to 8 lie on their side."""
-    stated = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return stated if stated in range(1, 9) else 1
+def refuse(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises RefusedError for what is not worth decoding: too many pixels, too narrow, a program."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise RefusedError("image_too_large", f"{width}x{height} px, more than {max_pixels} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise RefusedError("image_too_narrow", f"{width}x{height} px, one side more than {MAX_ASPECT} times the other")
+    if image.format == "EPS":
+        raise RefusedError("image_unreadable", "PostScript is a program, which is not run")
 
 
 def upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) of a JPEG stored in `size`, once it is turned by its EXIF orientation."""
     return size[::-1] if orientation(image) >= 5 else size
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB: 16-bit scaled to 8, palettes resolved, alpha laid on white."""
-    if image.mode.startswith(("I", "F")):
-        return _from_deep_gray(image)
-    if image.has_transparency_data:
-        layered = Image.new("RGBA", image.size, (*WHITE, 255))
-        layered.alpha_composite(image.convert("RGBA"))
-        return layered.convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_deep_gray(image: Image.Image) -> Image.Image:
-    """16-bit gray uses 0..65535; Pillow's own conversion would clip it at 255."""
-    values = np.asarray(image, dtype=np.float64)
-    eight_bit = np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8)
-    return Image.fromarray(eight_bit).convert("RGB")

@@ -3,47 +3,55 @@
 Column names of the data set come from the manifest; everything below this module speaks our names.
 """
 
-import difflib
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import SourceError
+from curate.sources.columns import (
+    IMAGE_COLUMNS,
+    canonical,
+    check_columns,
+    image_at,
+    mean_bytes,
+    rows_together,
+    whole_text,
+)
+from curate.sources.layouts.members import is_member, read_members
+from curate.sources.layouts.prepare import ROWS, Preparation, needs_rows, preparation_of, ready_rows, rows_place
 from curate.sources.manifest import LABEL_COLUMNS, Manifest
-from curate.sources.members import is_member, read_members
-from curate.sources.prepare import ROWS, Preparation, needs_rows, preparation_of, ready_rows, rows_place
-from curate.sources.samples import is_folder_pair
-from curate.storage.files import Fingerprint, changed_meanwhile, fingerprint, is_local, read_whole, retrying
+from curate.storage.files import (
+    Fingerprint,
+    changed_meanwhile,
+    filesystem_of,
+    fingerprint,
+    is_absent,
+    is_local,
+    is_transient,
+    read_whole,
+    retrying,
+    why,
+)
 from curate.storage.folder import Folder
 from curate.terminal.progress import say
 from schemas.manifests import COLUMN_KEYS
 
-IMAGE_COLUMNS = ("image_0_bytes", "image_1_bytes")
 KEYS_READ_TOGETHER = 100_000
+READ_BUFFER_BYTES = 1024 * 1024
+"""Of a column that is read in batches: memory holds so much of its encoded pages, whatever the row group's size."""
+WHOLE_GROUP_BYTES = 512_000_000
+"""Up to here a row group at a URL is fetched whole, in few requests; above, piece by piece."""
 URLS_AT_ONCE = 16
-
-# What each column may hold; the second item says it in the error.
-_KINDS: dict[str, tuple[Any, str]] = {
-    "text": (lambda t: pa.types.is_string(t) or pa.types.is_large_string(t), "text"),
-    "label": (
-        lambda t: pa.types.is_floating(t) or pa.types.is_integer(t) or _KINDS["text"][0](t),
-        "a number or text",
-    ),
-    "votes": (lambda t: pa.types.is_list(t) or pa.types.is_large_list(t) or _KINDS["text"][0](t), "a list or text"),
-    "flag": (pa.types.is_boolean, "true or false"),
-    "bytes": (lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t), "bytes"),
-    "id": (lambda t: _KINDS["text"][0](t) or pa.types.is_integer(t), "text or a whole number"),
-}
 
 
 class Location(NamedTuple):
@@ -59,6 +67,7 @@ class Location(NamedTuple):
         return f"{self.file}: row group {self.row_group}, row {self.row}, image {self.side}"
 
 
+T = TypeVar("T")
 Encoded: TypeAlias = Any  # bytes, or a pyarrow.Buffer, which is used like them but has no types of its own
 
 
@@ -86,6 +95,11 @@ class Source:
             object.__setattr__(self, "columns", dict(self.manifest.columns))
 
     @property
+    def reading(self) -> Manifest:
+        """The manifest as the files, or the rows that they became, are read by it."""
+        return replace(self.manifest, columns=self.columns)
+
+    @property
     def judged(self) -> bool:
         """Whether the set says who is preferred."""
         return self.manifest.always_0 or bool(set(LABEL_COLUMNS) & set(self.columns))
@@ -106,13 +120,14 @@ class Source:
         """Tables of some row groups of one file each: everything but images, under our names.
 
         Adds `source_file`, `source_row_group`, `source_row`, and where the files hold the images' bytes
-        `image_<side>_size_bytes`, their mean in the row group by the file's metadata. Raises: SourceError.
+        `image_<side>_size_bytes`, their mean in the row group by the file's metadata; `bad_text` where a text of some
+        row is no UTF-8. Raises: SourceError.
         """
         for file in self.files:
             parquet = self._open(file)
-            columns = self._physical_columns(parquet, file)
+            check_columns(parquet.schema_arrow, self.reading, file)
             for row_groups in self._read_together(parquet):
-                yield self._key_table(parquet, file, row_groups, columns)
+                yield self._key_table(parquet, file, row_groups)
 
     def image_bytes(self, locations: list[Location]) -> dict[Location, bytes | None]:
         """The encoded bytes at each location (None where the row has none); each row group is read once."""
@@ -121,7 +136,7 @@ class Source:
         }
 
     def read_images(self, locations: Iterable[Location]) -> Iterator[tuple[Location, Encoded | None]]:
-        """The same, as they come, and without a copy: buffers lie in the row group that was read.
+        """The same in the order of the places, and without a copy: buffers lie in the few rows that were read together.
 
         Raises: SourceError, also when a file is no longer what it was when it was first looked at.
         """
@@ -150,34 +165,15 @@ class Source:
             parquet = retrying(lambda: _parquet(file), file)
         except pa.ArrowInvalid as error:
             raise SourceError(f"{file} is not a Parquet file ({error}); remove it or correct --source") from error
-        except (OSError, ImportError, ValueError) as error:
+        except ValueError as error:
             raise SourceError(f"{file} cannot be opened: {error}") from error
         except Exception as error:  # every remote file system raises its own errors
-            said = f"{type(error).__name__}: {error}"
-            raise SourceError(f"{file} cannot be opened: {said}; run again to go on") from error
+            again = "; run again to go on" if is_transient(error) else ""
+            raise SourceError(f"{file} cannot be opened: {why(error)}{again}") from error
         words = changed_words(file, self.known.setdefault(file, now), now)
         if words is not None:
             raise SourceError(f"{words}; embed it again into another --run")
         return parquet
-
-    def _physical_columns(self, parquet: pq.ParquetFile, file: str) -> dict[str, str]:
-        """Our names -> the file's, checked to be there and of a fitting type."""
-        schema = parquet.schema_arrow
-        for ours, theirs in self.columns.items():
-            if theirs not in schema.names:
-                close = difflib.get_close_matches(theirs, schema.names, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(schema.names)}"
-                raise SourceError(
-                    f"{file}: no column '{theirs}', which {self.manifest.path.name} maps to columns.{ours}{hint}"
-                )
-            fits, wanted = _KINDS[_kind(ours)]
-            found = _value_type(schema.field(theirs).type)
-            if not (fits(found) or pa.types.is_null(found)):  # a column without one value has no type
-                raise SourceError(
-                    f"{file}: column '{theirs}' holds {found}, but columns.{ours} needs {wanted}; "
-                    f"correct {self.manifest.path.name} or the file"
-                )
-        return dict(self.columns)
 
     def _read_together(self, parquet: pq.ParquetFile) -> Iterator[list[int]]:
         """Row groups that are read in one go; one by one where an image's uid comes from its bytes."""
@@ -193,41 +189,43 @@ class Source:
         if together:
             yield together
 
-    def _key_table(
-        self, parquet: pq.ParquetFile, file: str, row_groups: list[int], columns: dict[str, str]
-    ) -> pa.Table:
+    def _key_table(self, parquet: pq.ParquetFile, file: str, row_groups: list[int]) -> pa.Table:
+        columns = self.columns
         known = {f"image_{side}_path" for side in (0, 1) if f"image_{side}_uid" in columns}
         wanted = {ours: theirs for ours, theirs in columns.items() if ours not in {*IMAGE_COLUMNS, *known}}
         table = self._read_groups(parquet, file, row_groups, list({*wanted.values(), *self.manifest.keep}))
-        arrays = {ours: _canonical(table[theirs], ours) for ours, theirs in wanted.items()}
-        arrays |= {name: table[name] for name in self.manifest.keep}
+        arrays = {ours: canonical(table[theirs], ours, file, self.reading) for ours, theirs in wanted.items()}
         for side in (0, 1):
             if f"image_{side}_uid" not in arrays:
                 derived = [self._derived_uids(parquet, file, row_group, side) for row_group in row_groups]
-                arrays[f"image_{side}_uid"] = pa.concat_tables([pa.table({"uid": uids}) for uids in derived])["uid"]
+                arrays[f"image_{side}_uid"] = pa.chunked_array(derived, pa.string())
+        bad_text = _checked_text(arrays)
+        arrays |= {name: table[name] for name in self.manifest.keep}
         counts = [parquet.metadata.row_group(row_group).num_rows for row_group in row_groups]
         for ours in (name for name in IMAGE_COLUMNS if name in columns):
-            sizes = _mean_bytes(parquet.metadata, row_groups, columns[ours])
+            sizes = mean_bytes(parquet.metadata, row_groups, columns[ours])
             arrays[ours.replace("_bytes", "_size_bytes")] = pa.array(np.repeat(sizes, counts))
         arrays["source_file"] = pa.repeat(file, sum(counts))
         arrays["source_row_group"] = pa.array(np.repeat(np.array(row_groups, np.int32), counts))
         arrays["source_row"] = pa.array(np.concatenate([np.arange(count) for count in counts]))
-        return pa.table(arrays)
+        return pa.table(arrays | ({} if bad_text is None else {"bad_text": pa.array(bad_text)}))
 
     def _derived_uids(self, parquet: pq.ParquetFile, file: str, row_group: int, side: int) -> pa.Array:
-        """Without a uid column an image is known by its path, or by the sha256 of its bytes."""
-        if path_column := self.columns.get(f"image_{side}_path"):
-            paths = _canonical(self._read(parquet, file, row_group, [path_column])[path_column], "image_0_uid")
-            self._check_paths_are_unique(paths, file, path_column)
-            return paths
-        column = self.columns[f"image_{side}_bytes"]
-        values = _bytes_array(self._read(parquet, file, row_group, [column])[column])
-        return pa.array([hashlib.sha256(v.as_py()).hexdigest() if v.is_valid else None for v in values], pa.string())
+        """Without a uid column an image is known by the sha256 of its bytes, or else by its path."""
+        name, uids, paths = self._image_column(side), list[str | None](), list[str]()
+        for _, batch in self._batches(parquet, file, row_group, [name]):
+            column = batch[name]
+            for row in range(batch.num_rows):
+                data, path = image_at(column, row)
+                uids.append(path if data is None else hashlib.sha256(data).hexdigest())
+                paths += [path] if data is None and path else []
+        self._check_paths_are_unique(paths, file, name)
+        return _text_array(uids)
 
-    def _check_paths_are_unique(self, paths: pa.ChunkedArray, file: str, column: str) -> None:
+    def _check_paths_are_unique(self, paths: list[str], file: str, column: str) -> None:
         """A relative path starts from its file's folder, so across folders it does not tell images apart."""
         folders = {name.rpartition("/")[0] for name in self.files}
-        if len(folders) > 1 and pc.all(pc.match_substring_regex(paths, "^/|://")).as_py() is False:
+        if len(folders) > 1 and not all(path.startswith("/") or "://" in path for path in paths):
             raise SourceError(
                 f"{file}: column '{column}' holds relative paths and the files lie in {len(folders)} folders, so equal "
                 "paths may be different images; map columns.image_0_uid and columns.image_1_uid, or read one folder"
@@ -236,16 +234,47 @@ class Source:
     def _read_group(
         self, parquet: pq.ParquetFile, file: str, row_group: int, wanted: list[Location]
     ) -> Iterator[tuple[Location, Encoded | None]]:
-        names = {side: self._image_column(side) for side in sorted({item.side for item in wanted})}
-        table = self._read(parquet, file, row_group, list(dict.fromkeys(names.values())))
-        for side, name in names.items():
-            here = [item for item in wanted if item.side == side]
-            if f"image_{side}_bytes" in self.columns:
-                column = _bytes_array(table[name])
-                yield from ((item, column[item.row].as_buffer()) for item in here)
-            else:
-                paths = [table[name][item.row].as_py() for item in here]
-                yield from zip(here, _fetch_all(paths, file), strict=True)
+        """wanted: sorted."""
+        names, waiting = {side: self._image_column(side) for side in {item.side for item in wanted}}, deque(wanted)
+        for first, batch in self._batches(parquet, file, row_group, list(dict.fromkeys(names.values()))):
+            here = list[Location]()
+            while waiting and waiting[0].row < first + batch.num_rows:
+                here.append(waiting.popleft())
+            columns = {side: batch[name] for side, name in names.items()}
+            found = [image_at(columns[item.side], item.row - first) for item in here]
+            elsewhere = iter(_fetch_all([path for data, path in found if data is None], file))
+            yield from (
+                (item, next(elsewhere) if data is None else data) for item, (data, _) in zip(here, found, strict=True)
+            )
+            if not waiting:
+                return
+        raise SourceError(f"{waiting[0].words()} is not there any more; embed {file} again into another --run")
+
+    def _batches(
+        self, parquet: pq.ParquetFile, file: str, row_group: int, columns: list[str]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """A row group's columns a few rows at a time, each with the number of its first row."""
+        rows = rows_together(parquet.metadata, row_group, columns)
+        reading: Iterator[pa.RecordBatch] | None = None
+        first = 0
+
+        def following() -> pa.RecordBatch | None:
+            """After a failure that passes from the start again, past the rows that were handed on."""
+            nonlocal reading
+            if reading is None:
+                reading = parquet.iter_batches(rows, row_groups=[row_group], columns=columns)
+                passed = 0
+                while passed < first:
+                    passed += next(reading).num_rows
+            try:
+                return next(reading, None)
+            except BaseException:
+                reading = None
+                raise
+
+        while (batch := self._reading(following, file, row_group)) is not None:
+            yield first, batch
+            first += batch.num_rows
 
     def _image_column(self, side: int) -> str:
         columns = self.columns
@@ -258,10 +287,11 @@ class Source:
             return pa.concat_tables([self._read(parquet, file, row_group, columns) for row_group in row_groups])
 
     def _read(self, parquet: pq.ParquetFile, file: str, row_group: int, columns: list[str]) -> pa.Table:
+        return self._reading(lambda: parquet.read_row_group(row_group, columns=columns), file, row_group)
+
+    def _reading(self, read: Callable[[], T], file: str, row_group: int) -> T:
         try:
-            return retrying(
-                lambda: parquet.read_row_group(row_group, columns=columns), f"{file}: row group {row_group}"
-            )
+            return retrying(read, f"{file}: row group {row_group}")
         except Exception as error:  # every remote file system raises its own errors
             if changed_meanwhile(error):
                 raise SourceError(f"{file} changed while it was read; embed it again into another --run") from error
@@ -356,13 +386,17 @@ def _from_manifest(pattern: str, manifest: Manifest) -> str:
 def expanded(pattern: str) -> list[str]:
     """The files that a path, glob or URL names; a folder of two sides is one. Raises: SourceError."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(pattern)
-        names = filesystem.glob(path) if any(mark in path for mark in "*?[") else [path]
-        names = [name for name in names if not filesystem.isdir(name) or is_folder_pair(name)]
-    except (OSError, ImportError, ValueError) as error:
+        filesystem, path = filesystem_of(pattern)
+        if any(mark in path for mark in "*?["):
+            found = retrying(lambda: filesystem.glob(path, detail=True), pattern)
+            names = [name for name, one in found.items() if one["type"] != "directory"]
+        else:  # to ask an HTTP server whether it is a folder is to read the file
+            whole = "http" in filesystem.protocol or not filesystem.isdir(path) or is_folder_pair(path)
+            names = [path] if whole else []
+    except ValueError as error:
         raise SourceError(f"cannot list {pattern}: {error}") from error
     except Exception as error:  # every remote file system raises its own errors
-        raise SourceError(f"cannot list {pattern}: {type(error).__name__}: {error}") from error
+        raise SourceError(f"cannot list {pattern}: {why(error)}") from error
     return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
 
 
@@ -372,59 +406,40 @@ def _state(file: str) -> Fingerprint:
         return {"size": sum(inside), "files": len(inside)}
     try:
         return fingerprint(file)
-    except FileNotFoundError as error:
-        raise SourceError(f"{file} is not there; correct --source, or put it back") from error
     except Exception as error:  # every remote file system raises its own errors
-        raise SourceError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+        if isinstance(error, FileNotFoundError) and is_absent(error):
+            raise SourceError(f"{file} is not there; correct --source, or put it back") from error
+        raise SourceError(f"{file} cannot be read: {why(error)}") from error
 
 
 def _parquet(file: str) -> pq.ParquetFile:
     """Opened so that only the bytes of the columns that are asked for travel, in few requests."""
-    filesystem, path = fsspec.core.url_to_fs(file)
-    if is_local(file):
-        return pq.ParquetFile(path)
-    return pq.ParquetFile(filesystem.open(path, "rb", cache_type="none"), pre_buffer=True)
+    filesystem, path = filesystem_of(file)
+    if is_local(file):  # mapped into memory it would be as fast, and a file that is cut meanwhile end the process
+        return pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES)
+    stream = filesystem.open(path, "rb", cache_type="none")
+    parquet = pq.ParquetFile(stream, pre_buffer=True)
+    groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+    if max((group.total_byte_size for group in groups), default=0) <= WHOLE_GROUP_BYTES:
+        return parquet
+    return pq.ParquetFile(stream, metadata=parquet.metadata, buffer_size=8 * READ_BUFFER_BYTES)
 
 
-def _kind(ours: str) -> str:
-    if ours == "votes":
-        return "votes"
-    if ours in LABEL_COLUMNS:
-        return "label"
-    if ours in ("annotator_id", "judgement_id", "image_0_uid", "image_1_uid"):
-        return "id"
-    if ours == "labelled":
-        return "flag"
-    return "bytes" if ours in IMAGE_COLUMNS else "text"
+def _checked_text(arrays: dict[str, pa.ChunkedArray]) -> np.ndarray | None:
+    """Every text made whole in its place; which rows had one that was not."""
+    bad: np.ndarray | None = None
+    for ours, column in arrays.items():
+        if pa.types.is_string(column.type):
+            arrays[ours], found = whole_text(column)
+            if found is not None:
+                bad = found if bad is None else bad | found
+    return bad
 
 
-def _value_type(column_type: pa.DataType) -> pa.DataType:
-    """Hugging Face `Image` features hold a struct of bytes and path; its bytes are the value."""
-    if pa.types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0:
-        return column_type.field("bytes").type
-    if pa.types.is_dictionary(column_type):
-        return column_type.value_type
-    return column_type
-
-
-def _canonical(column: pa.ChunkedArray, ours: str) -> pa.ChunkedArray:
-    kind = _kind(ours)
-    if kind == "label" and not _KINDS["text"][0](column.type):
-        return column.cast(pa.float64())
-    return column if kind in ("flag", "label", "votes") else column.cast(pa.string())
-
-
-def _mean_bytes(metadata: pq.FileMetaData, row_groups: list[int], column: str) -> np.ndarray:
-    """float64 (row groups,): bytes of one image as the file's metadata tells them, without reading any."""
-    first = metadata.row_group(row_groups[0])
-    paths = [first.column(i).path_in_schema for i in range(first.num_columns)]
-    leaf = next(i for i, path in enumerate(paths) if path in (column, f"{column}.bytes"))
-    found = [metadata.row_group(row_group) for row_group in row_groups]
-    return np.array([group.column(leaf).total_uncompressed_size / max(group.num_rows, 1) for group in found])
-
-
-def _bytes_array(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+def _text_array(values: list[str | None]) -> pa.Array:
+    """Text of which some may be paths that are no UTF-8: `whole_text` finds them."""
+    raw = pa.array([None if value is None else os.fsencode(value) for value in values], pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), raw.null_count)
 
 
 def _fetch_all(values: list[str | None], beside: str) -> list[bytes | None]:
@@ -446,10 +461,12 @@ def _fetch(value: str | None, beside: str) -> bytes | None:
     location = _absolute(value, beside)
     try:
         return read_whole(location)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError):
-        return None  # counted as image_missing
+    except ValueError:
+        return None  # no path and no URL; counted as image_missing
     except Exception as error:  # every remote file system raises its own errors; an outage must not drop images
-        raise SourceError(f"{location} cannot be read: {type(error).__name__}: {error}; run again to go on") from error
+        if is_absent(error):
+            return None  # counted as image_missing
+        raise SourceError(f"{location} cannot be read: {why(error)}; run again to go on") from error
 
 
 def _absolute(value: str, beside: str) -> str:

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -12,6 +13,7 @@ from curate import cli
 from curate.storage import files
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 from tests.curate.object_store import Gate, object_store
+from tests.curate.web import Web, web_server
 
 
 @pytest.fixture
@@ -72,6 +74,28 @@ def gate(served: Gate, monkeypatch: pytest.MonkeyPatch) -> Gate:
     served.requests.clear()
     fsspec.filesystem("s3").invalidate_cache()
     return served
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A web server that is the hub of this process, too, with a cache of its own and waits that a test can bear."""
+    from huggingface_hub import close_session, constants
+
+    monkeypatch.setattr(files, "RETRY_WAITS_SEC", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with web_server() as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        files._hub.cache_clear()
+        files._listed_sec.clear()
+        yield server
+        close_session()
+        files._hub.cache_clear()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def test_help_is_one_sentence_and_one_example(name: str) -> None:
 @pytest.mark.parametrize("name", ["run", "sample"])
 def test_every_option_is_explained(name: str) -> None:
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    assert len(command.params) <= 17
+    assert len(command.params) <= 18
     assert all(parameter.help for parameter in command.params if parameter.name != "help")
 
 
@@ -42,21 +42,44 @@ def test_neither_model_nor_preset_means_the_demo_and_says_so(train: Train, shard
 def test_a_model_alone_chooses_the_preset_of_its_family(train: Train, shards: Path, sd: Path, sdxl: Path) -> None:
     for model, preset in ((sd, "sd15"), (sdxl, "sdxl")):
         result = train("run", "--shards", shards, "--model", model, "--dry-run", "--json")
-        assert result.err == f"No --preset: taking {preset}, which fits {model}.\n"
+        assert result.err.startswith(f"No --preset: taking {preset}, which fits {model}.\nThis machine (")
         assert result.json()["recipe"]["run"]["batch_pairs"] == 2048
 
 
 def test_accumulation_follows_from_the_number_of_gpus(
-    train: Train, shards: Path, sd: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, shards: Path, sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch is stated in pairs: 2048 of them, 8 to a forward; nothing else of the recipe changes."""
-    plans = {}
+    plans, config = {}, tmp_path / "eight.toml"
+    config.write_text("[run]\nmicro_batch_pairs = 8\ngradient_checkpointing = true\n")
     for processes, micro_steps in ((1, 256), (8, 32), (16, 16), (3, 86)):
         monkeypatch.setenv("WORLD_SIZE", str(processes))
-        plan = train("run", "--shards", shards, "--model", sd, "--preset", "sd15", "--dry-run", "--json").json()
+        plan = train(
+            *("run", "--shards", shards, "--model", sd, "--preset", "sd15", "--config", config, "--dry-run", "--json")
+        ).json()
         assert (plan["processes"], plan["micro_steps_per_step"]) == (processes, micro_steps)
         plans[processes] = plan["recipe"]
     assert all(recipe == plans[1] for recipe in plans.values())
+
+
+def test_a_dry_run_counts_what_a_run_costs(train: Train, shards: Path, sd: Path) -> None:
+    result = train("run", "--shards", shards, "--model", sd, "--preset", "demo", "--dry-run", "--json")
+    plan = result.json()
+    assert plan["tflop"] == pytest.approx(plan["tflop_per_pair"] * 50 * 32)
+    assert plan["device_hours_at_100_tflop_per_sec"] == pytest.approx(plan["tflop"] / 100 / 3600)
+    *parts, total = plan["bytes_on_each_device"].values()
+    assert sum(parts) == total > 0
+    # Nine pictures of 64 px, three prompts and the empty one, 2 bytes a value.
+    assert plan["unique_images"] == 9
+    assert plan["cache_bytes"] == 2 * (9 * 2 * 4 * 32 * 32 + 4 * 77 * 16)
+
+
+def test_a_dry_run_without_the_model_still_prints_the_recipe(train: Train, shards: Path, tmp_path: Path) -> None:
+    options = ("--shards", shards, "--preset", "sd15", "--model", tmp_path / "absent", "--dry-run", "--json")
+    result = train("run", *options)
+    assert result.err.startswith(f"The cost is not counted: {tmp_path / 'absent'} is neither a folder nor a model")
+    assert result.json()["recipe"]["run"]["micro_batch_pairs"] == "auto"
+    assert result.json()["micro_steps_per_step"] is None
 
 
 def test_usage_errors_exit_with_two(train: Train, shards: Path, tmp_path: Path) -> None:

@@ -100,6 +100,9 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ({"run": {"micro_batch_pairs": "some"}}, "`run.micro_batch_pairs` is 'some'; it must be of type int or auto."),
+        ({"run": {"micro_batch_pairs": 0}}, "`run.micro_batch_pairs` is 0; it must be at least 1."),
+        ({"run": {"gradient_checkpointing": 1}}, "`run.gradient_checkpointing` is 1; it must be of type bool or auto."),
         ({"run": {"steps": "3"}}, "`run.steps` is '3'; it must be of type int."),
         ({"run": {"steps": True}}, "`run.steps` is True; it must be of type int."),
         ({"run": {"steps": 0}}, "`run.steps` is 0; it must be at least 1."),

@@ -64,7 +64,7 @@ def vae(**options: Any) -> AutoencoderKL:
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
+        latent_channels=options.pop("latent_channels", 4),
         norm_num_groups=4,
         sample_size=RESOLUTION_PX,
         scaling_factor=0.5,
@@ -270,4 +270,20 @@ def save_sd3(folder: Path, *, t5: bool = True) -> Path:
         text_encoder_3=T5EncoderModel(config).eval() if t5 else None,  # type: ignore[arg-type]
         tokenizer_3=t5_tokenizer() if t5 else None,
     ).save_pretrained(folder)
+    return folder
+
+
+def save_outline_of_sd15(folder: Path) -> Path:
+    """The configuration of SD1.5's denoiser and VAE at full size, without weights."""
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with torch.device("meta"):
+        UNet2DConditionModel(
+            sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8
+        ).save_config(folder / "unet")
+        AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        ).save_config(folder / "vae")
     return folder

@@ -47,7 +47,7 @@ class BatchPlan:
     def micro_steps(self) -> list[list[int]]:
         """The positions that this process works through in each step."""
         run = self.recipe.run
-        return positions(run.batch_pairs, run.micro_batch_pairs, self.rank, self.processes)
+        return positions(run.batch_pairs, run.pairs_at_once, self.rank, self.processes)
 
     @cached_property
     def split(self) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " held_out"]]:
@@ -120,7 +120,7 @@ class BatchPlan:
         groups: dict[ShapePx, list[BatchSlot]] = {}
         for slot in slots:
             groups.setdefault(self._shape_px(slot.pair), []).append(slot)
-        size = self.recipe.run.micro_batch_pairs
+        size = self.recipe.run.pairs_at_once
         return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
     def _shape_px(self, pair: int) -> ShapePx:

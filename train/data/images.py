@@ -1,13 +1,14 @@
 """Encoded bytes to the pixels that a model is trained on."""
 
-import io
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+
+from schemas.pictures import load_picture, upright_rgb
 
 
 class Crop(NamedTuple):
@@ -18,15 +19,8 @@ class Crop(NamedTuple):
 
 
 def decode(data: bytes) -> Image.Image:
-    """RGB, upright, transparency laid over white. Raises: OSError, ValueError, SyntaxError from Pillow."""
-    with Image.open(io.BytesIO(data)) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-        return image.convert("RGB")
+    """RGB, upright, transparency laid over white, as it was scored. Raises: whatever Pillow raises for bad bytes."""
+    return upright_rgb(load_picture(data))
 
 
 def centre_crop(image: Image.Image, height_px: int, width_px: int) -> Crop:

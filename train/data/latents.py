@@ -5,7 +5,9 @@ from it anew. A mirrored image has a posterior of its own, because a VAE does no
 """
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -144,21 +146,31 @@ def check_finite_prompts(model: DiffusionModel, prompts: list[str], states: Floa
 
 
 def read_crop(pairs: PairSet, image: int, resolution_px: int) -> Crop:
-    """The pixels that a model is trained on. Raises: ShardError naming an image that cannot be decoded."""
-    return centre_crop(read_image(pairs, image), *pairs.shape_px(image, resolution_px))
+    """The pixels that a model is trained on. Raises: ShardError naming an image that cannot be decoded or cut."""
+    with _named(pairs, image):
+        return centre_crop(read_image(pairs, image), *pairs.shape_px(image, resolution_px))
 
 
 def read_image(pairs: PairSet, image: int) -> Image.Image:
     """A whole picture. Raises: ShardError naming it when it cannot be decoded."""
     location = pairs.images[image]
-    try:
+    with _named(pairs, image):
         data = location.read()
         if pairs.hashes and hashlib.sha256(data).hexdigest() != pairs.hashes[image]:
             raise ShardError(f"The image {location} is not the one that its sample's `{META}` names; {EXPORT_AGAIN}.")
         return decode(data)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+
+
+@contextmanager
+def _named(pairs: PairSet, image: int) -> Iterator[None]:
+    try:
+        yield
+    except ShardError:
+        raise
+    except Exception as error:  # each format's decoder raises kinds of its own for bad bytes
         raise ShardError(
-            f"The image {location} cannot be decoded ({error}); drop it with `curate embed` and export again."
+            f"The image {pairs.images[image]} cannot be decoded ({error}); drop it with `curate embed` and export"
+            " again."
         ) from error
 
 

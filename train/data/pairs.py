@@ -284,5 +284,6 @@ def _side(meta: dict[str, Any], location: ImageLocation) -> Side:
 def _values(meta: dict[str, Any]) -> dict[str, float]:
     values = {} if meta.get("quality") is None else {"quality": float(meta["quality"])}
     for scorer, sides in (meta.get("scores") or {}).items():
-        values[f"{scorer}_margin"] = float(sides[PREFERRED]) - float(sides[REJECTED])
+        if None not in (scores := [sides[side] for side in (PREFERRED, REJECTED)]):  # null: it was not finite
+            values[f"{scorer}_margin"] = float(scores[0]) - float(scores[1])
     return values

@@ -26,8 +26,8 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import S
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.nn import functional as F
@@ -199,9 +199,16 @@ def pipeline_index(source: str) -> dict[str, Any]:
         if not Path(located).is_dir():
             path = Path(hf_hub_download(located, "model_index.json"))
         path.stat()
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except GatedRepoError as error:
         raise ModelError(
-            f"{source} is neither a folder nor a model that the hub gives; check the name and the network."
+            f"{source} is gated: accept its terms at {constants.ENDPOINT}/{source} with your account, then log in by"
+            " `hf auth login`, or set HF_TOKEN."
+        ) from error
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        answer = f" (it answers {status}); for a private one log in by `hf auth login`, else" if status else ";"
+        raise ModelError(
+            f"{source} is neither a folder nor a model that the hub gives{answer} check the name and the network."
         ) from error
     except OSError as error:
         raise ModelError(
@@ -216,6 +223,12 @@ def pipeline_index(source: str) -> dict[str, Any]:
         known = ", ".join(FAMILY_OF_PIPELINE)
         raise ModelError(f"{source} is a {index.get('_class_name')}; train takes {known} only.")
     return index
+
+
+def fetched(source: str) -> bool:
+    """Whether a model's denoiser is here already: false for a hub id that is not in the hub's cache."""
+    located, name = locate(source), FAMILIES[family_of(source)].denoiser_name
+    return Path(located).is_dir() or isinstance(try_to_load_from_cache(located, f"{name}/config.json"), str)
 
 
 def family_of(source: str) -> Family:
@@ -233,7 +246,7 @@ def whole_pipeline(source: str) -> Iterator[None]:
 
 
 def load(source: str, denoiser: Any = None) -> DiffusionModel:
-    """All parts in float32, frozen, on the CPU; a `denoiser` that is given stands for the source's own.
+    """All parts in float32, frozen, on the CPU; a `denoiser` that is given stands for the source's own, as it is.
 
     Raises: ModelError.
     """
@@ -259,9 +272,25 @@ def load(source: str, denoiser: Any = None) -> DiffusionModel:
     prediction_type = model.scheduler.config.get("prediction_type", "flow")
     if prediction_type not in ("epsilon", "v_prediction", "flow"):
         raise ModelError(f"{source} predicts `{prediction_type}`; train takes `epsilon` and `v_prediction`.")
-    for module in (model.denoiser, model.vae, *model.text_encoders):
+    for module in (*([] if denoiser else [model.denoiser]), model.vae, *model.text_encoders):
         module.requires_grad_(False).eval()
     return model
+
+
+def outline(source: str) -> DiffusionModel:
+    """Denoiser, VAE and scheduler without weights, on the meta device; no text encoders. Raises: ModelError."""
+    family, located = family_of(source), locate(source)
+    spec = FAMILIES[family]
+    with whole_pipeline(source), torch.device("meta"):
+        return DiffusionModel(
+            family=family,
+            denoiser=spec.denoiser.from_config(spec.denoiser.load_config(located, subfolder=spec.denoiser_name)),
+            vae=AutoencoderKL.from_config(AutoencoderKL.load_config(located, subfolder="vae")),
+            text_encoders=[],
+            tokenizers=[],
+            scheduler=spec.scheduler(),
+            zero_empty_prompt=False,
+        )
 
 
 def pipeline_around(source: str, denoiser: Any) -> Any:

@@ -37,11 +37,11 @@ def check(recipe: Recipe, processes: int) -> None:
         raise SettingsError('run.fsdp does not scale losses for fp16; set run.mixed_precision = "bf16".')
     if data.buckets:
         raise SettingsError("run.fsdp needs pictures of one shape; set data.buckets = false.")
-    together = processes * run.micro_batch_pairs
+    together = processes * run.pairs_at_once
     if run.batch_pairs % together:
         raise SettingsError(
             f"run.fsdp needs all processes to take as many pairs: run.batch_pairs {run.batch_pairs} is no multiple of"
-            f" run.micro_batch_pairs {run.micro_batch_pairs} x {processes} processes = {together}."
+            f" run.micro_batch_pairs {run.pairs_at_once} x {processes} processes = {together}."
         )
 
 

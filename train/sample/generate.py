@@ -13,6 +13,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from PIL import Image
 
 from train.errors import SettingsError
+from train.model.device import check_gpu
 from train.model.memory import AtOnce, enough_memory
 from train.model.saving import open_pipeline
 from train.sample.prompts import Prompt
@@ -79,6 +80,7 @@ def _image_seed(seed: int, prompt: str, number: int) -> int:
 
 def open_generator(source: str, scheduler: str | None) -> Any:
     """A pipeline on this machine's device, its latents decoded in slices. Raises: ModelError, SettingsError."""
+    check_gpu()
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     pipeline = open_pipeline(source, torch.float32 if device.type == "cpu" else torch.float16)
     if scheduler is not None:
@@ -121,7 +123,7 @@ def generate(pipeline: Any, requests: list[PictureRequest], generation: Generati
     noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in requests]
     pixels: torch.Tensor = pipeline(
         prompt=[one.prompt.text for one in requests],
-        latents=torch.from_numpy(np.stack(noise)).to(pipeline.device, _denoiser(pipeline).dtype),
+        latents=torch.from_numpy(np.stack(noise)).to(pipeline.device, pipeline.vae.dtype),
         generator=[torch.Generator().manual_seed(one.seed) for one in requests],  # for schedulers that add noise
         num_inference_steps=generation.steps,
         guidance_scale=generation.guidance,

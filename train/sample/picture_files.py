@@ -18,6 +18,7 @@ from train.errors import RunDirectoryError
 from train.files import whole_folder, write_json
 from train.model.families import locate
 from train.model.saving import pipeline_of
+from train.model.single_file import SINGLE_FILE
 from train.sample.generate import PictureRequest, to_picture
 
 SETTINGS, PART_FILE, IMAGES = "sampling.json", "part.json", "images"
@@ -132,11 +133,12 @@ def record_settings(output: Path, settings: dict[str, Any], weights: dict[str, s
 
 
 def fingerprint(source: str) -> str:
-    """A hash of a model's files, of a LoRA's base too; a hub id stands for itself."""
+    """A hash of a model's files but a single file of the same weights, of a LoRA's base too; a hub id is its own."""
     folder, digest = Path(locate(source)), hashlib.sha256()
     if not folder.is_dir():
         return source
-    for path in sorted(item for item in folder.rglob("*") if item.suffix in WEIGHTS and item.is_file()):
+    files = (item for item in folder.rglob("*") if item.suffix in WEIGHTS and item.name != SINGLE_FILE)
+    for path in sorted(item for item in files if item.is_file()):
         with path.open("rb") as stream:
             digest.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     if (base := pipeline_of(str(folder))) != str(folder):

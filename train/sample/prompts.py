@@ -4,11 +4,11 @@
 column category or Category. The project ships manifests of known sets (data_manifests/prompts), never the sets.
 """
 
-import csv
 import json
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ def read_prompts(path: Path, set_manifest: dict[str, Any] | None = None) -> Prom
     try:
         rows = {".txt": _from_txt, ".tsv": _from_tsv, ".json": _from_json, ".parquet": _from_parquet}[path.suffix](path)
         found = _prompts(rows, set_manifest.get("columns", {}))
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise PromptError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
         wanted = " or ".join([set_manifest["columns"]["prompt"]] if set_manifest else PROMPT_COLUMNS)
@@ -128,7 +128,10 @@ def _prompts(rows: list[Row], columns: dict[str, str]) -> list[Prompt]:
 def _text(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"not text: {value!r}")
-    return value.strip() if value else None
+    if not value:
+        return None
+    value.encode()  # half a surrogate pair, as JSON can hold it, is no text: UnicodeEncodeError
+    return value.strip()
 
 
 def _in_blocks(prompts: list[Prompt], blocks: list[dict[str, Any]]) -> list[Prompt]:
@@ -140,24 +143,35 @@ def _in_blocks(prompts: list[Prompt], blocks: list[dict[str, Any]]) -> list[Prom
 
 
 def _from_txt(path: Path) -> list[Row]:
-    return [{"prompt": line} for line in path.read_text("utf-8").splitlines()]
+    return [{"prompt": line} for line in _lines(path)]
 
 
 def _from_tsv(path: Path) -> list[Row]:
-    lines = path.read_text("utf-8").splitlines()
-    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    header, *lines = (line.split("\t") for line in _lines(path) if line)
+    return [dict(zip_longest(header, fields[: len(header)])) for fields in lines]
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines end at a line feed alone: U+2028 and its like are part of a prompt."""
+    return path.read_text("utf-8-sig").removesuffix("\n").split("\n")
 
 
 def _from_json(path: Path) -> list[Row]:
-    document = json.loads(path.read_text("utf-8"))
+    document = json.loads(path.read_text("utf-8-sig"))
     if not isinstance(document, list):
         raise ValueError("not a list")
     return [{"prompt": entry} if isinstance(entry, str) else dict(entry) for entry in document]
 
 
 def _from_parquet(path: Path) -> list[Row]:
-    texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]  # never pictures
+    texts = [field.name for field in pq.read_schema(path) if _is_text(field.type)]  # never pictures
     return pq.read_table(path, columns=texts).to_pylist()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """pandas writes large strings, polars views of them, both a dictionary of a categorical column."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
 
 
 def _check_keys(set_manifest: dict[str, Any]) -> None:

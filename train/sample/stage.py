@@ -42,6 +42,8 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
     >>> sample(twice)["pairs"]
     2
     """
+    from train.model.families import fetched
+    from train.model.saving import pipeline_of
     from train.sample.generate import GenerationSettings
     from train.sample.sampling import MANIFEST_FILE, Sampling, draw_pairs, fault_words, save_comparison
 
@@ -57,6 +59,9 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
         options.models,
     )
     silence_libraries()
+    for one in sampling.models:
+        if not fetched(pipeline_of(one.source)):
+            note(f"Fetching {one.source} from the hub, once: some 4 to 30 GB.")
     with Reporter(main=True) as reporter:
         faults = draw_pairs(sampling, output, lambda done, total: reporter.advance("sample", done, total))
     models = [one.name for one in sampling.models]

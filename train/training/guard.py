@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from train.config import Recipe
 from train.errors import DivergenceError
 from train.model.memory import enough_memory
@@ -20,17 +22,22 @@ class Guard:
     skipped: int = 0
     in_a_row: int = 0
 
-    def fault(self, loss: float, grad_norm: float) -> str | None:
-        """Why this step must not be taken, or None; either is counted."""
-        fault, limit = None, self.grad_norm_limit
+    def fault(self, loss: float, grad_norm: float, scaler: torch.amp.GradScaler | None = None) -> str | None:
+        """Why this step must not be taken, or None; either is counted.
+
+        scaler: fp16's. While it looks for a loss scale, from 65536 down, its steps are skipped, but none is in a row.
+        """
+        fault, limit, searching = None, self.grad_norm_limit, False
         if not math.isfinite(loss):
             fault = f"the loss is {loss}"
         elif not math.isfinite(grad_norm):
             fault = f"the gradient norm is {grad_norm}"
+            if scaler is not None and (scale := scaler.get_scale()) > 1:
+                fault, searching = f"{fault} at fp16's loss scale {scale:g}, which is halved", True
         elif limit is not None and grad_norm > limit:
             fault = f"the gradient norm is {grad_norm:.4g}, over optimizer.skip_grad_norm_over {limit:g}"
         self.skipped += fault is not None
-        self.in_a_row = 0 if fault is None else self.in_a_row + 1
+        self.in_a_row = 0 if fault is None else self.in_a_row + (not searching)
         return fault
 
     def stop_if_diverged(self, step: int, fault: str, last_good: Path | None) -> None:
@@ -47,16 +54,17 @@ def enough_memory_to_train(recipe: Recipe) -> AbstractContextManager[None]:
     """Turn a refused allocation into what to change. Raises: MemoryFullError."""
     return enough_memory(
         f"for this recipe: {'; or '.join(_savings(recipe))}."
-        " --resume takes none of these changes: where there is a checkpoint, name another --output, too."
+        " With --resume, run.micro_batch_pairs and run.gradient_checkpointing alone may change; for the others name"
+        " another --output."
     )
 
 
 def _savings(recipe: Recipe) -> list[str]:
     """What would need less memory, the cheapest first."""
     run, optimizer = recipe.run, recipe.optimizer
-    micro = f"lower run.micro_batch_pairs from {run.micro_batch_pairs}, which changes results by rounding at most"
+    micro = f"lower run.micro_batch_pairs from {run.pairs_at_once}, which changes results by rounding at most"
     found = {
-        micro: run.micro_batch_pairs > 1,
+        micro: run.pairs_at_once > 1,
         "set run.gradient_checkpointing = true": not run.gradient_checkpointing,
         'set run.mixed_precision = "bf16"': run.mixed_precision == "no",
         'set optimizer.name = "adafactor"': recipe.lora is None and optimizer.name != "adafactor",

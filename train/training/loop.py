@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
-from torch import Tensor
 
 from train.config import Recipe, as_toml
 from train.data.batches import BatchPlan, BatchStream
@@ -22,13 +21,17 @@ from train.data.pairs import PairSet
 from train.errors import RunDirectoryError, SettingsError
 from train.files import write_json
 from train.model import fsdp, saving
-from train.model.families import DiffusionModel, load, prompts_cut
+from train.model.compose import compose, composed
+from train.model.device import check_gpu
+from train.model.families import DiffusionModel, fetched, load, prompts_cut
 from train.model.fsdp import whole
 from train.model.lora import trainable
 from train.model.memory import forget_peak, peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
 from train.terminal import Reporter
+from train.training import cost
+from train.training.checkpointing import Checkpointing
 from train.training.guard import Guard, enough_memory_to_train
 from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
 from train.training.output import checkpoint, run_folder
@@ -38,7 +41,8 @@ from train.training.pair_errors import pair_errors, pair_metrics
 from train.training.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PROCESS_TIMEOUT = timedelta(days=1)  # while one fills the cache or writes; NCCL's own limit is 10 minutes
+# How long processes wait for one of them: while it fills the cache, and from the first step on, when it may write.
+CACHE_TIMEOUT, STEP_TIMEOUT = timedelta(days=1), timedelta(minutes=30)
 
 
 def run_training(
@@ -53,21 +57,30 @@ def run_training(
     """
     run, accelerator = recipe.run, open_accelerator(recipe)
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
+    recipe, parts = composed(recipe, output)
     settings = run_folder.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache)
+    settings |= {"composed_of": parts} if parts else {}
     finished = run_folder.finished_summary(output, settings, resume=resume)
     agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:
         reporter = stack.enter_context(Reporter(main=main))
-        stack.enter_context(enough_memory_to_train(recipe))
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
+        if parts and main:
+            compose(parts, Path(recipe.model))
+        accelerator.wait_for_everyone()
+        recipe = fit_to_device(recipe, accelerator, reporter)
+        run, settings["recipe"] = recipe.run, recipe.as_table()
+        stack.enter_context(enough_memory_to_train(recipe))
         if main:
-            run_folder.begin(output, settings)
+            run_folder.begin(output, settings, reporter.say)
         accelerator.wait_for_everyone()
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
 
         # The model and its latents; the encoders are let go once the cache stands.
+        if not fetched(recipe.model):
+            reporter.say(f"Fetching {recipe.model} from the hub, once: some 4 to 30 GB.")
         model = load(recipe.model)
         if recipe.data.empty_prompts == "encoded":
             model = replace(model, zero_empty_prompt=False)
@@ -87,11 +100,11 @@ def run_training(
         decay = recipe.optimizer.ema_decay
         average = None if decay is None else MovingAverage(parameters, decay)
         guard = Guard(recipe.optimizer.skip_grad_norm_over)
+        checkpoints = Checkpointing(output, run, parameters, plain_optimizer, average, accelerator, guard)
         newest = checkpoint.newest(output, reporter.say)
         first_step = agreed_step(accelerator, output, 0 if newest is None else newest.step)
         if newest is not None:
-            checkpoint.restore(newest, parameters, plain_optimizer, average)
-            restore_scaler_and_guard(newest.state, accelerator, guard)
+            checkpoints.restore(newest)
             reporter.say(f"Resuming after step {first_step}.")
         plan = BatchPlan(
             recipe=recipe,
@@ -103,20 +116,23 @@ def run_training(
             rank=accelerator.process_index,
             processes=processes,
         )
+        let_nobody_wait_long(processes)
         batches = stack.enter_context(closing(BatchStream(plan, first_step)))
         announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
         log = stack.enter_context(RunLog(output, first_step, run.wandb_project)) if main else None
+        stack.enter_context(checkpoints)
         began = time.perf_counter()
 
         for step in range(first_step, run.steps):
             step_began = time.perf_counter()
             rate = set_learning_rate(plain_optimizer, recipe.optimizer, step)
-            sums: Tensor | float = 0.0
+            sums = torch.zeros((), device=device)
 
             # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
             # Processes average theirs, hence the factor; they meet in the last micro-step only.
             last_micro_step = False
             while not last_micro_step:
+                checkpoints.leave_step(step)
                 batch, last_micro_step = next(batches)
                 with nullcontext() if last_micro_step else accelerator.no_sync(policy):
                     with accelerator.autocast():
@@ -127,11 +143,12 @@ def run_training(
                 sums = sums + torch.stack([values.sum() for values in per_pair.values()])
 
             # One look at the device a step: the sums of all processes and the gradient's norm, which tell
-            # whether the step may be taken. Under fp16 the scaler must hear of every step.
+            # whether the step may be taken, and what processes wish. Under fp16 the scaler must hear of every step.
             norm = accelerator.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
+            sums = torch.cat([sums, sums.new_tensor(checkpoints.wishes())])
             means = accelerator.reduce(sums, "sum") / run.batch_pairs
-            *values, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
-            fault = guard.fault(values[0], grad_norm)
+            *values, stopping, old, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
+            fault = guard.fault(values[0], grad_norm, accelerator.scaler)
             if fault is None:
                 optimizer.step()
             elif accelerator.scaler is not None:
@@ -158,11 +175,10 @@ def run_training(
                 reporter.say(f"Step {done} skipped: {fault}.")
                 last_good = checkpoint.newest(output, reporter.say)
                 guard.stop_if_diverged(done, fault, None if last_good is None else last_good.folder)
-            if (main or run.fsdp) and (done % run.checkpoint_every_steps == 0 or done == run.steps):
-                state, keep = scaler_and_guard_state(accelerator, guard), run.keep_checkpoints
-                checkpoint.save(output, done, parameters, plain_optimizer, average, state, keep=keep, write=main)
+            checkpoints.after_step(done, stopping=stopping, old=old)
             if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
-                sample_grid(output, done, recipe, plan.prompts(run.sample_prompts), family, denoiser, save=main)
+                prompts = plan.prompts(run.sample_prompts)
+                sample_grid(output, done, recipe, prompts, denoiser, reference, accelerator)
 
         if average is not None:
             average.copy_to(parameters)
@@ -170,24 +186,31 @@ def run_training(
         accelerator.end_training()
         if not main:
             return None
-        summary = {
-            "model": str(output / "model"),
-            "base": recipe.model,
-            "steps": run.steps,
-            "pairs": len(pairs.pairs),
-            "pairs_drawn": run.steps * run.batch_pairs,
-            "prompts_cut": cut,
-            "seconds": round(time.perf_counter() - began, 2),
-            **mean_of_last(output / "log.jsonl"),
-            "skipped_steps": guard.skipped,
-            "peak_memory_bytes": peak_memory_bytes(device),
-        }
+        summary = summary_of(recipe, output, pairs, cut, guard, time.perf_counter() - began, device)
         facts = {**pairs.counts(), **summary, "source": pairs.source}
         card = partial(write_card, settings=settings, facts=facts, log=output / "log.jsonl")
         with saving.resumable(output):
             saving.save_model(output, denoiser, family, settings, pairs.source, card)
         write_json(output / run_folder.SUMMARY, summary)
         return summary
+
+
+def summary_of(
+    recipe: Recipe, output: Path, pairs: PairSet, cut: int, guard: Guard, seconds: float, device: torch.device
+) -> dict[str, Any]:
+    """The final numbers of a run, as summary.json has them. cut: prompts longer than the text encoder takes."""
+    return {
+        "model": str(output / "model"),
+        "base": recipe.model,
+        "steps": recipe.run.steps,
+        "pairs": len(pairs.pairs),
+        "pairs_drawn": recipe.run.steps * recipe.run.batch_pairs,
+        "prompts_cut": cut,
+        "seconds": round(seconds, 2),
+        **mean_of_last(output / "log.jsonl"),
+        "skipped_steps": guard.skipped,
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
 
 
 def open_accelerator(recipe: Recipe) -> Accelerator:
@@ -197,21 +220,33 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         raise SettingsError(
             'run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.'
         )
+    check_gpu()
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the launcher's would divide the loss
         kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT),
+            InitProcessGroupKwargs(timeout=CACHE_TIMEOUT),
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # or each gradient is held twice
         ],
     )
     _check_distribution(accelerator.distributed_type)
-    fsdp.check(recipe, accelerator.num_processes)
     if wanted < accelerator.num_processes:
         raise SettingsError(
             f"run.batch_pairs is {wanted}, but {accelerator.num_processes} processes are to share them."
         )
     return accelerator
+
+
+def fit_to_device(recipe: Recipe, accelerator: Accelerator, reporter: Reporter) -> Recipe:
+    """Numbers for what the recipe leaves to the free memory, the same on all processes. Raises: ModelError."""
+    processes = accelerator.num_processes
+    if cost.is_open(recipe):
+        free = torch.tensor([cost.free_bytes(accelerator.device) // 2**20], device=accelerator.device)
+        free_mib = int(accelerator.gather(free).min())
+        recipe = cost.fitted(recipe, free_mib * 2**20, processes)
+        reporter.say(f"{free_mib:,} MiB of memory are free: {cost.choice(recipe)}.")
+    fsdp.check(recipe, processes)
+    return recipe
 
 
 def agreed_step(accelerator: Accelerator, output: Path, step: int) -> int:
@@ -224,6 +259,14 @@ def agreed_step(accelerator: Accelerator, output: Path, step: int) -> int:
             " to resume, give all machines one --output that they share."
         )
     return step
+
+
+def let_nobody_wait_long(processes: int) -> None:
+    """From here on a process that hangs ends the run after STEP_TIMEOUT, instead of holding all devices for a day."""
+    if processes > 1:
+        distributed = torch.distributed  # older ones have the function under another name
+        set_timeout = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout
+        set_timeout(STEP_TIMEOUT)
 
 
 def _check_distribution(kind: DistributedType) -> None:
@@ -267,7 +310,7 @@ def announce(
     reporter.say(as_toml(recipe.as_table()))
     reporter.say(
         f"{run.batch_pairs} pairs a step: {processes} process(es), {micro_steps} micro-step(s)"
-        f" of at most {run.micro_batch_pairs}; {run.steps} steps over {len(pairs.pairs)} pairs."
+        f" of at most {run.pairs_at_once}; {run.steps} steps over {len(pairs.pairs)} pairs."
     )
     if prompts_cut:
         reporter.say(
@@ -278,16 +321,3 @@ def announce(
             f"{len(pairs.unequal_sides)} of {len(pairs.pairs)} pairs have sides of different sizes, each scaled and"
             f" cut at its middle on its own; the first is {pairs.unequal_sides[0]}."
         )
-
-
-def scaler_and_guard_state(accelerator: Accelerator, guard: Guard) -> dict[str, Any]:
-    """What a checkpoint holds beside weights and moments: the fp16 loss scale, the steps skipped."""
-    scale = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
-    return {"loss_scale": scale, "skipped": (guard.skipped, guard.in_a_row)}
-
-
-def restore_scaler_and_guard(state: dict[str, Any], accelerator: Accelerator, guard: Guard) -> None:
-    """The inverse of `scaler_and_guard_state`."""
-    guard.skipped, guard.in_a_row = state.get("skipped", (0, 0))
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state["loss_scale"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.config import Recipe, load_recipe, without_none
+from train.errors import ModelError, SettingsError
 from train.files import absolute, run_folder
 from train.terminal import note, silence_libraries
 
@@ -36,6 +37,7 @@ class TrainOptions:
     cache: Path | None = None
     use_cache: bool = True
     resume: bool = False
+    single_file: bool = False
 
     @property
     def shards_folder(self) -> Path:
@@ -72,24 +74,41 @@ def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
     options = options or TrainOptions()
     recipe = options.recipe()
     pairs = _pairs(options, recipe)
+    from train.model.single_file import check_single_file, write_single_file
     from train.training.loop import run_training
 
+    if options.single_file:
+        base = None if Path(recipe.model).is_file() else recipe.model
+        check_single_file(base, lora=recipe.lora is not None)
     silence_libraries()
-    return run_training(
+    summary = run_training(
         recipe, pairs, options.output_folder, resume=options.resume, cache=options.cache, use_cache=options.use_cache
     )
+    if options.single_file and summary is not None:
+        summary |= {"single_file": str(write_single_file(options.output_folder / "model"))}
+    return summary
 
 
 def plan(options: TrainOptions) -> dict[str, Any]:
     """What a run would do, by as many processes as `accelerate launch` says; nothing starts. Raises: TrainError."""
-    recipe = options.recipe()
-    counts, processes = _pairs(options, recipe).counts(), int(os.environ.get("WORLD_SIZE", "1"))
+    recipe, processes = options.recipe(), int(os.environ.get("WORLD_SIZE", "1"))
+    pairs = _pairs(options, recipe)
+    from train.training.cost import is_open, planned
+
+    counts = pairs.counts()
+    costs: dict[str, Any] = {}
+    try:
+        recipe, costs = planned(recipe, pairs, processes)
+    except ModelError as error:  # the recipe can be looked at where the model is not
+        note(f"The cost is not counted: {error}")
+    forwards = None if is_open(recipe) else recipe.run.pairs_at_once * processes
     return {
         "recipe": recipe.as_table(),
         **counts,
         "processes": processes,
-        "micro_steps_per_step": math.ceil(recipe.run.batch_pairs / (recipe.run.micro_batch_pairs * processes)),
+        "micro_steps_per_step": forwards and math.ceil(recipe.run.batch_pairs / forwards),
         "epochs": round(recipe.run.steps * recipe.run.batch_pairs / counts["pairs"], 2),
+        **costs,
         "output": str(options.output_folder),
     }
 
@@ -110,6 +129,8 @@ def _preset(preset: str | None, model: str | None) -> str:
         return "demo"
     from train.model.families import BUNDLED, FAMILIES, family_of
 
+    if Path(model).is_file():
+        raise SettingsError(f"{model} is one file, which names no class of pipeline; add --preset.")
     chosen = "demo" if model in BUNDLED else FAMILIES[family_of(model)].preset
     note(f"No --preset: taking {chosen}, which fits {model}.")
     return chosen

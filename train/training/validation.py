@@ -8,9 +8,8 @@ from accelerate import Accelerator
 
 from train.config import Recipe
 from train.data.batches import BatchPlan
-from train.model.families import FAMILIES, Family, Scheduler
+from train.model.families import FAMILIES, Scheduler, family_of, pipeline_around
 from train.model.policy import Reference
-from train.model.saving import open_pipeline
 from train.objectives import implicit_accuracy, pair_loss
 from train.sample.generate import GenerationSettings, PictureRequest, generate, picture_requests, to_picture
 from train.sample.grid import Tile, save_grid
@@ -37,26 +36,36 @@ def validate(
 
 
 def sample_grid(
-    output: Path, step: int, recipe: Recipe, prompts: list[str], family: Family, policy: Any, *, save: bool
+    output: Path,
+    step: int,
+    recipe: Recipe,
+    prompts: list[str],
+    policy: Any,
+    reference: Reference,
+    accelerator: Accelerator,
 ) -> Path:
     """Draw the prompts with base and policy from fixed seeds: `<output>/samples/step-<step>.png`.
 
-    The base is opened anew each time, so nothing of it is held between. A policy whose weights are spread over
-    processes draws on all of them; one of them is told to `save`. Raises: StorageError.
+    The denoisers are those that train, so no other is loaded; VAE and text encoders are opened anew each time, and
+    held no longer. A policy whose weights are spread over processes draws on all. Raises: StorageError.
     """
     generation = GenerationSettings(SAMPLE_STEPS, SAMPLE_GUIDANCE)
     todo = picture_requests(map(Prompt, prompts), 1, recipe.run.seed)
-    device = next(policy.parameters()).device
-    pipeline = open_pipeline(recipe.model, torch.float32).to(device)  # a policy returns float32
+    pipeline = pipeline_around(recipe.model, policy).to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
-    before = _generated(pipeline, todo, generation)
-    setattr(pipeline, FAMILIES[family].denoiser_name, policy)
+    pipeline.vae.decode = torch.autocast(accelerator.device.type, enabled=False)(pipeline.vae.decode)
+    name = FAMILIES[family_of(recipe.model)].denoiser_name
     policy.eval()
-    after = _generated(pipeline, todo, generation)
+    with accelerator.autocast(), reference() as base:
+        setattr(pipeline, name, base)
+        before = _generated(pipeline, todo, generation)
+    with accelerator.autocast():
+        setattr(pipeline, name, policy)
+        after = _generated(pipeline, todo, generation)
     policy.train()
     path = output / "samples" / f"step-{step:06d}.png"
     tiles = [Tile(prompt, *sides) for prompt, *sides in zip(prompts, before, after, strict=True)]
-    if save:
+    if accelerator.is_main_process:
         save_grid(path, tiles, ("base", "policy"), f"{recipe.model}   step {step}   seed {recipe.run.seed}")
     return path
 

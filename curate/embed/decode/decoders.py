@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from curate.errors import UsageError
-from curate.sources.images import MAX_PIXELS, Decoded, Rejected, decode, orientation, upright_size
+from curate.sources.images import Decoded, Rejected, decode, refuse, upright_size
+from schemas.pictures import orientation
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +131,9 @@ def _jpeg(data: bytes | None) -> _Jpeg | None:
         return None
     try:
         image = Image.open(BytesIO(data))
-        fits = image.format == "JPEG" and image.mode == "RGB" and image.width * image.height <= MAX_PIXELS
+        refuse(image)
+        ycbcr = image.mode == "RGB" and image.info.get("adobe_transform") != 0  # nvJPEG may not read Adobe's marker
+        fits = image.format == "JPEG" and ycbcr
         return _Jpeg(data, *upright_size(image, image.size), orientation(image)) if fits else None
     except Exception:  # whatever is wrong with it, Pillow's own decoding says it in the same words as ever
         return None

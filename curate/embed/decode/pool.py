@@ -128,7 +128,10 @@ def batches_ahead(batch_images: int, workers: int) -> int:
 
 
 def default_decode_processes(device: str, decode: str = "pillow", cores: int | None = None) -> int:
-    """None on the CPU, where threads do as well, nor for nvjpeg; else the cores that each GPU has, at most 16."""
+    """None on the CPU, where threads do as well, nor for nvjpeg; else the cores that each GPU has, less two.
+
+    The two are for the thread that starts the kernels, and for reading and writing.
+    """
     if decode == "nvjpeg" or not device.startswith("cuda"):
         return 0
-    return min(16, cores or max(1, CORES // max(1, torch.cuda.device_count())))
+    return max(1, (cores or CORES // max(1, torch.cuda.device_count())) - 2)

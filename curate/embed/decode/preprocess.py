@@ -1,6 +1,5 @@
 """One image's bytes to pixels and facts, in whatever thread or process: nothing here knows tables or sources."""
 
-from collections.abc import Callable
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 from PIL import Image
 
 from curate.embed.decode.decoders import Decoder
+from curate.embed.decode.steps import Picture, Preprocess, all_pixels
 from curate.sources.images import Rejected
 
 CHUNK_IMAGES = 8
@@ -15,7 +15,7 @@ CHUNK_IMAGES = 8
 
 Pixels = dict[str, torch.Tensor]
 """Name of a preprocessing -> (n, 3, height, width)."""
-Preprocessors = dict[str, Callable[..., torch.Tensor]]
+Preprocessors = dict[str, Preprocess]
 """Each takes what the decoder gives: a picture of Pillow's, or pixels on a device."""
 
 
@@ -56,8 +56,24 @@ def prepare(
         if isinstance(decoded, Rejected):
             results.append(decoded)
             continue
-        for key, preprocess in preprocessors.items():
-            pixels[key][index].copy_(preprocess(decoded.image))
+        if failed := _preprocess(decoded.image, preprocessors, pixels, index):
+            results.append(failed)
+            continue
         digest = sha256(data or b"").hexdigest()
         results.append(DecodedFacts(digest, len(data or b""), decoded.width, decoded.height, decoded.format))
     return results
+
+
+def _preprocess(picture: Picture, preprocessors: Preprocessors, pixels: Pixels, row: int) -> Rejected | None:
+    """Write every preprocessing of a picture into its row; whatever one of them raises costs this picture only."""
+    try:
+        for key, found in all_pixels(picture, preprocessors):
+            wanted = pixels[key][row]
+            if found.shape != wanted.shape:
+                raise ValueError(f"it gave {tuple(found.shape)}, where other pictures give {tuple(wanted.shape)}")
+            wanted.copy_(found)
+    except (MemoryError, torch.OutOfMemoryError):  # the machine's fault, not the picture's
+        raise
+    except Exception as error:
+        return Rejected("image_unscorable", f"{type(error).__name__}: {error}")
+    return None

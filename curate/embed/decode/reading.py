@@ -1,4 +1,4 @@
-"""Encoded images in the order of the parts: whole row groups are read, and cut into batches."""
+"""Encoded images in the order of the parts, read row group by row group, and cut into batches."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,6 +8,9 @@ from typing import NamedTuple
 from curate.embed.planning.plan import Part
 from curate.errors import SourceError
 from curate.sources.parquet import Location, Source
+
+READ_BYTES = 128_000_000
+"""Encoded images that are handed on at a time: of a row group of any size no more is held."""
 
 
 class EncodedImage(NamedTuple):
@@ -20,7 +23,7 @@ class EncodedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one part: of one row group as they are read, then of one forward pass; `last` marks the part's last."""
+    """Images of one part: of a row group as they are read, then of one forward pass; `last` marks the part's last."""
 
     part: Part
     images: list[EncodedImage]
@@ -28,15 +31,15 @@ class Batch:
 
 
 def read_groups(source: Source, parts: Iterable[Part]) -> Iterator[Batch]:
-    """Each part's images row group by row group, of the needed columns and rows only. Raises: SourceError."""
+    """Each part's images row group by row group, up to READ_BYTES at a time. Raises: SourceError."""
     for part in parts:
         if not part.images:
             raise SourceError(f"part {part.index} has no images")
         left = len(part.images)
         for _, members in groupby(part.images, key=lambda image: image[1][:2]):
-            located = list(members)
-            left -= len(located)
-            yield Batch(part, _encoded(source, located), left == 0)
+            for images in _encoded(source, {place: uid for uid, place in members}):
+                left -= len(images)
+                yield Batch(part, images, left == 0)
 
 
 def cut_batches(groups: Iterable[Batch], batch_images: int) -> Iterator[Batch]:
@@ -51,6 +54,14 @@ def cut_batches(groups: Iterable[Batch], batch_images: int) -> Iterator[Batch]:
             yield Batch(part, batch, last and not waiting)
 
 
-def _encoded(source: Source, located: list[tuple[str, Location]]) -> list[EncodedImage]:
-    data = source.image_bytes([location for _, location in located])
-    return [EncodedImage(uid, location, data[location]) for uid, location in located]
+def _encoded(source: Source, uids: dict[Location, str]) -> Iterator[list[EncodedImage]]:
+    """The images of one row group, in the order of their places, which is the part's."""
+    gathered, gathered_bytes = list[EncodedImage](), 0
+    for place, data in source.read_images(uids):
+        gathered.append(EncodedImage(uids[place], place, None if data is None else bytes(data)))
+        gathered_bytes += len(data or b"")
+        if gathered_bytes >= READ_BYTES:
+            yield gathered
+            gathered, gathered_bytes = [], 0
+    if gathered:
+        yield gathered

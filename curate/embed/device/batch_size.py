@@ -123,7 +123,7 @@ def compile_towers(scoring: Scoring, device: str, images: int) -> None:
 def _rate_or_none(rate: Callable[[int], float], images: int) -> float | None:
     try:
         return rate(images)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
     free_memory()

@@ -10,14 +10,15 @@ A batch is cut from one part and never depends on timing, so equal input gives e
 
 Memory beside the models is bounded, whatever the size of the source and its parts:
 
-    encoded   (groups_ahead + 2) row groups, as far as the part needs them, the image columns of the one being read, and
-              (batches_ahead + 4) batches
+    encoded   (groups_ahead + 2) × 128 MB (reading.READ_BYTES), or row groups where they are smaller, as far as the part
+              needs them, and (batches_ahead + 4) batches; beside them the row group being read, of a source at a URL
+              and up to 512 MB (parquet.WHOLE_GROUP_BYTES)
     pixels    (batches_ahead + 4) batches × images of a batch × Σ preprocessings 3 × height × width × 4 bytes
     decoded   one picture for each thread or process that decodes
     results   2 parts × images of a part × Σ towers dimension × 4 bytes
 
 groups_ahead is an option of ComputeOptions, 2; batches_ahead is what pool.batches_ahead says. Pick-a-Pic, in row
-groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 1.7 GB + 86 MB
+groups of 1,000 pairs at 2 × 168 kB, batches of 64, 16 workers and two preprocessings at 224²: at most 0.5 GB + 86 MB
 encoded, 0.6 GB of pixels.
 """
 
@@ -33,14 +34,15 @@ from curate.embed.decode.decoders import choose_decoder
 from curate.embed.decode.pool import DecodePool, Prepared, decode_pool
 from curate.embed.decode.preprocess import DecodedFacts
 from curate.embed.decode.reading import cut_batches, read_groups
+from curate.embed.decode.steps import ForPillow
+from curate.embed.decode.taken_apart import needed_side_px, taken_apart
 from curate.embed.device.batch_size import make_ready
 from curate.embed.device.part_tables import PartResults, part_files
 from curate.embed.device.reports import SAMPLE, DeviceReport, DroppedImage
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part
-from curate.models.batch_limit import free_memory
+from curate.models.batch_limit import free_memory, out_of_memory
 from curate.models.scoring import EmbeddedPrompts, Scoring
-from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.parquet import Source
 from curate.storage.prefetch import prefetched, written_behind
 from curate.storage.run import RunFiles, part_rows, write_part
@@ -94,10 +96,10 @@ def open_decode_pool(
     options: ComputeOptions, scoring: Scoring, batch_images: int, pinned: bool = False
 ) -> AbstractContextManager[DecodePool]:
     """The decoder that `--decode` names, for the preprocessings of a run. Raises: UsageError."""
-    preprocessors = scoring.preprocessors
-    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, preprocessors.values()), default=1))
-    if options.decode == "nvjpeg":
-        preprocessors = {key: OnDevice(one) for key, one in preprocessors.items()}
+    whole = scoring.preprocessors
+    decode = choose_decoder(options.decode, options.device, max(map(needed_side_px, whole.values()), default=1))
+    unknown = ForPillow if options.decode == "nvjpeg" else lambda preprocess: preprocess
+    preprocessors = {key: taken_apart(one) or unknown(one) for key, one in whole.items()}
     return decode_pool(decode, preprocessors, batch_images, options.decode_threads, options.decode_processes, pinned)
 
 
@@ -138,8 +140,10 @@ def _on_device(batches: Iterable[Prepared], device: str) -> Iterator[Prepared]:
             with torch.cuda.stream(stream):
                 pixels = {key: values.to(device, non_blocking=True) for key, values in batch.pixels.items()}
             stream.synchronize()
-        except torch.OutOfMemoryError:  # the towers take it from the host, in pieces that fit
-            free_memory()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            free_memory()  # the towers take it from the host, in pieces that fit
             yield batch
             continue
         for values in pixels.values():

@@ -168,7 +168,7 @@ def _row_frame(table: pa.Table, source: Source) -> pl.DataFrame:
     """Rows of one file, with `pair`, the bits of the pair_id, and what the source says of the pair as one label."""
     file = pl.lit(source.files.index(table["source_file"][0].as_py()), pl.UInt32)
     rows = pl.DataFrame(table.drop_columns(["source_file"]))
-    rows = rows.with_columns(file=file, prompt=pl.col("prompt").fill_null(""))
+    rows = _with_all(rows, ("bad_text",), pl.Boolean).with_columns(file=file, prompt=pl.col("prompt").fill_null(""))
     rows = rows.with_columns(pair=_pair_numbers(rows)).drop("judgement_id", strict=False)
     return with_labels(rows, source.manifest.labels, source.manifest.always_0)
 
@@ -196,6 +196,7 @@ def _why_dropped(source: Source, prompts: pl.Series) -> pl.Expr:
         "other_dimension": other,
         "control_image": uids[0].is_in(control) | uids[1].is_in(control),
         "bad_label": bad_label,
+        "bad_text": pl.col("bad_text"),
         "empty_prompt": pl.col("prompt").is_in(empty_prompts.implode()),
         "missing_image": (uids[0].fill_null("") == "") | (uids[1].fill_null("") == ""),
         "same_image": uids[0] == uids[1],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,6 +43,7 @@ class Tower(Protocol):
 
 def load_tower(spec: TowerSpec, folder: Path, device: str, precision: str) -> Tower:
     """Load one tower's weights onto `device`. Raises: ModelError naming the tower and the file."""
+    from curate.models.towers.checkpoints import LOADING_ERRORS, what_is_wrong
     from curate.models.towers.hpsv2 import load_hpsv2
     from curate.models.towers.open_clip import load_open_clip
     from curate.models.towers.transformers_clip import load_transformers_clip
@@ -55,10 +55,5 @@ def load_tower(spec: TowerSpec, folder: Path, device: str, precision: str) -> To
     }
     try:
         return loaders[spec.family](spec, folder, device, precision)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"tower '{spec.name}' ({spec.family}): its checkpoint holds more than tensors, and unpickling that "
-            "could run code; save its tensors alone, as safetensors"
-        ) from error
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"tower '{spec.name}' ({spec.family}) cannot be loaded: {error}") from error
+    except LOADING_ERRORS as error:
+        raise ModelError(f"tower '{spec.name}' ({spec.family}) cannot be loaded: {what_is_wrong(error)}") from error

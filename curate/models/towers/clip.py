@@ -42,14 +42,18 @@ class ClipTower:
     def embed_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 3, height, width) -> float32 (n, dimension), L2-normalised, on the CPU."""
         layout = memory_format(self.device, self.precision)
-        return self._embeddings(self.image_features, pixels.to(self.device, memory_format=layout))
+        with autocast(self.device, self.precision):
+            return _unit(self.image_features(pixels.to(self.device, memory_format=layout)))
 
     @torch.inference_mode()
     def embed_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """n prompts -> float32 (n, dimension), L2-normalised, on the CPU; long prompts are cut."""
-        return self._embeddings(self.prompt_features, self.tokenizer(prompts).to(self.device))
+        """n prompts -> float32 (n, dimension), L2-normalised, on the CPU; long prompts are cut.
 
-    def _embeddings(self, features_of: Callable[[Any], torch.Tensor], inputs: Any) -> torch.Tensor:
-        with autocast(self.device, self.precision):
-            features = features_of(inputs)
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+        In float32 whatever `precision` says: each runs once, and its rounding would be in every score of its pictures.
+        """
+        with autocast(self.device, "fp32"):
+            return _unit(self.prompt_features(self.tokenizer(prompts).to(self.device)))
+
+
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(features.float(), dim=-1).cpu()

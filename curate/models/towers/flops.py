@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, CLIPModel
 
 from curate.models.model_set import TowerSpec
-from curate.models.towers.open_clip import architecture_of, quiet
+from curate.models.towers.checkpoints import quiet
+from curate.models.towers.open_clip import architecture_of
 from curate.models.weights import folder_or_id
 
 META = torch.device("meta")

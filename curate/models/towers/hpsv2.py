@@ -14,8 +14,9 @@ from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTens
 
 from curate.errors import ModelError
 from curate.models.model_set import TowerSpec
+from curate.models.towers.checkpoints import quiet, read_checkpoint, unfilled
 from curate.models.towers.clip import ClipTower
-from curate.models.towers.open_clip import architecture_of, quiet
+from curate.models.towers.open_clip import architecture_of
 from curate.models.weights import checked_sha256, weights_file
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -50,15 +51,18 @@ def hpsv2_transform(side_px: int) -> Compose:
 
 def load_hpsv2(spec: TowerSpec, folder: Path, device: str, precision: str) -> ClipTower:
     """Architecture by `model` (an open_clip name) or `folder`; weights from `checkpoint`."""
-    path = weights_file(spec.options["checkpoint"], folder)
+    path = weights_file(spec.options["checkpoint"], folder, spec.options.get("sha256"))
     name, config = architecture_of(spec.options, folder)
     with quiet():
-        model, tokenizer = open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        tokenizer = open_clip.get_tokenizer(name)
+        with unfilled():
+            model = open_clip.create_model(name, load_weights=False)
+    checkpoint = read_checkpoint(path)
     if "state_dict" not in checkpoint:
         raise ModelError(f"{path} is not an HPSv2 checkpoint: no 'state_dict' among {sorted(checkpoint)[:5]}")
-    state = {key.removeprefix("module."): value.float() for key, value in checkpoint["state_dict"].items()}
-    model.load_state_dict(state)
+    held = checkpoint["state_dict"]  # in float16 as published: each is let go once it stands in float32
+    state = {key.removeprefix("module."): held.pop(key).float() for key in list(held)}
+    model.load_state_dict(state, assign=True)
     identity = {
         "model": spec.options.get("model", spec.options.get("folder")),
         "checkpoint": spec.options["checkpoint"],

@@ -1,9 +1,6 @@
 """CLIP towers in open_clip's format: a published tag, or a folder with open_clip_config.json."""
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +8,16 @@ import open_clip
 
 from curate.errors import ModelError
 from curate.models.model_set import TowerSpec
+from curate.models.towers.checkpoints import quiet, unfilled
 from curate.models.towers.clip import ClipTower
-from curate.models.weights import checked_sha256
+from curate.models.weights import OPEN_CLIP_NAMES, checked_sha256, weights_file
 
 
 def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -> ClipTower:
-    """`folder` in the spec is a local directory; else `model` and `pretrained` are open_clip's names."""
+    """`folder` in the spec is a local directory; else `model` and `pretrained` are open_clip's names.
+
+    `weights`, where the tag's weights lie, is there once the set is fetched.
+    """
     options = spec.options
     if "folder" in options:
         directory = (folder / options["folder"]).resolve()
@@ -24,13 +25,16 @@ def load_open_clip(spec: TowerSpec, folder: Path, device: str, precision: str) -
         pretrained, preprocessing = None, dict[str, Any]()
     else:
         architecture, pretrained = options["model"], options["pretrained"]
-        weights, preprocessing = _published(architecture, pretrained)
+        weights = weights_file(options["weights"], folder, options.get("sha256"))
+        preprocessing = _preprocessing(architecture, pretrained)
     with quiet():
-        model, _, transform = open_clip.create_model_and_transforms(
-            architecture, pretrained=pretrained and str(weights), weights_only=True, **preprocessing
-        )
+        with unfilled():
+            model, _, transform = open_clip.create_model_and_transforms(
+                architecture, pretrained=pretrained and str(weights), weights_only=True, **preprocessing
+            )
         tokenizer = open_clip.get_tokenizer(architecture)
     identity = {"model": options.get("model", options.get("folder")), "pretrained": pretrained or "folder"}
+    identity |= {"weights": options["weights"]} if "weights" in options else {}
     identity["sha256"] = checked_sha256(weights, options.get("sha256"))
     parts = (model, (model.visual,), transform, model.visual, tokenizer, model.encode_text)
     return ClipTower(spec.name, *parts, identity, device, precision)
@@ -44,38 +48,17 @@ def architecture_of(options: dict[str, Any], folder: Path) -> tuple[str, dict[st
     return f"local-dir:{directory}", json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """open_clip logs on the root logger while it loads, also warnings that do not concern the user."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-
-
 def _weights_in(directory: Path) -> Path:
-    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+    for name in OPEN_CLIP_NAMES:
         if (directory / name).is_file():
             return directory / name
     raise ModelError(f"{directory} holds no open_clip_model.safetensors; give a folder in open_clip's layout")
 
 
-def _published(model: str, tag: str) -> tuple[Path, dict[str, Any]]:
-    """A tag's weights, and its mean, std and resize: open_clip takes these from the tag, not from a file's path."""
+def _preprocessing(model: str, tag: str) -> dict[str, Any]:
+    """A tag's mean, std and resize: open_clip takes these from the tag, not from a file's path."""
     config = open_clip.pretrained.get_pretrained_cfg(model, tag)
-    if not config:
-        raise ModelError(f"open_clip knows no weights '{tag}' for '{model}'")
-    try:
-        weights = Path(open_clip.download_pretrained(config))
-    except Exception as error:  # hub errors differ by version
-        raise ModelError(
-            f"cannot download open_clip's {model}/{tag} ({type(error).__name__}); run once where there is a network, "
-            "or give a local folder in a TOML file to --models"
-        ) from error
-    return weights, {
+    return {
         "image_mean": config["mean"],
         "image_std": config["std"],
         "image_interpolation": config["interpolation"],

@@ -36,11 +36,11 @@ def choose_devices(wanted: str, workers: int | None) -> tuple[str, ...]:
 
 
 def choose_precision(wanted: str, device: str) -> str:
-    """`auto` is float32 on the CPU, bfloat16 on GPUs that have it, float16 on the others."""
+    """`auto` is float32 on the CPU, bfloat16 on GPUs that multiply in it, float16 on the others."""
     if wanted == "auto":
         if device == "cpu":
             return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if wanted not in DTYPES:
         raise UsageError(f"--precision {wanted}: choose auto, {', '.join(DTYPES)}")
     return wanted
@@ -83,10 +83,13 @@ def autocast(device: str, precision: str) -> Iterator[None]:
     """Matrix products in `precision`; norms and softmax compute in float32, as in the models' own scoring code.
 
     torch's native attention of nn.MultiheadAttention, which rounds its softmax to half precision, stands aside for
-    the fused one: under autocast on CUDA torch sees to that itself, on the CPU it does not.
+    the fused one: under autocast on CUDA torch sees to that itself, on the CPU it does not. float32 is true float32:
+    by its defaults torch multiplies the patch convolution in TF32, with the 10 bits of a float16.
     """
     if precision == "fp32":
-        yield
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+            yield
         return
     native = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

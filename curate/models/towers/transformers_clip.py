@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from PIL import Image
 from transformers import AutoConfig, AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -13,10 +12,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from curate.errors import ModelError
 from curate.models.model_set import TowerSpec
+from curate.models.towers.checkpoints import differences, quiet
 from curate.models.towers.clip import ClipTower
-from curate.models.weights import checked_sha256, folder_or_id
+from curate.models.weights import MODEL_FILES, checked_sha256, repository
 
-WEIGHTS_NAME = "model.safetensors"
+WEIGHTS_NAME = MODEL_FILES[-1]
 
 
 class ProcessorPixels:
@@ -39,14 +39,13 @@ def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision
     The image processor is Pillow's, as in PickScore's own code: torchvision's resize rounds otherwise.
     """
     options = spec.options
-    model_id = _checked_location(options["model"], folder)
-    processor_id = _checked_location(options.get("processor", options["model"]), folder)
-    revision, processor_revision = options.get("revision", "main"), options.get("processor_revision", "main")
-    model = _load_model(model_id, revision)
-    processor = CLIPImageProcessorPil.from_pretrained(processor_id, revision=processor_revision)
-    tokenizer: Any = AutoTokenizer.from_pretrained(processor_id, revision=processor_revision)
+    processor_name = options.get("processor", options["model"])
+    path, commit = repository(options["model"], folder, options.get("revision"), MODEL_FILES)
+    processor_path, processor_commit = repository(processor_name, folder, options.get("processor_revision"))
+    model = _load_model(path, options["model"])
+    processor = CLIPImageProcessorPil.from_pretrained(processor_path)
+    tokenizer: Any = AutoTokenizer.from_pretrained(processor_path)
     max_tokens = int(options.get("max_tokens", model.text_model.embeddings.position_embedding.num_embeddings))
-    weights = _weights_of(model_id, revision)
 
     def image_features(pixels: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = model.get_image_features(pixel_values=pixels).pooler_output
@@ -58,11 +57,10 @@ def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision
         ).pooler_output
         return found
 
-    identity = {
-        "model": options["model"],
-        "revision": getattr(model.config, "_commit_hash", None) or revision,
-        "sha256": checked_sha256(weights, options.get("sha256")),
-    }
+    identity = {"model": options["model"], "processor": processor_name}
+    identity |= {"revision": commit} if commit else {}
+    identity |= {"processor_revision": processor_commit} if processor_commit else {}
+    identity["sha256"] = checked_sha256(path / WEIGHTS_NAME, options.get("sha256"))
     # Padded to one length always, so that a prompt's batch cannot change its embedding's last bits.
     tokens_of = partial(tokenizer, padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt")
     halves = (ProcessorPixels(processor), image_features, tokens_of, prompt_features)
@@ -70,27 +68,21 @@ def load_transformers_clip(spec: TowerSpec, folder: Path, device: str, precision
     return ClipTower(spec.name, model, encoders, *halves, identity, device, precision)
 
 
-def _load_model(model_id: str, revision: str) -> CLIPModel:
+def _load_model(path: Path, name: str) -> CLIPModel:
     """Every weight from the checkpoint: transformers would fill what is missing with random numbers."""
-    found = AutoConfig.from_pretrained(model_id, revision=revision).model_type
+    for file in MODEL_FILES:
+        if not (path / file).is_file():
+            raise ModelError(f"no {file} in {path}; give a CLIPModel folder in transformers' layout")
+    found = AutoConfig.from_pretrained(path).model_type
     if found != "clip":
-        raise ModelError(f"{model_id} is a '{found}' model; this family takes a transformers CLIPModel")
+        raise ModelError(f"{name} is a '{found}' model; this family takes a transformers CLIPModel")
     disable_progress_bar()
-    loaded: Any = CLIPModel.from_pretrained(model_id, revision=revision, use_safetensors=True, output_loading_info=True)
+    how: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    with quiet("transformers"):  # what it would report in a table is one sentence below
+        loaded: Any = CLIPModel.from_pretrained(path, **how)
     model: CLIPModel = loaded[0]
     loading: dict[str, Any] = loaded[1]
-    if missing := sorted(loading["missing_keys"]):
-        raise ModelError(f"{model_id} lacks {len(missing)} weights of a CLIPModel, such as {missing[0]}")
+    kinds = (sorted(loading[f"{kind}_keys"]) for kind in ("missing", "unexpected", "mismatched"))
+    if differs := differences(*kinds):
+        raise ModelError(f"{name}: {differs}")
     return model
-
-
-def _checked_location(name: str, folder: Path) -> str:
-    location = folder_or_id(name, folder)
-    if location.startswith("/") and not (Path(location) / "config.json").is_file():
-        raise ModelError(f"no config.json in {location}; give a CLIPModel folder in transformers' layout")
-    return location
-
-
-def _weights_of(model_id: str, revision: str) -> Path:
-    local = Path(model_id) / WEIGHTS_NAME
-    return local if local.is_file() else Path(hf_hub_download(model_id, WEIGHTS_NAME, revision=revision))

@@ -358,8 +358,8 @@ OF_THE_REPORT = (
     *("report/histograms", "report/prompts", "report/scorers"),
 )
 ELSEWHERE = {
-    "sources/candidate_pairs": "sources/test_prepare.py",
-    "sources/candidates_left_out": "sources/test_prepare.py",
+    "sources/candidate_pairs": "sources/layouts/test_prepare.py",
+    "sources/candidates_left_out": "sources/layouts/test_prepare.py",
     "rank/margins": "rank/metrics/test_calibration.py",
     "export/order": "export/test_export_shards.py",
     "export/samples": "export/test_export_shards.py",

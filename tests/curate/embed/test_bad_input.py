@@ -44,7 +44,7 @@ def odd_pictures() -> dict[str, bytes]:
         "webp": encoded(rgb, "WEBP"),
         "gif": encoded(rgb, "GIF"),
         "pixel": encoded(Image.new("RGB", (1, 1))),
-        "sliver": encoded(Image.new("RGB", (1, 900))),
+        "sliver": encoded(Image.new("RGB", (9, 900))),
     }
 
 
@@ -55,6 +55,7 @@ BROKEN: dict[str, tuple[bytes | None, str]] = {
     "zero": (b"", "image_empty"),
     "null": (None, "image_missing"),
     "bomb": (bomb(40_000, 40_000), "image_too_large"),
+    "spacer": (encoded(Image.new("RGB", (1, 600)), "GIF"), "image_too_narrow"),
 }
 PROMPTS = ["word " * 2_000, "красный круг", "赤い丸 🔴👩‍🚀", "\x07", "a\x00b"]
 DROPPED: dict[str, list[dict[str, Any]]] = {
@@ -119,7 +120,7 @@ def test_everything_at_once(curate: Curate, tmp_path: Path) -> None:
     assert report["dropped_pairs"] == {reason: len(faults) for reason, faults in sorted(DROPPED.items())}
     assert report["pairs"] == len(rows) - sum(map(len, DROPPED.values()))
     assert report["dropped_images"] == {
-        "image_empty": 1, "image_missing": 1, "image_too_large": 1, "image_unreadable": 3,
+        "image_empty": 1, "image_missing": 1, "image_too_large": 1, "image_too_narrow": 1, "image_unreadable": 3,
     }  # fmt: skip
     assert report["images"] == 21 + len(odd_pictures()) + len(BROKEN)
     assert report["scored_images"] == 21 + len(odd_pictures())
@@ -145,7 +146,7 @@ def test_dropped_images_say_why(curate: Curate, tmp_path: Path) -> None:
     shown = json.loads(curate("sql", "select image_uid, width, height, format from images", "--run", run, "--json").out)
     sizes = {row["image_uid"]: (row["width"], row["height"], row["format"]) for row in shown}
     assert sizes["rotated"] == (32, 48, "JPEG")
-    assert sizes["sliver"] == (1, 900, "PNG")
+    assert sizes["sliver"] == (9, 900, "PNG")
     assert sizes["webp"][2] == "WEBP"
 
 

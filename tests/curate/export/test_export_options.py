@@ -21,7 +21,7 @@ from PIL import Image
 from webdataset import TarWriter
 
 from curate import cli
-from curate.errors import UsageError
+from curate.errors import SourceError, UsageError
 from curate.export.encoding import Encoding, encoded_anew, parse_encoding
 from curate.export.order import SplitShare, parse_split, split_of
 from curate.export.tars.layout import TarLayout
@@ -363,3 +363,13 @@ def test_touched_source_is_read_and_said(
     os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert done.code == 0
     assert f"note: {source} changed since it was embedded: modified " in done.err
+
+
+@pytest.mark.parametrize(("form", "width"), [("WEBP", 16_384), ("JPEG", 65_501)])
+def test_a_picture_too_wide_for_a_format_is_named(form: str, width: int) -> None:
+    with pytest.raises(SourceError) as caught:
+        encoded_anew(picture_bytes(0, (width, 8), form="PNG"), Encoding(None, form), "row 3 of a.parquet")
+    said = str(caught.value)
+    assert said.startswith(f"row 3 of a.parquet: {width:,} x 8 px cannot be written as {form} (")
+    assert said.endswith("); give --resize or png")
+    assert encoded_anew(picture_bytes(0, (width, 8), form="PNG"), Encoding(4, form), "")[2:] == (width // 2, 4)

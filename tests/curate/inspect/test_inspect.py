@@ -10,7 +10,7 @@ from curate.errors import CurateError
 from curate.inspect import inspect
 from curate.sources.manifest import load_manifest
 from tests.curate.builders import MODELS, Outcome, picture_bytes
-from tests.curate.sources.test_shipped import SETS
+from tests.curate.sources.layouts.test_shipped import SETS
 
 
 @pytest.mark.parametrize("name", sorted(set(SETS) - {"hpdv3pp"}))

@@ -1,16 +1,14 @@
 """Sets of models: the bundled ones name the published weights; a wrong one says where and what is meant."""
 
-import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
-from curate.errors import ManifestError, ModelError, UsageError
-from curate.models import model_set
+from curate.errors import ManifestError, UsageError
 from curate.models.model_set import DEFAULT_SCORERS, load_model_set
-from curate.models.weights import checked_sha256, weights_file
 
 GOOD: dict[str, Any] = {
     "towers": {"clip": {"family": "open_clip", "folder": "clip"}},
@@ -61,7 +59,21 @@ def test_published_names_the_weights_of_the_papers() -> None:
     assert towers["pickscore"]["model"] == "yuvalkirstain/PickScore_v1"
     assert towers["pickscore"]["processor"] == "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     assert towers["pickscore"]["max_tokens"] == 77
-    assert towers["hpsv2"]["checkpoint"] == "hf://xswu/HPSv2/HPS_v2.1_compressed.pt"
+    commit = "697403c78157020a1ae59d23f111aa58ced35b0a"
+    assert towers["hpsv2"]["checkpoint"] == f"hf://xswu/HPSv2@{commit}/HPS_v2.1_compressed.pt"
+
+
+def test_every_published_file_is_pinned_by_a_commit() -> None:
+    published = load_model_set("published")
+    specs: list[Any] = [*published.towers.values(), *published.scorers.values()]
+    options = [spec.options for spec in specs]
+    locations = [value for one in options for value in one.values() if str(value).startswith("hf://")]
+    assert len(locations) == 4
+    assert all(re.search("@[0-9a-f]{40}/", location) for location in locations)
+    names = {"model": "revision", "processor": "processor_revision", "tokenizer": "tokenizer_revision"}
+    named = [(one, key) for one in options for key in names if "/" in one.get(key, "")]
+    assert len(named) == 3
+    assert all(re.fullmatch("[0-9a-f]{40}", one[names[key]]) for one, key in named)
 
 
 def test_default_scorers_share_the_clip_tower() -> None:
@@ -144,42 +156,3 @@ def test_wrong_choice_of_scorers(names: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_model_set("demo").choose(names)
     assert str(caught.value) == message
-
-
-def test_weights_are_found_and_checked(tmp_path: Path) -> None:
-    (tmp_path / "w.pth").write_bytes(b"weights")
-    digest = hashlib.sha256(b"weights").hexdigest()
-    found = weights_file("w.pth", tmp_path)
-    assert found == (tmp_path / "w.pth").resolve()
-    assert checked_sha256(found, None) == checked_sha256(found, digest) == digest
-    with pytest.raises(ModelError) as caught:
-        checked_sha256(found, "0" * 64)
-    assert str(caught.value) == (
-        f"{(tmp_path / 'w.pth').resolve()}: sha256 is {digest}, the set of models states {'0' * 64}"
-    )
-
-
-def test_missing_weights(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError) as caught:
-        weights_file("nowhere.pth", tmp_path)
-    assert str(caught.value) == (
-        f"no weights at {(tmp_path / 'nowhere.pth').resolve()}; correct the path in the set of models"
-    )
-
-
-def test_weights_from_a_url_are_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_set.Path, "home", lambda: tmp_path / "home")
-    (tmp_path / "w.pth").write_bytes(b"weights")
-    found = weights_file(f"file://{tmp_path}/w.pth", tmp_path)
-    assert found.read_bytes() == b"weights"
-    (tmp_path / "w.pth").unlink()
-    assert weights_file(f"file://{tmp_path}/w.pth", tmp_path) == found
-
-
-def test_download_without_a_network_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError) as caught:
-        weights_file("hf://nobody/nothing/weights.pt", tmp_path)
-    assert str(caught.value) == (
-        "cannot download hf://nobody/nothing/weights.pt (LocalEntryNotFoundError); download it where there is a "
-        "network and give its local path in a TOML file to --models"
-    )

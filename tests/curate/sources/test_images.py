@@ -101,6 +101,22 @@ def test_decompression_bomb_is_refused_by_its_header(size: tuple[int, int]) -> N
     assert size[0] * size[1] > MAX_PIXELS
 
 
+@pytest.mark.parametrize("size", [(1, 600), (600, 1), (60_000, 1), (1, 40_000_000), (1_000, 9), (10, 1_001)])
+def test_a_spacer_is_set_aside_by_its_header(size: tuple[int, int]) -> None:
+    detail = f"{size[0]}x{size[1]} px, one side more than 100 times the other"
+    assert decode(bomb(*size)) == Rejected("image_too_narrow", detail)
+
+
+def test_the_narrowest_picture_that_is_one() -> None:
+    assert isinstance(decode(picture_bytes(1, (1_000, 10), "PNG")), Decoded)
+    assert isinstance(decode(picture_bytes(1, (100, 1), "PNG")), Decoded)
+
+
+def test_postscript_is_not_run() -> None:
+    data = encoded(Image.new("RGB", (4, 4), RED), "EPS")
+    assert decode(data) == Rejected("image_unreadable", "PostScript is a program, which is not run")
+
+
 def test_pixel_limit_is_inclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     data = picture_bytes(1, (10, 10), "PNG")
     assert isinstance(decode(data, max_pixels=100), Decoded)

@@ -1,6 +1,8 @@
 """Source files as canonical pairs: every way Parquet stores the columns, bytes by location, and what is refused."""
 
+import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +80,13 @@ def test_bytes_come_back_by_location(source_file: Path) -> None:
 
 def test_each_row_group_is_read_once(source_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    whole = pq.ParquetFile.read_row_group
+    whole = pq.ParquetFile.iter_batches
 
-    def counted(self: pq.ParquetFile, group: int, **options: Any) -> pa.Table:
-        reads.append(group)
-        return whole(self, group, **options)
+    def counted(self: pq.ParquetFile, rows: int, **options: Any) -> Iterator[pa.RecordBatch]:
+        reads.extend(options["row_groups"])
+        return whole(self, rows, **options)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     places = [Location(str(source_file), group, row, side) for row in range(5) for group in (2, 1) for side in (1, 0)]
     opened(source_file).image_bytes(places)
     assert reads == [1, 2]
@@ -101,6 +103,17 @@ STORED = {
     "dictionary": pa.schema(
         [pa.field(f.name, pa.dictionary(pa.int32(), f.type) if f.type == pa.string() else f.type) for f in PICKAPIC]
     ),
+    "views": pa.schema(
+        [
+            pa.field(f.name, {pa.string(): pa.string_view(), pa.binary(): pa.binary_view()}.get(f.type, f.type))
+            for f in PICKAPIC
+        ]
+    ),
+    "dictionaries of pictures": pa.schema(
+        [pa.field(f.name, pa.dictionary(pa.int32(), f.type) if f.type == pa.binary() else f.type) for f in PICKAPIC]
+    ),
+    "decimals": PICKAPIC.set(7, pa.field("label_0", pa.decimal128(2, 1))).set(10, pa.field("user_id", pa.float64())),
+    "flags for labels": PICKAPIC.set(7, pa.field("label_0", pa.bool_())).set(8, pa.field("label_1", pa.bool_())),
     "small numbers": PICKAPIC.set(7, pa.field("label_0", pa.float32())).set(8, pa.field("label_1", pa.int8())),
 }
 
@@ -126,6 +139,48 @@ def test_column_of_nulls_only_has_no_type(tmp_path: Path, source_file: Path) -> 
     assert {row["annotator_id"] for row in keys(opened(tmp_path / "nulls.parquet"))} == {None}
 
 
+def test_images_of_nulls_only_are_missing(tmp_path: Path, source_file: Path) -> None:
+    table = pl.read_parquet(source_file).with_columns(jpg_0=None)
+    table.write_parquet(tmp_path / "nulls.parquet")
+    assert first_pictures(opened(tmp_path / "nulls.parquet")) == [None, picture_bytes(1)]
+
+
+def test_uuids_are_text_as_everyone_writes_them(tmp_path: Path, source_file: Path) -> None:
+    table = pq.read_table(source_file)
+    uids = pa.array([index.to_bytes(16) for index in range(20)], pa.uuid())
+    pq.write_table(table.set_column(1, "image_0_uid", uids), tmp_path / "uuid.parquet")
+    assert keys(opened(tmp_path / "uuid.parquet"))[17]["image_0_uid"] == "00000000-0000-0000-0000-000000000011"
+
+
+def test_pandas_ids_are_whole_numbers_beside_a_null(tmp_path: Path, source_file: Path) -> None:
+    ids = pl.Series([None, float("nan"), *map(float, range(18))])
+    pl.read_parquet(source_file).with_columns(user_id=ids).write_parquet(tmp_path / "pandas.parquet")
+    assert [row["annotator_id"] for row in keys(opened(tmp_path / "pandas.parquet"))][:4] == [None, None, "0", "1"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, source_file: Path) -> None:
+    table = pq.read_table(source_file)
+    pq.write_table(table.append_column("caption", table["caption"]), tmp_path / "doubled.parquet")
+    assert error_of(opened(tmp_path / "doubled.parquet")) == (
+        f"{tmp_path}/doubled.parquet: 2 columns are named 'caption'; rename all but one"
+    )
+
+
+@pytest.mark.parametrize("column", ["caption", "image_0_uid", "model_1"])
+def test_text_that_is_no_utf8_is_marked(tmp_path: Path, source_file: Path, column: str) -> None:
+    table = pq.read_table(source_file)
+    at = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(at, column, latin_1(table[column].to_pylist(), 7)), tmp_path / "latin.parquet")
+    rows = keys(opened(tmp_path / "latin.parquet"))
+    assert [index for index, row in enumerate(rows) if row.get("bad_text")] == [7]
+
+
+def latin_1(values: list[str], row: int) -> pa.Array:
+    """The values with a byte in one row that is no UTF-8, as some writers leave it."""
+    raw = pa.array([b"caf\xe9" if index == row else value.encode() for index, value in enumerate(values)], pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+
+
 def test_hugging_face_image_columns(tmp_path: Path) -> None:
     values = [{"bytes": picture_bytes(0), "path": "0.jpg"}, {"bytes": None, "path": None}, None]
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -136,6 +191,72 @@ def test_hugging_face_image_columns(tmp_path: Path) -> None:
     assert uids == [row["image_1_uid"] for row in keys(source)][::-1]
     assert [uid is None for uid in uids] == [False, True, True]
     assert first_pictures(source) == [picture_bytes(0), None]
+
+
+def test_hugging_face_images_by_their_path(tmp_path: Path) -> None:
+    """As `to_parquet` of datasets writes pictures that it was given by path: their bytes are null."""
+    (tmp_path / "one.png").write_bytes(b"one")
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    paths = [{"bytes": None, "path": f"{tmp_path}/one.png"}, {"bytes": b"own", "path": f"{tmp_path}/one.png"}]
+    table = pa.table({"p": ["a", "b"], "a": pa.array(paths, struct), "b": pa.array(paths[::-1], struct)})
+    pq.write_table(table, tmp_path / "hf.parquet")
+    source = described(tmp_path, {"prompt": "p", "image_0_bytes": "a", "image_1_bytes": "b"})
+    assert first_pictures(source) == [b"one", b"own"]
+    assert [row["image_0_uid"] for row in keys(source)] == [f"{tmp_path}/one.png", hashlib.sha256(b"own").hexdigest()]
+
+
+def test_a_path_need_not_be_utf8(tmp_path: Path) -> None:
+    """Its row can be read where a uid stands beside it; without one it is set aside."""
+    (tmp_path / os.fsdecode(b"caf\xe9")).write_bytes(b"picture")
+    table = pa.table({"p": ["a", "b"], "a": latin_1(["", "y.png"], 0), "b": ["x.png", "y.png"], "u": ["1", "2"]})
+    pq.write_table(table, tmp_path / "p.parquet")
+    assert first_pictures(described(tmp_path, PATHS | {"image_0_uid": "u", "image_1_uid": "u"})) == [b"picture", None]
+    assert [row["bad_text"] for row in keys(described(tmp_path, PATHS))] == [True, False]
+
+
+def test_what_is_read_in_batches_is_read_again_after_a_failure_that_passes(
+    source_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row group is read a row at a time; the fifth read fails once, and no row comes twice or is left out."""
+    whole, reads = pq.ParquetFile.iter_batches, []
+
+    def failing(self: pq.ParquetFile, rows: int, **options: Any) -> Iterator[pa.RecordBatch]:
+        for batch in whole(self, rows, **options):
+            reads.append(batch.num_rows)
+            if len(reads) == 4:
+                raise ConnectionResetError("reset by peer")
+            yield batch
+
+    monkeypatch.setattr("curate.sources.columns.BATCH_BYTES", 1)
+    monkeypatch.setattr("curate.storage.files.RETRY_WAITS_SEC", (0.0,))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", failing)
+    places = [Location(str(source_file), 0, row, side) for row in range(5) for side in (0, 1)]
+    found = list(opened(source_file).read_images(places))
+    assert [place for place, _ in found] == places
+    assert [bytes(data or b"") for _, data in found] == [picture_bytes(place.row + place.side) for place in places]
+    assert reads == [1] * 9
+    assert "row group 0: ConnectionResetError: reset by peer; trying again" in capsys.readouterr().err
+
+
+def test_a_row_that_is_gone_is_said(source_file: Path) -> None:
+    with pytest.raises(SourceError, match=r"row group 0, row 5, image 1 is not there any more"):
+        opened(source_file).image_bytes([Location(str(source_file), 0, 5, 1)])
+
+
+def test_a_large_row_group_at_a_url_is_read_piece_by_piece(source_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fsspec.open("memory://large/train-0.parquet", "wb", auto_mkdir=True) as stream:
+        stream.write(source_file.read_bytes())
+    options = []
+    real = pq.ParquetFile
+
+    def recorded(stream: Any, **given: Any) -> pq.ParquetFile:
+        options.append({key for key in given if key != "metadata"})
+        return real(stream, **given)
+
+    monkeypatch.setattr("curate.sources.parquet.pq.ParquetFile", recorded)
+    monkeypatch.setattr("curate.sources.parquet.WHOLE_GROUP_BYTES", 10_000)
+    assert first_pictures(opened("memory://large/train-0.parquet")) == [picture_bytes(0), picture_bytes(1)]
+    assert options == [{"pre_buffer"}, {"buffer_size"}]
 
 
 def test_uid_from_bytes_is_their_sha256(tmp_path: Path) -> None:
@@ -161,7 +282,7 @@ def test_paths_relative_absolute_and_url(tmp_path: Path) -> None:
     source = described(tmp_path, PATHS, ["pairs/p.parquet"])
     place = source.files[0]
     found = source.image_bytes([Location(place, 0, row, side) for row in (0, 1) for side in (0, 1)])
-    assert list(found.values()) == [b"pairs/images/one.png", b"two.png", b"three.png", None]
+    assert list(found.values()) == [b"pairs/images/one.png", b"three.png", b"two.png", None]
     assert [row["image_0_uid"] for row in keys(source)] == rows["a"]
 
 
@@ -188,23 +309,6 @@ def test_unreadable_path_has_no_bytes(tmp_path: Path, value: str | None) -> None
     table = pa.table({"p": ["a"], "a": pa.array([value], pa.string()), "b": ["p.parquet"]})
     pq.write_table(table, tmp_path / "p.parquet")
     assert first_pictures(described(tmp_path, PATHS)) == [None, (tmp_path / "p.parquet").read_bytes()]
-
-
-def test_outage_stops_instead_of_dropping_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    urls = {"a": ["memory://outage/x.png"], "b": ["memory://outage/y.png"]}
-    pq.write_table(pa.table({"p": ["a"]} | urls), tmp_path / "p.parquet")
-    source = described(tmp_path, PATHS)
-
-    def unreachable(location: str, mode: str) -> None:
-        raise ConnectionResetError("reset by peer")
-
-    monkeypatch.setattr("curate.storage.files.RETRY_WAITS_SEC", (0.0, 0.0))
-    monkeypatch.setattr("curate.storage.files.fsspec.open", unreachable)
-    with pytest.raises(SourceError) as caught:
-        first_pictures(source)
-    assert str(caught.value) == (
-        "memory://outage/x.png cannot be read: ConnectionResetError: reset by peer; run again to go on"
-    )
 
 
 @pytest.mark.parametrize("scheme", ["file://", "memory://"])

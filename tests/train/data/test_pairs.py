@@ -190,3 +190,14 @@ def test_another_web_dataset_of_pairs_is_refused_even_with_an_index(tmp_path: Pa
     assert refused(folder) == f"Sample 000000001 of {folder}/pairs-000000.tar has no member `preferred`; {AGAIN}"
     (folder / SHARD_INDEX).unlink()
     assert refused(folder) == f"{folder} has no shards.json; give the folder that `curate export-shards` wrote."
+
+
+def test_a_score_that_was_not_finite_has_no_margin(tmp_path: Path) -> None:
+    """It is null in a sample; the other scorers' margins stand, and only who asks for this one is refused."""
+    samples = tiny.samples(2)
+    meta = json.loads(samples[0].members[META])
+    meta["scores"]["odd"] = {PREFERRED: None, REJECTED: 0.5}
+    samples[0].members[META] = json.dumps(meta).encode()
+    found = read_pairs(tiny.write_shards(tmp_path / "shards", samples))
+    assert "odd_margin" not in found.values
+    assert found.value("clip_margin", "objective.offset_by").tolist() == [0.5, 0.25]

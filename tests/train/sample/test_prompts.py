@@ -112,3 +112,36 @@ def test_the_known_sets(name: str, file: str, prompts: int, categories: int, not
     assert len(found.prompts) == prompts
     assert len({one.category for one in found.prompts}) == categories
     assert found.notes() == notes
+
+
+@pytest.mark.parametrize(
+    "text", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_text_columns_of_every_writer_are_read(tmp_path: Path, text: pa.DataType) -> None:
+    """pandas writes large strings, polars views, both a dictionary for a categorical column."""
+    column = pa.array(["red box", 'blue "sky"']).cast(text)
+    pq.write_table(pa.table({"prompt": column, "jpg_0": [b"1", b"2"]}), tmp_path / "a.parquet")
+    assert read_prompts(tmp_path / "a.parquet").prompts == PLAIN
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.tsv", "a.json"])
+def test_a_mark_of_the_byte_order_is_no_part_of_a_prompt(tmp_path: Path, name: str) -> None:
+    text = {"a.txt": "red box\r\n", "a.tsv": "prompt\tCategory\r\nred box\t\r\n", "a.json": '["red box"]'}[name]
+    (tmp_path / name).write_bytes(text.encode("utf-8-sig"))
+    assert read_prompts(tmp_path / name).prompts == [Prompt("red box")]
+
+
+@pytest.mark.parametrize("prompt", ["red box\u2028blue sky", "red\x0bbox", "red\x85box", "x" * 200_000])
+def test_a_prompt_ends_at_the_end_of_its_line_alone(tmp_path: Path, prompt: str) -> None:
+    (tmp_path / "a.txt").write_text(f"{prompt}\ntwo\n")
+    (tmp_path / "a.tsv").write_text(f"Prompt\tCategory\n{prompt}\tx\n\ntwo\n")
+    assert read_prompts(tmp_path / "a.txt").prompts == [Prompt(prompt), Prompt("two")]
+    assert read_prompts(tmp_path / "a.tsv").prompts == [Prompt(prompt, "x"), Prompt("two")]
+
+
+def test_half_a_character_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('["red box \\ud83d"]')
+    assert refused(path) == (
+        f"{path} cannot be read: 'utf-8' codec can't encode character '\\ud83d' in position 8: surrogates not allowed."
+    )

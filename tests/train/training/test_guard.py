@@ -29,6 +29,18 @@ def test_what_is_not_finite_or_too_large_is_a_fault_and_is_counted() -> None:
     assert Guard(None).fault(0.7, 1e9) is None
 
 
+def test_steps_that_look_for_a_loss_scale_are_counted_but_not_in_a_row() -> None:
+    guard, scaler = Guard(None), torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.ones(()))  # a scale is there from its first use on
+    assert guard.fault(0.7, math.inf, scaler) == "the gradient norm is inf at fp16's loss scale 4, which is halved"
+    assert (guard.skipped, guard.in_a_row) == (1, 0)
+    assert guard.fault(math.nan, math.nan, scaler) == "the loss is nan"
+    assert guard.in_a_row == 1
+    scaler.update(1.0)
+    assert guard.fault(0.7, math.inf, scaler) == "the gradient norm is inf"
+    assert guard.in_a_row == 2
+
+
 def test_ten_faults_in_a_row_end_the_run() -> None:
     guard = Guard(None, skipped=20, in_a_row=8)
     guard.fault(math.nan, 1.0)
@@ -123,14 +135,14 @@ def test_another_way_to_spread_weights_is_refused() -> None:
 
 
 def test_too_little_memory_says_what_to_change() -> None:
-    recipe = load_recipe("sd15")
+    recipe = load_recipe("sd15", None, {"run": {"micro_batch_pairs": 8, "gradient_checkpointing": True}})
     with pytest.raises(MemoryFullError) as caught, enough_memory_to_train(recipe):
         torch.empty(2**60, dtype=torch.uint8)  # no machine has it
     assert str(caught.value) == (
         "There is not enough memory for this recipe: lower run.micro_batch_pairs from 8, which changes results by"
         ' rounding at most; or set optimizer.name = "adafactor"; or train a LoRA (--lora-rank); or lower'
-        " data.resolution_px from 512. --resume takes none of these changes: where there is a checkpoint, name another"
-        " --output, too."
+        " data.resolution_px from 512. With --resume, run.micro_batch_pairs and run.gradient_checkpointing alone may"
+        " change; for the others name another --output."
     )
     with pytest.raises(RuntimeError, match="another"), enough_memory_to_train(recipe):
         raise RuntimeError("another error")

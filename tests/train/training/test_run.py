@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -95,6 +94,27 @@ def test_micro_batches_and_seeds(run_tiny: RunTiny, tmp_path: Path, recipe_file:
     assert run_tiny(tmp_path / "wide", *LORA, "--config", wide).code == 0
     losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("narrow", "wide")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_auto_trains_the_same_and_a_resumed_run_may_take_another_micro_batch(
+    run_tiny: RunTiny, tmp_path: Path, recipe_file: Path
+) -> None:
+    """Up to rounding; the numbers that were chosen are said, and stand in run.json."""
+    auto, single = tmp_path / "auto.toml", tmp_path / "single.toml"
+    text = recipe_file.read_text().replace("micro_batch_pairs = 2", "micro_batch_pairs = {}")
+    auto.write_text(text.format('"auto"') + 'gradient_checkpointing = "auto"\n')
+    single.write_text(text.format(1) + "gradient_checkpointing = true\n")
+    given, open_, broken = tmp_path / "given", tmp_path / "open", tmp_path / "broken"
+    assert run_tiny(given, *LORA).code == 0
+    result = run_tiny(open_, *LORA, "--config", auto)
+    assert "MiB of memory are free: 3 pairs in a forward, without gradient checkpointing." in result.err
+    run = json.loads((open_ / "run.json").read_text())["recipe"]["run"]
+    assert (run["micro_batch_pairs"], run["gradient_checkpointing"]) == (3, False)
+    assert run_tiny(broken, *LORA, "--steps", 2).code == 0
+    resumed = run_tiny(broken, *LORA, "--config", single, "--resume")
+    assert "Resuming after step 2." in resumed.err
+    for output in (open_, broken):
+        assert_close(weights(given), weights(output))
 
 
 def test_the_log_holds_every_metric_of_every_step(run_tiny: RunTiny, tmp_path: Path) -> None:
@@ -185,16 +205,21 @@ def test_sdxl_trains_two_steps(run_tiny: RunTiny, tmp_path: Path, sdxl: Path, ki
     assert picture(pipeline).shape == (1, 32, 32, 3)
 
 
-@pytest.mark.parametrize(("said", "zeros"), [("", True), ('empty_prompts = "encoded"\n', False)])
 def test_an_emptied_prompt_of_sdxl_is_what_the_recipe_says(
-    run_tiny: RunTiny, tmp_path: Path, sdxl: Path, recipe_file: Path, said: str, zeros: bool
+    run_tiny: RunTiny, tmp_path: Path, sdxl: Path, recipe_file: Path
 ) -> None:
-    config = tmp_path / "recipe.toml"
-    config.write_text(recipe_file.read_text().replace("flips = true\n", said))
-    result = run_tiny(tmp_path / "out", "--config", config, "--steps", 1, "--cache", tmp_path / "cache", model=sdxl)
-    assert result.code == 0, result.err
-    for name in ("prompt_embeds", "pooled_embeds"):
-        assert (not np.load(tmp_path / "cache" / f"{name}.npy")[-1].any()) == zeros
+    """The first step's errors, with every prompt emptied and with none."""
+    first: dict[tuple[str, str], float] = {}
+    for said in ("pipeline", "encoded"):
+        for share in ("0.0", "1.0"):
+            config, output = tmp_path / "recipe.toml", tmp_path / f"{said}-{share}"
+            keys = f'flips = true\nempty_prompts = "{said}"\nempty_prompt_probability = {share}\n'
+            config.write_text(recipe_file.read_text().replace("flips = true\n", keys))
+            result = run_tiny(output, "--config", config, "--steps", 1, model=sdxl)
+            assert result.code == 0, result.err
+            first[said, share] = log(output)[0]["policy_mse_preferred"]
+    assert first["pipeline", "0.0"] == first["encoded", "0.0"]
+    assert first["pipeline", "1.0"] != first["encoded", "1.0"]
 
 
 @pytest.mark.parametrize(

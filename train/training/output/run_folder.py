@@ -10,6 +10,7 @@
 """
 
 import json
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,25 @@ from train.files import absolute, read_json, write_json
 from train.training.output.checkpoint import checkpoints_folder
 
 SETTINGS, SUMMARY = "run.json", "summary.json"
-MAY_CHANGE_ON_RESUME = (  # what changes no weight
+MAY_CHANGE_ON_RESUME = (  # what changes no weight, or by rounding only
     "recipe.run.steps",
     "recipe.run.checkpoint_every_steps",
+    "recipe.run.checkpoint_minutes",
     "recipe.run.keep_checkpoints",
     "recipe.run.fsdp",
+    "recipe.run.micro_batch_pairs",
+    "recipe.run.gradient_checkpointing",
     "recipe.run.validate_every_steps",
     "recipe.run.sample_every_steps",
     "recipe.run.sample_prompts",
     "recipe.run.wandb_project",
+)
+CHANGES_BY_ROUNDING = (  # what may change on resume as well, and is said
+    "recipe.run.micro_batch_pairs",
+    "recipe.run.gradient_checkpointing",
+    "recipe.run.channels_last",
+    "recipe.run.compile",
+    "recipe.optimizer.fused",
 )
 VERSIONED_PACKAGES = ("pairsieve", "torch", "diffusers", "transformers", "peft", "accelerate")
 
@@ -76,8 +87,10 @@ def finished_summary(output: Path, settings: dict[str, Any], *, resume: bool) ->
     return None
 
 
-def begin(output: Path, settings: dict[str, Any]) -> None:
-    """Write run.json. Raises: StorageError."""
+def begin(output: Path, settings: dict[str, Any], report: Callable[[str], None]) -> None:
+    """Write run.json; `report` hears of what a resumed run does otherwise, by rounding alone. Raises: StorageError."""
+    for change in _differences(_read(output / SETTINGS) or settings, settings, CHANGES_BY_ROUNDING):
+        report(f"{change}; that changes results by rounding alone.")
     (output / SUMMARY).unlink(missing_ok=True)
     write_json(output / SETTINGS, settings)
 
@@ -91,14 +104,19 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise RunDirectoryError(f"{path} is damaged ({error}); name another --output.") from error
 
 
-def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """`key: stored, now wanted` for each setting that decides the weights; versions do not stop a run."""
+def _differences(stored: dict[str, Any], wanted: dict[str, Any], keys: tuple[str, ...] | None = None) -> list[str]:
+    """`key: was stored, now wanted` for each of `keys`; absent, for all that decide the weights.
+
+    Versions do not stop a run.
+    """
     wanted = json.loads(json.dumps(wanted))  # as they were stored: tuples become lists
-    stored = {"latent_cache": wanted["latent_cache"]} | stored  # a run begun before it was kept may go on
+    stored = {"latent_cache": wanted.get("latent_cache")} | stored  # a run begun before it was kept may go on
     before, now = (flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
     before["recipe.model"] = absolute(str(before.get("recipe.model")))  # of a run begun before whole paths were kept
-    keys = [key for key in {**before, **now} if key not in MAY_CHANGE_ON_RESUME and before.get(key) != now.get(key)]
-    return [f"{key}: was {_quoted(before.get(key))}, now {_quoted(now.get(key))}" for key in keys]
+    free = {*MAY_CHANGE_ON_RESUME, *CHANGES_BY_ROUNDING}
+    asked = keys or [key for key in {**before, **now} if key not in free]
+    changed = [key for key in asked if before.get(key) != now.get(key)]
+    return [f"{key}: was {_quoted(before.get(key))}, now {_quoted(now.get(key))}" for key in changed]
 
 
 def _quoted(value: Any) -> str:

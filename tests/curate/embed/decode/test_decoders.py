@@ -15,10 +15,11 @@ from curate.embed.decode.decoders import (
     check_decode,
     choose_decoder,
 )
+from curate.embed.decode.steps import ForPillow
+from curate.embed.decode.taken_apart import needed_side_px, taken_apart
 from curate.errors import UsageError
 from curate.models.model_set import load_model_set
 from curate.models.scoring import load_scoring
-from curate.models.towers.preprocessing_steps import OnDevice, needed_side_px
 from curate.sources.images import Decoded, Rejected, decode
 from tests.curate.builders import MODELS, picture_bytes
 
@@ -53,7 +54,10 @@ def test_orientation_is_honoured(on_cpu: TorchvisionDecoder, turn: int) -> None:
 def test_what_is_no_whole_rgb_jpeg_goes_to_pillow_in_its_place(on_cpu: TorchvisionDecoder) -> None:
     whole = jpeg()
     png = picture_bytes(1, (20, 10), "PNG")
-    mixed = [png, whole, None, b"", whole[: len(whole) // 2], jpeg(form="L"), jpeg(form="CMYK"), whole, b"\xff\xd8\xff"]
+    stored_as_rgb = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(stored_as_rgb, "JPEG", keep_rgb=True)
+    others = [None, b"", whole[: len(whole) // 2], jpeg(form="L"), jpeg(form="CMYK"), stored_as_rgb.getvalue()]
+    mixed = [png, whole, *others, whole, b"\xff\xd8\xff"]
     found = on_cpu(mixed)
     assert [isinstance(one, DecodedOnDevice) for one in found] == [data is whole for data in mixed]
     for one, data in zip(found, mixed, strict=True):
@@ -85,10 +89,12 @@ def test_pixels_of_a_tensor_are_those_of_the_picture(on_cpu: TorchvisionDecoder)
     assert isinstance(expected, Decoded)
     for preprocess in scoring.preprocessors.values():
         assert needed_side_px(preprocess) == 64
-        ours, theirs = OnDevice(preprocess)(found.image), preprocess(expected.image)
+        steps = taken_apart(preprocess)
+        assert steps
+        ours, theirs = steps(found.image), preprocess(expected.image)
         assert ours.shape == theirs.shape
         assert (ours - theirs).abs().max() < 0.05  # three steps of 1/255, over a standard deviation of 0.26
-        assert torch.equal(OnDevice(preprocess)(expected.image), theirs)
+        assert torch.equal(steps(expected.image), theirs)
 
 
 def test_an_unknown_preprocessing_gets_the_picture(on_cpu: TorchvisionDecoder) -> None:
@@ -97,7 +103,8 @@ def test_an_unknown_preprocessing_gets_the_picture(on_cpu: TorchvisionDecoder) -
 
     found = on_cpu([jpeg()])[0]
     assert isinstance(found, DecodedOnDevice)
-    assert OnDevice(tiny)(found.image).shape == (3, 6, 8)
+    assert taken_apart(tiny) is None
+    assert ForPillow(tiny)(found.image).shape == (3, 6, 8)
     assert needed_side_px(tiny) == 8
 
 

@@ -17,10 +17,11 @@ from PIL import Image
 
 from benchmarks.speed.cheap import PROMPTS, MadeSource, cheap_pixels, cheap_scoring, column, made_parts
 from curate.embed.decode.decoders import PillowDecoder
-from curate.embed.decode.pool import Prepared, batches_ahead, compact, decode_pool
+from curate.embed.decode.pool import Prepared, batches_ahead, compact, decode_pool, default_decode_processes
 from curate.embed.decode.preprocess import Preprocessors, layouts, prepare
 from curate.embed.decode.processes import DecodeProcesses, modules_in
 from curate.embed.decode.reading import Batch, EncodedImage
+from curate.embed.decode.taken_apart import taken_apart
 from curate.embed.device.pipeline import compute_parts
 from curate.embed.options import ComputeOptions
 from curate.errors import CurateError
@@ -62,7 +63,9 @@ def test_processes_and_threads_give_equal_pixels_for_every_tower() -> None:
 def test_preprocessors_pickle_without_weights() -> None:
     models = load_model_set(MODELS)
     scoring = load_scoring(models, models.choose(["clip", "pickscore", "hpsv2"]), "cpu", "fp32")
-    pickled = pickle.dumps(scoring.preprocessors)
+    known = {key: taken_apart(preprocess) for key, preprocess in scoring.preprocessors.items()}
+    assert all(known.values())
+    pickled = pickle.dumps(known)
     assert len(pickled) < 10_000
     assert {"torchvision.transforms.transforms", "curate.models.towers.hpsv2"} <= set(modules_in(pickled))
 
@@ -76,6 +79,12 @@ def test_rejected_rows_are_closed_up_in_order() -> None:
 @pytest.mark.parametrize(("batch", "workers", "expected"), [(64, 2, 1), (64, 16, 4), (8, 2, 4), (1024, 16, 1)])
 def test_batches_ahead_feed_every_worker_twice(batch: int, workers: int, expected: int) -> None:
     assert batches_ahead(batch, workers) == expected
+
+
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 1), (3, 1), (8, 6), (16, 14), (64, 62)])
+def test_a_gpu_has_a_decode_process_for_each_core_but_two(cores: int, processes: int) -> None:
+    assert default_decode_processes("cuda:0", cores=cores) == processes
+    assert default_decode_processes("cuda:0", "nvjpeg", cores) == default_decode_processes("cpu", cores=cores) == 0
 
 
 def test_an_image_that_crashes_its_process_is_set_aside_and_the_others_stay(
@@ -115,13 +124,31 @@ def test_a_process_killed_once_costs_no_image(tmp_path: Path, capsys: pytest.Cap
     assert "note: a decode process died (SIGKILL); its 2 images are tried again one by one" in capsys.readouterr().err
 
 
-def test_an_error_in_a_process_comes_out_here() -> None:
-    with pytest.raises(ZeroDivisionError):
-        decoded({"8x8": dividing_pixels}, batches([picture_bytes(0, (16, 16))]), processes=1)
+@pytest.mark.parametrize("processes", [0, 1])
+def test_whatever_fails_after_decoding_costs_its_own_picture(processes: int) -> None:
+    data = [picture_bytes(0, size) for size in ((20, 20), (16, 16), (17, 17), (30, 20))]
+    found = decoded({"8x8": failing_pixels}, batches(data), processes)[0]
+    assert found.results[1] == Rejected("image_unscorable", "ZeroDivisionError: sixteen")
+    assert found.results[2] == Rejected(
+        "image_unscorable", "ValueError: it gave (3, 1, 8), where other pictures give (3, 8, 8)"
+    )
+    assert [isinstance(result, Rejected) for result in found.results] == [False, True, True, False]
+    whole = decoded({"8x8": cheap_pixels}, batches([data[0], data[3]]))[0]
+    assert torch.equal(found.pixels["8x8"], whole.pixels["8x8"])
 
 
-def dividing_pixels(image: Image.Image) -> torch.Tensor:
-    return cheap_pixels(image) / (1 // (image.width - 16) if image.width == 16 else 1)
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_lack_of_memory_is_not_the_pictures_fault(processes: int) -> None:
+    with pytest.raises(MemoryError):
+        decoded({"8x8": failing_pixels}, batches([picture_bytes(0, (18, 18))]), processes)
+
+
+def failing_pixels(image: Image.Image) -> torch.Tensor:
+    if image.width == 16:
+        raise ZeroDivisionError("sixteen")
+    if image.width == 18:
+        raise MemoryError
+    return cheap_pixels(image)[:, :1] if image.width == 17 else cheap_pixels(image)
 
 
 class NotThere:

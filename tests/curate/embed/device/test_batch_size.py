@@ -14,7 +14,7 @@ from curate.embed.device.batch_size import compile_towers, find_batch, largest_u
 from curate.embed.options import ComputeOptions, parse_batch
 from curate.embed.stage import embed_source
 from curate.errors import ModelError, UsageError
-from curate.models.batch_limit import BatchLimit
+from curate.models.batch_limit import BatchLimit, out_of_memory
 from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring, rows_of
 from curate.models.towers.compiled import StaticBatch
@@ -129,18 +129,48 @@ def test_another_failure_is_not_taken_for_memory() -> None:
         BatchLimit(4).run(8, work)
 
 
-def test_a_cuda_library_and_the_cpu_may_run_out_too() -> None:
-    for words in (
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x",
-        "DefaultCPUAllocator: can't allocate memory",
-    ):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.00 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA driver error: out of memory",
+        "CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes, cuDNN may need",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "FIND was unable to find an engine to execute this computation",
+        "GET was unable to find an engine to execute this computation",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "Triton Error [CUDA]: out of memory",
+        "nvjpegDecode failed: 5",
+        "Failed to initialize batch decoding: 5",
+        "Failed to decode batch: 5",
+        "Failed to create device buffer: 5",
+        "Failed to create nvjpeg decoder state: 5",
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to",
+    ],
+)
+def test_whoever_refuses_memory_is_understood(words: str) -> None:
+    def work(start: int, stop: int) -> range:
+        if stop - start > 2:
+            raise RuntimeError(words)
+        return range(start, stop)
 
-        def work(start: int, stop: int, words: str = words) -> range:
-            if stop - start > 2:
-                raise RuntimeError(words)
-            return range(start, stop)
+    assert [list(piece) for piece in BatchLimit().run(5, work)] == [[0, 1], [2, 3], [4]]
 
-        assert [list(piece) for piece in BatchLimit().run(5, work)] == [[0, 1], [2, 3], [4]]
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: unspecified launch failure",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "Failed to decode batch: 6",
+        "out of resource: shared memory, Required: 114688, Hardware limit: 101376",
+    ],
+)
+def test_other_failures_of_a_device_are_not_taken_for_memory(words: str) -> None:
+    assert not out_of_memory(RuntimeError(words))
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,30 @@ def test_channels_last_on_tensor_cores_alone() -> None:
     assert memory_format("cuda", "fp32") == memory_format("cpu", "bf16") == torch.contiguous_format
 
 
+@torch.inference_mode()
+def test_float32_is_not_tf32(open_clip_tower: Any) -> None:
+    """cuDNN's convolutions are in TF32 unless told otherwise, on every GPU since Ampere."""
+    assert torch.backends.cudnn.allow_tf32
+    seen: list[bool] = []
+    open_clip_tower.visual.conv1.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    for precision in ("fp32", "bf16"):
+        with autocast("cpu", precision):
+            open_clip_tower.visual(torch.randn(1, 3, SIDE, SIDE))
+    assert seen == [False, True]
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_prompts_are_in_float32_whatever_the_pictures_are_in() -> None:
+    models = load_model_set(MODELS)
+    chosen = models.choose(["clip", "pickscore", "hpsv2"])
+    exact, half = (load_scoring(models, chosen, "cpu", precision) for precision in ("fp32", "bf16"))
+    for name, values in half.embed_prompts(["a red circle", ""]).items():
+        assert torch.equal(values, exact.embed_prompts(["a red circle", ""])[name])
+
+
 def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("auto", "cpu") == "fp32"
     for has, precision in ((True, "bf16"), (False, "fp16")):
-        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True, has=has: has)
         assert choose_precision("auto", "cuda") == precision
     assert {choose_precision(name, "cpu") for name in DTYPES} == set(DTYPES)

@@ -15,9 +15,9 @@ def test_an_absent_folder_is_work_to_do(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
-    begin(tmp_path, SETTINGS)
+    begin(tmp_path, SETTINGS, print)
     assert finished_summary(tmp_path, OTHER, resume=False) is None
-    begin(tmp_path, OTHER)
+    begin(tmp_path, OTHER, print)
     assert finished_summary(tmp_path, OTHER, resume=False) is None
 
 
@@ -29,7 +29,7 @@ def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path: Path) -> None
 
 
 def test_other_shards_are_other_settings(tmp_path: Path) -> None:
-    begin(tmp_path, SETTINGS)
+    begin(tmp_path, SETTINGS, print)
     (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
     with pytest.raises(RunDirectoryError) as caught:
         finished_summary(tmp_path, OTHER, resume=True)
@@ -40,13 +40,13 @@ def test_other_shards_are_other_settings(tmp_path: Path) -> None:
 
 
 def test_library_versions_do_not_stop_a_run(tmp_path: Path) -> None:
-    begin(tmp_path, SETTINGS | {"versions": {"torch": "0"}})
+    begin(tmp_path, SETTINGS | {"versions": {"torch": "0"}}, print)
     (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
     assert finished_summary(tmp_path, SETTINGS, resume=True) is None
 
 
 def test_a_run_begun_before_it_said_whether_latents_are_cached_goes_on(tmp_path: Path) -> None:
-    begin(tmp_path, {name: value for name, value in SETTINGS.items() if name != "latent_cache"})
+    begin(tmp_path, {name: value for name, value in SETTINGS.items() if name != "latent_cache"}, print)
     (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
     for latent_cache in (True, False):
         assert finished_summary(tmp_path, SETTINGS | {"latent_cache": latent_cache}, resume=True) is None

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.errors import CurateError
+from curate.sources.layouts.members import read_members
+from curate.sources.layouts.prepare import Preparation, columns_query, write_rows
 from curate.sources.manifest import Candidates
-from curate.sources.members import read_members
-from curate.sources.prepare import Preparation, columns_query, write_rows
-from tests.curate.sources.test_members import write_tar, write_zip
+from tests.curate.sources.layouts.test_members import write_tar, write_zip
 
 TWO = "select prompt, a as image_0_path, b as image_1_path from source"
 ROWS = [{"prompt": "p", "a": "1.png", "b": "2.png"}, {"prompt": "q", "a": "3.png", "b": "4.png"}]

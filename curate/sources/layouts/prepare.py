@@ -21,9 +21,9 @@ from curate.database.connection import first_line, literal
 from curate.database.queries import query_text
 from curate.database.user_sql import one_select
 from curate.errors import SourceError, nearest
+from curate.sources.layouts.members import list_members, needs_unpacking, read_members, unpacked
+from curate.sources.layouts.relation import FOLDER, connect_source, kind_of, quoted
 from curate.sources.manifest import Candidates, Manifest
-from curate.sources.members import list_members, needs_unpacking, read_members, unpacked
-from curate.sources.relation import FOLDER, connect_source, kind_of, quoted
 from curate.storage.folder import Folder
 from curate.terminal.progress import say
 from schemas.manifests import CANDIDATE_COLUMNS, COLUMN_KEYS

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.curate.builders import MODELS, Outcome, picture_bytes
-from tests.curate.sources.test_members import write_tar, write_zip
+from tests.curate.sources.layouts.test_members import write_tar, write_zip
 
 Curate = Callable[..., Outcome]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from curate.errors import SourceError
-from curate.sources.members import list_members, read_members
+from curate.sources.layouts.members import list_members, read_members
 from curate.terminal.progress import progress
 
 PICTURES = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl"))

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from curate.database.connection import CONFIG, first_line, literal
 from curate.errors import SourceError
-from curate.sources.samples import folder_rows, tar_rows
+from curate.sources.layouts.samples import folder_rows, tar_rows
 
 FOLDER = "folder"
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")

@@ -16,8 +16,8 @@ import pytest
 
 from curate.sources.manifest import BUNDLED
 from tests.curate.builders import MODELS, Outcome, picture_bytes
-from tests.curate.sources.test_layouts import exported
-from tests.curate.sources.test_members import write_tar, write_zip
+from tests.curate.sources.layouts.test_layouts import exported
+from tests.curate.sources.layouts.test_members import write_tar, write_zip
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def rapidata_700k(here: Path) -> list[object]:
 def rapidata_t2i(here: Path) -> list[object]:
     def row(prompt: str, one: int, two: int, shares: tuple[float, float, float]) -> dict[str, Any]:
         questions = zip(("preference", "coherence", "alignment"), shares, strict=True)
-        told = {}
+        told: dict[str, float] = {}
         for question, share in questions:
             told |= {f"weighted_results_image1_{question}": share, f"weighted_results_image2_{question}": 1 - share}
         return {"prompt": prompt, "image1": image(one), "image2": image(two), "model1": "a", "model2": "b", **told}

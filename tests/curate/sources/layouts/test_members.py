@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.errors import SourceError
-from curate.sources.members import is_member, list_members, needs_unpacking, read_members, unpacked
+from curate.sources.layouts.members import is_member, list_members, needs_unpacking, read_members, unpacked
 
 PICTURES = {"a/1.png": b"one", "a/2.png": b"two", "b/3.png": b"three"}
 
