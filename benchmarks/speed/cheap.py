@@ -1,6 +1,6 @@
 """A tower and a source that cost next to nothing: for tests and benchmarks of what goes on around the towers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,12 @@ class MadeSource:
     read: list[tuple[str, int]] = field(default_factory=list)
     manifest: Manifest = field(default_factory=lambda: Manifest("made", Path("made"), {}, {}, "train"))
 
-    def image_bytes(self, locations: list[Location]) -> dict[Location, bytes | None]:
-        """As Source.image_bytes."""
-        self.read += sorted({item[:2] for item in locations})
-        return {item: self.data(item.row_group * self.group_images + item.row) for item in locations}
+    def read_images(self, locations: Iterable[Location]) -> Iterator[tuple[Location, bytes | None]]:
+        """As Source.read_images."""
+        wanted = sorted(locations)
+        self.read += sorted({item[:2] for item in wanted})
+        for item in wanted:
+            yield item, self.data(item.row_group * self.group_images + item.row)
 
 
 def made_parts(images: int, part_images: int, group_images: int = 10) -> list[Part]:

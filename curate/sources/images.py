@@ -73,9 +73,7 @@ def decode(data: bytes | None, max_pixels: int = MAX_PIXELS, at_least_px: int | 
         return Rejected("image_too_large", str(error))
     except UnidentifiedImageError:
         return Rejected("image_unreadable", f"not an image: {len(data)} bytes starting {data[:4].hex()}")
-    except MemoryError:
-        raise
-    except Exception as error:  # each format's decoder raises kinds of its own for bad bytes
+    except Exception as error:  # each format's decoder raises kinds of its own for bad bytes, MemoryError too
         return Rejected("image_unreadable", f"{type(error).__name__}: {error}")
 
 

@@ -72,7 +72,7 @@ def _preprocess(picture: Picture, preprocessors: Preprocessors, pixels: Pixels, 
             if found.shape != wanted.shape:
                 raise ValueError(f"it gave {tuple(found.shape)}, where other pictures give {tuple(wanted.shape)}")
             wanted.copy_(found)
-    except (MemoryError, torch.OutOfMemoryError):  # the machine's fault, not the picture's
+    except torch.OutOfMemoryError:  # the device's fault, not the picture's
         raise
     except Exception as error:
         return Rejected("image_unscorable", f"{type(error).__name__}: {error}")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from curate.embed.planning.plan import Part
 from curate.errors import SourceError
 from curate.sources.parquet import Location, Source
@@ -58,7 +60,7 @@ def _encoded(source: Source, uids: dict[Location, str]) -> Iterator[list[Encoded
     """The images of one row group, in the order of their places, which is the part's."""
     gathered, gathered_bytes = list[EncodedImage](), 0
     for place, data in source.read_images(uids):
-        gathered.append(EncodedImage(uids[place], place, None if data is None else bytes(data)))
+        gathered.append(EncodedImage(uids[place], place, bytes(data) if isinstance(data, pa.Buffer) else data))
         gathered_bytes += len(data or b"")
         if gathered_bytes >= READ_BYTES:
             yield gathered

@@ -117,6 +117,14 @@ def test_postscript_is_not_run() -> None:
     assert decode(data) == Rejected("image_unreadable", "PostScript is a program, which is not run")
 
 
+def test_bytes_for_which_there_is_no_memory_are_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(image: Image.Image) -> None:
+        raise MemoryError("no room for a row")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", full)
+    assert decode(picture_bytes(1, (9, 7), "PNG")) == Rejected("image_unreadable", "MemoryError: no room for a row")
+
+
 def test_pixel_limit_is_inclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     data = picture_bytes(1, (10, 10), "PNG")
     assert isinstance(decode(data, max_pixels=100), Decoded)

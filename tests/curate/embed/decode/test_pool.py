@@ -137,17 +137,21 @@ def test_whatever_fails_after_decoding_costs_its_own_picture(processes: int) -> 
     assert torch.equal(found.pixels["8x8"], whole.pixels["8x8"])
 
 
-@pytest.mark.parametrize("processes", [0, 1])
-def test_a_lack_of_memory_is_not_the_pictures_fault(processes: int) -> None:
-    with pytest.raises(MemoryError):
-        decoded({"8x8": failing_pixels}, batches([picture_bytes(0, (18, 18))]), processes)
+def test_a_picture_too_large_for_the_memory_costs_itself_a_full_device_the_run() -> None:
+    assert decoded({"8x8": failing_pixels}, batches([picture_bytes(0, (18, 18))]))[0].results == [
+        Rejected("image_unscorable", "MemoryError: eighteen")
+    ]
+    with pytest.raises(torch.OutOfMemoryError):
+        decoded({"8x8": failing_pixels}, batches([picture_bytes(0, (19, 19))]))
 
 
 def failing_pixels(image: Image.Image) -> torch.Tensor:
     if image.width == 16:
         raise ZeroDivisionError("sixteen")
     if image.width == 18:
-        raise MemoryError
+        raise MemoryError("eighteen")
+    if image.width == 19:
+        raise torch.OutOfMemoryError
     return cheap_pixels(image)[:, :1] if image.width == 17 else cheap_pixels(image)
 
 
