@@ -75,6 +75,16 @@ class Objective:
     offset_by: Annotated[str | None, ReadBy("dpo")] = None  # the margin asked for is offset_scale * value
     offset_scale: Annotated[float, ReadBy("dpo")] = 1.0
 
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the loss depends on the frozen reference's errors."""
+        return self.name not in ("orpo", "sft")
+
+    @property
+    def uses_rejected(self) -> bool:
+        """Whether the loss depends on the rejected image."""
+        return self.name != "sft"
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -151,6 +161,11 @@ class Recipe:
     variant: str | None = None  # of its weight files, as fp16
     vae: str | None = None  # another AutoencoderKL: a folder or hub id
     single_file_config: str | None = None  # where `model` is one file: a pipeline folder or hub id of its kind
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether anything looks at it: the loss, or the implicit accuracy on held-out pairs."""
+        return self.objective.uses_reference or self.run.validate_every_steps is not None
 
     def as_table(self) -> Table:
         """Plain values, as JSON and TOML take them."""

@@ -131,7 +131,7 @@ def run_training(
                 batch, last_micro_step = next(batches)
                 with nullcontext() if last_micro_step else accelerator.no_sync(policy):
                     with accelerator.autocast():
-                        errors = pair_errors(policy, reference, scheduler, batch)
+                        errors = pair_errors(policy, reference, scheduler, batch, recipe.objective)
                     losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
                     accelerator.backward(losses.sum() * (processes / run.batch_pairs))
                 per_pair = pair_metrics(errors, losses)
