@@ -164,8 +164,9 @@ class Recipe:
 
     @property
     def uses_reference(self) -> bool:
-        """Whether anything looks at it: the loss, or the implicit accuracy on held-out pairs."""
-        return self.objective.uses_reference or self.run.validate_every_steps is not None
+        """Whether anything looks at it: the loss, the implicit accuracy on held-out pairs, pictures while training."""
+        run = self.run
+        return self.objective.uses_reference or bool(run.validate_every_steps or run.sample_every_steps)
 
     def as_table(self) -> Table:
         """Plain values, as JSON and TOML take them."""

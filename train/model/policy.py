@@ -36,8 +36,8 @@ def make_policy(
         denoiser.requires_grad_(True).to(device)
         reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
         if recipe.run.fsdp:
-            spread(frozen.requires_grad_(False), device, processes)
-            spread(denoiser, device, processes)
+            spread(frozen.requires_grad_(False), device, processes, dtype)
+            spread(denoiser, device, processes, dtype)
         _compile(frozen, recipe)
     else:
         _cast_layers(denoiser, dtype).to(device)

@@ -79,7 +79,7 @@ def cost(recipe: Recipe, pairs: int | None = None, processes: int = 1) -> Cost:
         counter.most = standing = counter.now
         batch = _batch(model, recipe, pairs)
         with Autocast(half):
-            errors = pair_errors(policy, reference, model.scheduler, batch)
+            errors = pair_errors(policy, reference, model.scheduler, batch, recipe.objective)
         pair_loss(errors, recipe.objective).sum().backward()
     spread = processes if recipe.run.fsdp else 1
     moments = math.ceil(sum(_moment_bytes(recipe.optimizer, one) for one in parameters))
