@@ -75,6 +75,16 @@ class Objective:
     offset_by: Annotated[str | None, ReadBy("dpo")] = None  # the margin asked for is offset_scale * value
     offset_scale: Annotated[float, ReadBy("dpo")] = 1.0
 
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the loss depends on the frozen reference's errors."""
+        return self.name not in ("orpo", "sft")
+
+    @property
+    def uses_rejected(self) -> bool:
+        """Whether the loss depends on the rejected image."""
+        return self.name != "sft"
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -151,6 +161,12 @@ class Recipe:
     variant: str | None = None  # of its weight files, as fp16
     vae: str | None = None  # another AutoencoderKL: a folder or hub id
     single_file_config: str | None = None  # where `model` is one file: a pipeline folder or hub id of its kind
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether anything looks at it: the loss, the implicit accuracy on held-out pairs, pictures while training."""
+        run = self.run
+        return self.objective.uses_reference or bool(run.validate_every_steps or run.sample_every_steps)
 
     def as_table(self) -> Table:
         """Plain values, as JSON and TOML take them."""

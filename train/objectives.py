@@ -18,7 +18,7 @@ from train.config import Objective
 
 @dataclass(frozen=True)
 class PairErrors:
-    """Mean squared prediction errors of a batch of pairs, each of shape (pair,).
+    """Mean squared prediction errors of a batch of pairs, each of shape (pair,); NaN what was not computed.
 
     drift: the mean squared difference of the policy's prediction from the reference's, over both images. The
     KL divergence of policy from reference at a denoising step is proportional to it (arXiv 2311.12908, eq. 12).

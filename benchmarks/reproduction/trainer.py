@@ -6,7 +6,7 @@ own; a test holds the weights to those of `train.training.loop.run_training` on 
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,8 @@ def run_steps(
     observe: called with the number of steps done, the policy, and the step's means.
     """
     scheduler: Scheduler = model.scheduler
-    policy, reference = make_policy(model, recipe, CPU, torch.float32)
+    observed = replace(recipe, run=replace(recipe.run, validate_every_steps=1))  # each objective's drift is observed
+    policy, reference = make_policy(model, observed, CPU, torch.float32)
     parameters = trainable(policy)
     optimizer = make_optimizer(recipe.optimizer, parameters, CPU)
     plan = BatchPlan(

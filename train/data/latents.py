@@ -28,6 +28,10 @@ from train.model.memory import AtOnce
 
 ENCODED_AT_ONCE = 16  # pictures through the VAE without a cache
 DECODE_THREADS = 4  # that read pictures for a VAE
+ADVICE = (  # where an encoder's values are not finite
+    "its weights are broken, or its numbers too large for float16, which the cache keeps; take another, or --no-cache"
+    ' with run.mixed_precision = "bf16".'
+)
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,11 @@ class OnTheFly:
         views = [one.pixels.flip(-1) if mirrored else one.pixels for one, mirrored in zip(crops, flipped, strict=True)]
         pieces = self.at_once.run(len(views), lambda start, stop: self._posterior(views[start:stop]))
         moments = torch.cat(pieces)
-        check_finite(self.model, self.pairs, images, moments)
+        check_finite(self.pairs, images, moments)
         texts = [*self.pairs.prompts, ""]
         unique = list(dict.fromkeys(prompts))
         found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
-        check_finite_prompts(self.model, [texts[prompt] for prompt in unique], found.prompt_embeds)
+        check_finite_prompts([texts[prompt] for prompt in unique], found.prompt_embeds)
         rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
         conditioning = found.mapped(lambda part: part[rows].float())
         if self.model.spec.has_time_ids:
@@ -123,26 +127,24 @@ def encode_posterior(model: DiffusionModel, pixels: Float[Tensor, "image 3 px_h 
     return mean * scale, posterior.std * scale
 
 
-def check_finite(model: DiffusionModel, pairs: PairSet, images: list[int], moments: Float[Tensor, "image ..."]) -> None:
+def check_finite(pairs: PairSet, images: list[int], moments: Float[Tensor, "image ..."]) -> None:
     """Raises: ModelError naming the first of `images` whose posterior is not finite."""
-    sound = moments.isfinite().flatten(1).all(dim=1).tolist()
-    if not all(sound):
-        lost, precision = pairs.images[images[sound.index(False)]], str(model.vae.dtype).removeprefix("torch.")
+    if (lost := _first_not_finite(moments)) is not None:
         raise ModelError(
-            f"The VAE gives values that are not finite for the image {lost}: its weights are broken, or its numbers"
-            f' grow too large for {precision}; try run.mixed_precision = "bf16", or another VAE.'
+            f"The VAE gives values that are not finite for the image {pairs.images[images[lost]]}: {ADVICE}"
         )
 
 
-def check_finite_prompts(model: DiffusionModel, prompts: list[str], states: Float[Tensor, "prompt ..."]) -> None:
+def check_finite_prompts(prompts: list[str], states: Float[Tensor, "prompt ..."]) -> None:
     """Raises: ModelError naming the first of `prompts` whose embedding is not finite."""
-    sound = states.isfinite().flatten(1).all(dim=1).tolist()
-    if not all(sound):
-        lost, precision = prompts[sound.index(False)], str(model.text_encoders[0].dtype).removeprefix("torch.")
-        raise ModelError(
-            f"A text encoder gives values that are not finite for the prompt `{shortened(lost)}`: its weights are"
-            f' broken, or its numbers grow too large for {precision}; try run.mixed_precision = "bf16".'
-        )
+    if (lost := _first_not_finite(states)) is not None:
+        named = shortened(prompts[lost])
+        raise ModelError(f"A text encoder gives values that are not finite for the prompt `{named}`: {ADVICE}")
+
+
+def _first_not_finite(rows: Float[Tensor, "row ..."]) -> int | None:
+    sound = rows.isfinite().flatten(1).all(dim=1).tolist()
+    return None if all(sound) else sound.index(False)
 
 
 def read_crop(pairs: PairSet, image: int, resolution_px: int) -> Crop:

@@ -25,7 +25,7 @@ UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, HfHubHTTPError, HFVal
 
 
 def composed(recipe: Recipe, output: Path) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe as it is once `compose` has made the folder, and what that is made of; nothing for a plain model.
+    """The recipe as it is once `compose` has made the folder, and `composed_of`, the parts; nothing for a plain model.
 
     Raises: SettingsError.
     """
@@ -35,11 +35,13 @@ def composed(recipe: Recipe, output: Path) -> tuple[Recipe, dict[str, Any]]:
     if recipe.revision is not None and Path(recipe.model).exists():
         raise SettingsError(f"revision is of a hub id; {recipe.model} lies on this machine: leave it out.")
     base = str((output / "base").resolve())
-    return replace(recipe, model=base, revision=None, variant=None, vae=None, single_file_config=None), parts
+    return replace(recipe, model=base, revision=None, variant=None, vae=None, single_file_config=None), {
+        "composed_of": parts
+    }
 
 
 def compose(parts: dict[str, Any], folder: Path) -> None:
-    """Write the pipeline of `parts`, as `composed` gives them, in float32, unless it is there.
+    """Write the pipeline of `parts`, as `composed` names them, in float32, unless it is there.
 
     Raises: ModelError, StorageError.
     """

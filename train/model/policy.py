@@ -12,6 +12,7 @@ from train.model.families import DiffusionModel, load
 from train.model.fsdp import on_host, spread
 from train.model.lora import add_lora
 
+MOST_COMPILED = 512
 Reference = Callable[[], AbstractContextManager[torch.nn.Module]]  # enter it to have the frozen denoiser
 
 
@@ -22,19 +23,21 @@ def make_policy(
 
     Full fine-tune: float32 weights, and a frozen copy in `dtype`, but for its norms. LoRA: such frozen weights under
     float32 adapters; the reference is the same denoiser with its adapters off, so there is no second copy.
-    With `run.fsdp` both are spread over the processes.
+    With `run.fsdp` both are spread over the processes. Where nothing looks at the reference, there is none.
     Raises: ModelError when no layer matches the LoRA's targets.
     """
     denoiser: torch.nn.Module = model.denoiser
     if recipe.run.channels_last:
         denoiser.to(memory_format=torch.channels_last)
     if recipe.lora is None:
-        frozen = _cast_layers(copy.deepcopy(denoiser), dtype).to(device)
+        frozen = torch.nn.Module()
+        if recipe.uses_reference:
+            frozen = _cast_layers(copy.deepcopy(denoiser), dtype).to(device)
         denoiser.requires_grad_(True).to(device)
         reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
         if recipe.run.fsdp:
-            spread(frozen.requires_grad_(False), device, processes)
-            spread(denoiser, device, processes)
+            spread(frozen.requires_grad_(False), device, processes, dtype)
+            spread(denoiser, device, processes, dtype)
         _compile(frozen, recipe)
     else:
         _cast_layers(denoiser, dtype).to(device)
@@ -69,8 +72,10 @@ def _cast_layers(denoiser: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Modu
 
 
 def _compile(denoiser: torch.nn.Module, recipe: Recipe) -> None:
-    """In place, so that parameters keep their names; the shapes of a run's batches do not change."""
+    """In place, so that parameters keep their names; each shape of a run's batches is compiled for itself."""
     if recipe.run.compile:
+        # Counted over shapes, policy and reference, with gradients and without; torch's own 8 ends at the fifth shape.
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_COMPILED
         denoiser.compile(dynamic=False)
 
 

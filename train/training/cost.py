@@ -1,9 +1,9 @@
 """What a recipe costs, counted before it is run; and the micro-batch that fits a device.
 
 A micro-step is run on the meta device, where tensors have shapes and no values: the trainer's own policy, reference,
-errors and loss, at the model's full size. Matrix products and convolutions are counted by PyTorch's FlopCounterMode,
-memory by adding up what is alive at once. Kernels' own work space and the allocator's gaps are not seen: `USED_SHARE`
-leaves room for them. Reference cycles in PyTorch's checkpointing make the memory with it uncertain by some percent.
+errors and loss, at the model's full size. Matrix products, convolutions and attention are counted by PyTorch's
+formulas, memory by adding up what is alive at once. Kernels' own work space and the allocator's gaps are not seen:
+`USED_SHARE` leaves room for them.
 """
 
 import math
@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from train.config import Optimizer, Recipe
 from train.data.latents import Batch
@@ -65,8 +65,8 @@ def cost(recipe: Recipe, pairs: int | None = None, processes: int = 1) -> Cost:
     """What a micro-step of `pairs` pairs takes, the recipe's own number if absent. Raises: ModelError."""
     pairs = recipe.run.pairs_at_once if pairs is None else pairs
     plain = replace(recipe.run, compile=False, fsdp=False, channels_last=False, gradient_checkpointing=False)
-    half, flops = HALVES.get(recipe.run.mixed_precision), FlopCounterMode(display=False)
-    with AliveBytes() as memory, flops:
+    half = HALVES.get(recipe.run.mixed_precision)
+    with StepCounter() as counter:
         model = outline(recipe.model)
         policy, reference = make_policy(model, replace(recipe, run=plain), META, half or torch.float32)
         with reference() as frozen:
@@ -76,20 +76,20 @@ def cost(recipe: Recipe, pairs: int | None = None, processes: int = 1) -> Cost:
         parameters = list(trainable(policy).values())
         for one in parameters:
             one.grad = torch.zeros_like(one)
-        memory.most = standing = memory.now
+        counter.most = standing = counter.now
         batch = _batch(model, recipe, pairs)
         with Autocast(half):
-            errors = pair_errors(policy, reference, model.scheduler, batch)
+            errors = pair_errors(policy, reference, model.scheduler, batch, recipe.objective)
         pair_loss(errors, recipe.objective).sum().backward()
     spread = processes if recipe.run.fsdp else 1
     moments = math.ceil(sum(_moment_bytes(recipe.optimizer, one) for one in parameters))
     return Cost(
         pairs=pairs,
-        flop=flops.get_total_flops(),
+        flop=counter.flop,
         weights_bytes=weights // spread,
         gradients_bytes=_size_bytes(one.grad for one in parameters if one.grad is not None) // spread,
         moments_bytes=moments // spread,
-        activations_bytes=memory.most - standing,
+        activations_bytes=counter.most - standing,
     )
 
 
@@ -215,16 +215,21 @@ def _batch(model: DiffusionModel, recipe: Recipe, pairs: int) -> Batch:
     )
 
 
-class AliveBytes(TorchDispatchMode):
-    """Adds up the bytes of the tensors that were made inside and are still held: `now`, and the `most` so far."""
+class StepCounter(TorchDispatchMode):
+    """Bytes of the tensors that were made inside and are still held, `now` and at `most`; and FLOPs.
+
+    PyTorch's FlopCounterMode would do for these, but it holds on to tensors that checkpointing lets go.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
+        self.now = self.most = self.flop = 0
         self._held: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.flop += formula(*args, **(kwargs or {}), out_val=found)
         for one in tree_leaves(found):
             if isinstance(one, Tensor) and (key := (storage := one.untyped_storage())._cdata) not in self._held:
                 self.now += storage.nbytes()
@@ -255,10 +260,13 @@ class Autocast(TorchFunctionMode):
             cast = [one if self.half is None else one.to(self.half) for one in args[:3]]
             return torch.ops.aten._scaled_dot_product_efficient_attention(*cast, None, True)[0]
         if (dtype := self.dtypes.get(func)) is not None:
-            args, kwargs = tree_map_only(
-                Tensor, lambda one: one.to(dtype) if one.is_floating_point() else one, (args, kwargs)
-            )
+            args = [_cast(one, dtype) for one in args]
+            kwargs = {name: _cast(one, dtype) for name, one in (kwargs or {}).items()}
         return func(*args, **(kwargs or {}))
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _checkpoint(half: torch.dtype | None) -> Callable[..., Any]:

@@ -58,8 +58,7 @@ def run_training(
     run, accelerator = recipe.run, open_accelerator(recipe)
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
     recipe, parts = composed(recipe, output)
-    settings = run_folder.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache)
-    settings |= {"composed_of": parts} if parts else {}
+    settings = run_folder.settings_of(recipe, pairs.shard_hashes, latent_cache=use_cache) | parts
     finished = run_folder.finished_summary(output, settings, resume=resume)
     agreed_step(accelerator, output, 0 if finished is None else run.steps)  # all have looked before one writes
     with ExitStack() as stack:
@@ -67,10 +66,7 @@ def run_training(
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
-        if parts and main:
-            compose(parts, Path(recipe.model))
-        accelerator.wait_for_everyone()
-        recipe = fit_to_device(recipe, accelerator, reporter)
+        recipe = fit_to_device(recipe, parts, accelerator, reporter)
         run, settings["recipe"] = recipe.run, recipe.as_table()
         stack.enter_context(enough_memory_to_train(recipe))
         if main:
@@ -82,8 +78,7 @@ def run_training(
         if not fetched(recipe.model):
             reporter.say(f"Fetching {recipe.model} from the hub, once: some 4 to 30 GB.")
         model = load(recipe.model)
-        if recipe.data.empty_prompts == "encoded":
-            model = replace(model, zero_empty_prompt=False)
+        model = replace(model, zero_empty_prompt=model.zero_empty_prompt and recipe.data.empty_prompts == "pipeline")
         latent_shape = model.latent_shape(recipe.data.resolution_px)
         if recipe.data.buckets:
             pairs = bucketed(pairs, recipe.data.resolution_px, model.multiple_px)
@@ -136,7 +131,7 @@ def run_training(
                 batch, last_micro_step = next(batches)
                 with nullcontext() if last_micro_step else accelerator.no_sync(policy):
                     with accelerator.autocast():
-                        errors = pair_errors(policy, reference, scheduler, batch)
+                        errors = pair_errors(policy, reference, scheduler, batch, recipe.objective)
                     losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
                     accelerator.backward(losses.sum() * (processes / run.batch_pairs))
                 per_pair = pair_metrics(errors, losses)
@@ -237,9 +232,15 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def fit_to_device(recipe: Recipe, accelerator: Accelerator, reporter: Reporter) -> Recipe:
-    """Numbers for what the recipe leaves to the free memory, the same on all processes. Raises: ModelError."""
+def fit_to_device(recipe: Recipe, parts: dict[str, Any], accelerator: Accelerator, reporter: Reporter) -> Recipe:
+    """Numbers for what the recipe leaves to the free memory, the same on all processes, once the model is composed.
+
+    Raises: ModelError, StorageError.
+    """
     processes = accelerator.num_processes
+    if parts and accelerator.is_main_process:
+        compose(parts["composed_of"], Path(recipe.model))
+    accelerator.wait_for_everyone()
     if cost.is_open(recipe):
         free = torch.tensor([cost.free_bytes(accelerator.device) // 2**20], device=accelerator.device)
         free_mib = int(accelerator.gather(free).min())

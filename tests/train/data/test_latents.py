@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from tests.train import tiny
 from tests.train.caches import build
 from train.config import load_recipe
+from train.data import latents as latents_module
 from train.data.latent_cache.cache import LatentCache
 from train.data.latents import OnTheFly, assemble
 from train.data.pairs import PairSet, read_pairs
@@ -107,6 +109,21 @@ def test_encoding_on_the_fly_gives_the_cached_batch(cache: LatentCache, model: D
     assert torch.equal(cached.noise, direct.noise)
 
 
+def test_without_a_cache_pictures_are_read_by_several_threads_and_stay_in_order(
+    cache: LatentCache, model: DiffusionModel, pairs: PairSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, real = threading.Barrier(2, timeout=60), latents_module.read_crop
+
+    def together(*arguments: Any) -> Any:
+        both.wait()  # until another picture is being read
+        return real(*arguments)
+
+    cached = assemble(cache, pairs, draws(4))
+    monkeypatch.setattr(latents_module, "read_crop", together)
+    direct = assemble(OnTheFly(model, pairs, tiny.RESOLUTION_PX), pairs, draws(4))
+    torch.testing.assert_close(cached.latents, direct.latents, rtol=2e-3, atol=2e-3)
+
+
 def test_a_vae_that_overflows_names_the_image_without_a_cache_too(
     model: DiffusionModel, pairs: PairSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,8 +139,8 @@ def test_a_vae_that_overflows_names_the_image_without_a_cache_too(
         assemble(OnTheFly(model, pairs, tiny.RESOLUTION_PX), pairs, draws(3))
     lost = pairs.images[pairs.pairs[0].rejected]  # the fourth of six: three preferred come first
     assert str(caught.value) == (
-        f"The VAE gives values that are not finite for the image {lost}: its weights are broken, or its numbers grow"
-        ' too large for float32; try run.mixed_precision = "bf16", or another VAE.'
+        f"The VAE gives values that are not finite for the image {lost}: its weights are broken, or its numbers too"
+        ' large for float16, which the cache keeps; take another, or --no-cache with run.mixed_precision = "bf16".'
     )
 
 

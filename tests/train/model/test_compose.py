@@ -19,8 +19,8 @@ from train.model.saving import open_pipeline
 def made(output: Path, model: Path, **parts: str) -> Path:
     recipe, stated = composed(load_recipe("demo", None, {"model": str(model), **parts}), output)
     assert (recipe.model, recipe.variant, recipe.vae) == (str(output / "base"), None, None)
-    assert stated["model"] == str(model)
-    compose(stated, output / "base")
+    assert stated["composed_of"]["model"] == str(model)
+    compose(stated["composed_of"], output / "base")
     return output / "base"
 
 

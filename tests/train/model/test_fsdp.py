@@ -42,15 +42,34 @@ import sys
 import torch
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
-from train.model.fsdp import spread
-from train.model.families import load
-accelerator = Accelerator()
-denoiser = load(sys.argv[1]).denoiser
-count = sum(weight.numel() for weight in denoiser.parameters())
-spread(denoiser, accelerator.device, accelerator.num_processes)
-own = [weight.to_local().numel() for weight in denoiser.parameters() if isinstance(weight, DTensor)]
-assert len(own) == len(list(denoiser.parameters()))
+from train.config import load_recipe
+from train.data.latents import Batch
+from train.model.families import Conditioning, load
+from train.model.policy import make_policy
+from train.training.pair_errors import pair_errors
+accelerator = Accelerator(mixed_precision="bf16")
+model = load(sys.argv[1])
+count = sum(weight.numel() for weight in model.denoiser.parameters())
+recipe = load_recipe("sd15", flags={"run": {"fsdp": True, "mixed_precision": "bf16"}})
+policy, reference = make_policy(model, recipe, accelerator.device, torch.bfloat16, accelerator.num_processes)
+own = [weight.to_local().numel() for weight in policy.parameters() if isinstance(weight, DTensor)]
+assert len(own) == len(list(policy.parameters()))
 print("share", sum(own) / count)
+
+gathered = set()
+with reference() as frozen:
+    for module in [*policy.modules(), *frozen.modules()]:
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.GroupNorm | torch.nn.LayerNorm):
+            module.register_forward_pre_hook(lambda layer, _: gathered.add(layer.weight.dtype))
+torch.manual_seed(0)
+latents, noise = torch.randn(2, 3, 4, 16, 16), torch.randn(3, 4, 16, 16)
+batch = Batch(latents, noise, torch.tensor([1, 500, 999]), Conditioning(torch.randn(6, 12, 16)))
+with accelerator.autocast():
+    errors = pair_errors(policy, reference, model.scheduler, batch)
+assert gathered == {torch.bfloat16}, gathered
+assert torch.equal(errors.policy_w, errors.reference_w)
+errors.policy_w.sum().backward()
+assert {weight.grad.dtype for weight in policy.parameters()} == {torch.float32}
 accelerator.end_training()
 """
 
@@ -122,7 +141,7 @@ def test_spread_weights_train_as_whole_ones_and_go_on_in_any_number_of_processes
 
 
 @pytest.mark.slow
-def test_each_process_holds_a_share_of_every_weight(sd: Path, tmp_path: Path) -> None:
+def test_each_process_holds_a_share_of_every_weight_and_gathers_it_in_half(sd: Path, tmp_path: Path) -> None:
     script = tmp_path / "held.py"
     script.write_text(HELD)
     shares = [float(line.split()[1]) for line in two_processes(script, sd).stdout.splitlines() if "share" in line]

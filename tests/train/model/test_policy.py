@@ -1,9 +1,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from tests.train import tiny
 from tests.train.caches import build
@@ -13,7 +15,7 @@ from train.data.pairs import read_pairs
 from train.data.random_draws import draw
 from train.model.families import Conditioning, add_noise, denoise, load
 from train.model.lora import trainable
-from train.model.policy import make_policy
+from train.model.policy import _compile, make_policy
 from train.objectives import PairErrors, pair_loss
 from train.training.pair_errors import pair_errors
 
@@ -112,3 +114,51 @@ def test_the_policy_s_gradient_is_untouched_by_the_reference(sd: Path, batch: Ba
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
     assert any(one.abs().max() > 0 for one in found)
+
+
+@pytest.mark.parametrize(("name", "forwards"), [("dpo", [12, 12]), ("orpo", [12]), ("sft", [6])])
+@pytest.mark.parametrize("recipe", [FULL, LORA], ids=["full", "lora"])
+def test_what_an_objective_does_not_use_is_not_computed_and_changes_nothing(
+    sd: Path, batch: Batch, recipe: Recipe, name: str, forwards: list[int]
+) -> None:
+    """Loss and gradients are those of computing everything, of six pairs."""
+    model, seen = load(str(sd)), list[int]()
+    policy, reference = make_policy(model, recipe, CPU, torch.float32)
+    parameters = list(trainable(policy).values())
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.01)
+    with reference() as frozen:
+        for denoiser in {policy, frozen}:
+            denoiser.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    objective, results = replace(recipe.objective, name=name), []  # type: ignore[arg-type]
+    for wanted in (objective, None):
+        errors = pair_errors(policy, reference, model.scheduler, batch, wanted)
+        losses = pair_loss(errors, objective)
+        results.append([losses.detach(), *torch.autograd.grad(losses.sum(), parameters)])
+    assert seen == [*forwards, 12, 12]
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_reference_that_nothing_looks_at_is_not_held(sd: Path) -> None:
+    sft = replace(FULL, objective=replace(FULL.objective, name="sft"))
+    validated = replace(sft, run=replace(sft.run, validate_every_steps=1))
+    for recipe, held in ((FULL, True), (sft, False), (validated, True)):
+        _, reference = make_policy(load(str(sd)), recipe, CPU, torch.float32)
+        with reference() as frozen:
+            assert bool(list(frozen.parameters())) == held
+
+
+def test_every_shape_of_the_buckets_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without gradients, where torch left off at the fifth; by the real tracer, without its slow backend."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    layer = torch.nn.Conv2d(1, 1, 3)
+    _compile(layer, replace(FULL, run=replace(FULL.run, compile=True)))
+    counters.clear()
+    for side in range(4, 24):
+        layer(torch.zeros(1, 1, side, 8))
+        with torch.no_grad():
+            layer(torch.zeros(1, 1, side, 8))
+    assert counters["stats"]["unique_graphs"] == 40

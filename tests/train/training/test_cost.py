@@ -13,7 +13,7 @@ from train.model.families import Conditioning, load
 from train.model.lora import trainable
 from train.model.policy import make_policy
 from train.objectives import pair_loss
-from train.training.cost import ENOUGH_PAIRS, MOST_PAIRS, USED_SHARE, AliveBytes, cost, fitted
+from train.training.cost import ENOUGH_PAIRS, MOST_PAIRS, USED_SHARE, StepCounter, cost, fitted
 from train.training.pair_errors import pair_errors
 
 CPU = torch.device("cpu")
@@ -46,11 +46,12 @@ def test_weights_gradients_and_moments_are_those_of_the_policy(sd: Path, lora: b
     assert spread.activations_bytes == found.activations_bytes
 
 
-def test_what_is_alive_at_once_is_what_a_real_step_holds(sd: Path) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_what_is_alive_at_once_is_what_a_real_step_holds(sd: Path, checkpointing: bool) -> None:
     """The same step with values, on the CPU; its attention is another kernel."""
-    asked, pairs = recipe(sd), 3
+    asked, pairs = recipe(sd, run={"gradient_checkpointing": checkpointing}), 3
     model = load(str(sd))
-    with AliveBytes() as memory:
+    with StepCounter() as memory:
         for module in (model.denoiser, model.vae):
             for value in module.parameters():
                 value.data = value.data.clone()  # seen

@@ -218,6 +218,19 @@ def test_every_objective_trains_from_the_command_line(run_tiny: RunTiny, tmp_pat
     assert result.code == 0, result.err
     records = log(tmp_path / "out")
     assert all(torch.isfinite(torch.tensor(record["loss"])) and record["grad_norm"] > 0 for record in records)
+    known = {name for name, value in records[2].items() if value is not None}
+    of_reference = {
+        "reference_mse_preferred",
+        "reference_mse_rejected",
+        "reference_margin",
+        "implicit_accuracy",
+        "drift",
+    }
+    if objective in ("orpo", "sft"):
+        assert not known & of_reference
+        assert ("policy_mse_rejected" in known) == ("policy_margin" in known) == (objective == "orpo")
+        return
+    assert known >= of_reference
     assert records[2]["policy_mse_preferred"] != records[2]["reference_mse_preferred"]
     assert records[0]["drift"] == pytest.approx(0, abs=1e-9)  # policy = reference before the first step
     assert records[2]["drift"] > 0

@@ -120,7 +120,7 @@ class PictureRows:
         for view in range(self.views):
             posterior = encode_posterior(self.model, pixels.flip(-1) if view else pixels)
             moments = torch.stack(posterior, dim=1)[: len(items)].to("cpu", KEPT)
-            check_finite(self.model, self.pairs, items, moments)
+            check_finite(self.pairs, items, moments)
             rows |= {f"{self.name(item)}/view{view}": row for item, row in zip(items, moments, strict=True)}
         return rows
 
@@ -188,7 +188,7 @@ class PromptRows:
         texts, rows = encode_text(self.model, self.index, _padded(read, "", pad_to)), dict[str, Tensor]()
         for part in self._parts:
             values = getattr(texts, part)[: len(items)].to("cpu", KEPT)
-            check_finite_prompts(self.model, read, values)
+            check_finite_prompts(read, values)
             rows |= {f"{self.hashes[item]}/{part}": row for item, row in zip(items, values, strict=True)}
         return rows
 

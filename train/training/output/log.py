@@ -88,7 +88,8 @@ def _whole_lines(path: Path) -> list[str]:
 
 def progress_text(metrics: dict[str, float]) -> str:
     """The few numbers worth a place on the terminal."""
-    return "  ".join(form.format(metrics[name]) for name, form in PROGRESS_FORMATS.items())
+    known = {name: form for name, form in PROGRESS_FORMATS.items() if math.isfinite(metrics[name]) or name == "loss"}
+    return "  ".join(form.format(metrics[name]) for name, form in known.items())
 
 
 def mean_of_last(path: Path, records: int = 10) -> dict[str, float]:

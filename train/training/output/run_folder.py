@@ -21,14 +21,12 @@ from train.files import absolute, read_json, write_json
 from train.training.output.checkpoint import checkpoints_folder
 
 SETTINGS, SUMMARY = "run.json", "summary.json"
-MAY_CHANGE_ON_RESUME = (  # what changes no weight, or by rounding only
+MAY_CHANGE_ON_RESUME = (  # what changes no weight
     "recipe.run.steps",
     "recipe.run.checkpoint_every_steps",
     "recipe.run.checkpoint_minutes",
     "recipe.run.keep_checkpoints",
     "recipe.run.fsdp",
-    "recipe.run.micro_batch_pairs",
-    "recipe.run.gradient_checkpointing",
     "recipe.run.validate_every_steps",
     "recipe.run.sample_every_steps",
     "recipe.run.sample_prompts",
