@@ -13,7 +13,7 @@ CODE := curate train schemas tests benchmarks
 DEMO_RUN ?= run/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lowest nightly check format bench reproduce demo-world clean
+.PHONY: help demo test lowest nightly check format bench reproduce gpu demo-world clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -57,6 +57,9 @@ bench: $(VENV)/installed ## measure ours against the peers and the limits
 
 reproduce: $(VENV)/installed ## the paper's claim in miniature into docs/: about an hour on 2 cores, goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reproduction.run
+
+gpu: $(if $(WHEELS),,$(VENV)/installed) ## prove and measure a GPU into docs/gpu.md: 9 minutes; REHEARSE=1: on the CPU
+	$(if $(WHEELS),$(PYTHON),$(BIN)/python) -m benchmarks.gpu $(if $(REHEARSE),--rehearse) $(if $(WHEELS),--wheels "$(WHEELS)")
 
 demo-world: $(VENV)/installed ## make data_manifests/demo again from its seeds (long)
 	$(BIN)/python -m benchmarks.demo_world.build --work build/demo_world

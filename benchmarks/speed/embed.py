@@ -1,11 +1,11 @@
 """How much of a device's rate `curate embed` reaches, and what one bad image in a hundred costs it.
 
-    python -m benchmarks.speed.embed [--images 256] [--rounds 3] [--gpu-images 2048]
+    python -m benchmarks.speed.embed [--images 256] [--rounds 3]
 
 CPU: a ViT-B/32 of random weights over unique 512 squared JPEGs. Ours is the whole of `curate embed` but the loading
 of weights: plan, reading Parquet, decoding, towers, tables on disk. The yardstick is what nobody can leave out:
 decode and resize in a pool of threads, one batch ahead, and the forward pass, from bytes in memory, keeping nothing.
-GPU: ViT-L/14 and two ViT-H/14 against their forward passes alone, on tensors that are on the device already.
+On a GPU, with towers of full size: `python -m benchmarks.gpu --only embed-speed`.
 Ours and the yardstick alternate; medians. CPU seconds beside wall time, since other work on a machine changes wall
 time only.
 """
@@ -30,7 +30,6 @@ from PIL import Image
 from benchmarks.speed.cheap import cheap_scoring
 from benchmarks.speed.photos import photo, unique_pairs, write_source
 from benchmarks.speed.random_towers import load, random_towers
-from curate.embed.decode.pool import default_decode_processes
 from curate.embed.options import CORES, ComputeOptions
 from curate.embed.stage import embed_source
 from curate.models.scoring import Scoring
@@ -84,12 +83,6 @@ def bare(images: list[bytes], scoring: Scoring) -> None:
             tower.model.encode_image(torch.stack([future.result() for future in current]))
 
 
-def forward_alone(scoring: Scoring, pixels: dict[str, torch.Tensor], batches: int) -> None:
-    """The towers over one batch that is on the device, again and again."""
-    for _ in range(batches):
-        scoring.embed_images(pixels)
-
-
 def cpu_row(folder: Path, images: list[bytes], rounds: int) -> dict[str, Any]:
     """Ours against the bare loop, on this machine's cores."""
     scoring = load(random_towers(folder / "cpu", "ViT-B-32"), "cpu", "fp32")
@@ -98,28 +91,6 @@ def cpu_row(folder: Path, images: list[bytes], rounds: int) -> dict[str, Any]:
     bare(images[:BATCH], scoring)
     found = interleaved(rounds, {"ours": lambda: ours(source, scoring, options), "bare": lambda: bare(images, scoring)})
     return _row("CPU, ViT-B/32", len(images), found, "bare")
-
-
-def gpu_row(folder: Path, images: list[bytes], rounds: int) -> dict[str, Any] | None:
-    """Ours against the towers alone; None where there is no GPU."""
-    if not torch.cuda.is_available():
-        return None
-    precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    scoring = load(random_towers(folder / "gpu", "ViT-L-14", "ViT-H-14"), "cuda", precision)
-    source = write_source(folder / "gpu.parquet", unique_pairs(images, 2))
-    options = ComputeOptions("cuda", precision, BATCH, decode_processes=default_decode_processes("cuda"))
-    one = scoring.preprocess(Image.open(io.BytesIO(images[0])).convert("RGB"))
-    pixels = {key: torch.stack([values] * BATCH).to("cuda") for key, values in one.items()}
-    forward_alone(scoring, pixels, 3)
-    ours(source, scoring, options)
-    found = interleaved(
-        rounds,
-        {
-            "ours": lambda: ours(source, scoring, options),
-            "towers alone": lambda: forward_alone(scoring, pixels, len(images) // BATCH),
-        },
-    )
-    return _row(f"{torch.cuda.get_device_name()}, ViT-L/14 + 2 x ViT-H/14", len(images), found, "towers alone")
 
 
 def bad_row(folder: Path, rounds: int) -> dict[str, Any]:
@@ -159,21 +130,15 @@ def main() -> None:
     """Print a table, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--gpu-images", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    count = options.gpu_images if torch.cuda.is_available() else options.images
+    count = options.images
     with ThreadPoolExecutor(CORES) as pool:
         images = list(pool.map(photo, range(count)))
     print(f"{count} unique 512x512 JPEGs of {sum(map(len, images)) / count / 1000:.0f} kB; medians of {options.rounds}")
     folder = Path(tempfile.mkdtemp())
     try:
-        gpu = gpu_row(folder, images, options.rounds)
-        rows = [
-            cpu_row(folder, images[: options.images], options.rounds),
-            *([gpu] if gpu else []),
-            bad_row(folder, options.rounds),
-        ]
+        rows = [cpu_row(folder, images, options.rounds), bad_row(folder, options.rounds)]
     finally:
         shutil.rmtree(folder)
     print(f"{'curate embed':<44}{'images/s':>9}{'yardstick':>24}{'of it':>7}{'by CPU time':>12}")
@@ -183,9 +148,7 @@ def main() -> None:
             f"{row['name']:<44}{row['images_per_sec']:>9.1f}{yardstick:>24}{row['of_yardstick']:>7.3f}"
             f"{row['of_yardstick_by_cpu_time']:>12.3f}"
         )
-    if gpu is None:
-        print(f"{'GPU, ViT-L/14 + 2 x ViT-H/14':<44}not measured: no CUDA device here")
-    print(json.dumps({"benchmark": "embed", "threads": torch.get_num_threads(), "rows": rows, "gpu": gpu is not None}))
+    print(json.dumps({"benchmark": "embed", "threads": torch.get_num_threads(), "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,16 @@ PROCESSOR = {
 }
 
 
-def random_towers(folder: Path, clip: str, others: str | None = None) -> Path:
-    """A set of models: CLIP of architecture `clip`; with `others` PickScore and HPSv2 of that one, too."""
+def random_towers(folder: Path, clip: str, others: str | None = None, device: str = "cpu") -> Path:
+    """A set of models: CLIP of architecture `clip`; with `others` PickScore and HPSv2 of that one, too.
+
+    Filled with random numbers on `device`: a GPU does in a second what takes a CPU a minute.
+    """
+    with torch.device(device):
+        return _random_towers(folder, clip, others)
+
+
+def _random_towers(folder: Path, clip: str, others: str | None) -> Path:
     towers = {"clip": _open_clip(folder / "clip", clip)}
     scorers = {"clip": {"tower": "clip", "head": "cosine"}}
     if others:
@@ -49,7 +57,7 @@ def load(path: Path, device: str, precision: str) -> Scoring:
 def _model(architecture: str) -> torch.nn.Module:
     torch.manual_seed(0)
     with quiet():
-        return open_clip.create_model(architecture, load_weights=False)
+        return open_clip.create_model(architecture, load_weights=False, device=torch.get_default_device())
 
 
 def _open_clip(folder: Path, architecture: str) -> dict[str, str]:

@@ -82,31 +82,42 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=TOKENS)
 
 
-def write_pairs(parquet: Path, shards: Path | None, order: list[int] | None = None) -> None:
-    """All pairs, or those of `order` one after the other: a Parquet as Pick-a-Pic has it, and shards if asked."""
-    every = [(picture(2 * index), picture(2 * index + 1)) for index in range(PAIRS)]
-    rows = [every[index] for index in (range(PAIRS) if order is None else order)]
-    parquet.mkdir(parents=True)
-    columns = {
-        "jpg_0": [row[0] for row in rows],
-        "jpg_1": [row[1] for row in rows],
-        "label_0": [1.0] * len(rows),
-        "caption": [prompt(index) for index in (range(PAIRS) if order is None else order)],
-    }
-    pq.write_table(pa.table(columns), parquet / "train-00000-of-00001.parquet")
+def write_pairs(
+    parquet: Path | None,
+    shards: Path | None,
+    order: list[int] | None = None,
+    *,
+    side_px: int = RESOLUTION_PX,
+    pairs: int = PAIRS,
+) -> None:
+    """All pairs, or those of `order` one after the other: as a Parquet like Pick-a-Pic's, as shards, or both."""
+    every = [(picture(2 * index, side_px), picture(2 * index + 1, side_px)) for index in range(pairs)]
+    if parquet is not None:
+        _write_parquet(parquet, every, list(range(pairs)) if order is None else order)
     if shards is not None:
         _write_shards(shards, every)
+
+
+def _write_parquet(folder: Path, every: list[tuple[bytes, bytes]], order: list[int]) -> None:
+    folder.mkdir(parents=True)
+    columns = {
+        "jpg_0": [every[index][0] for index in order],
+        "jpg_1": [every[index][1] for index in order],
+        "label_0": [1.0] * len(order),
+        "caption": [prompt(index) for index in order],
+    }
+    pq.write_table(pa.table(columns), folder / "train-00000-of-00001.parquet")
 
 
 def prompt(index: int) -> str:
     return f"a picture {chr(ord('a') + index % 26)}"
 
 
-def picture(seed: int) -> bytes:
+def picture(seed: int, side_px: int) -> bytes:
     """A JPEG of smooth noise, as large to decode as a picture of its size."""
     coarse = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    image = Image.fromarray(coarse).resize((RESOLUTION_PX, RESOLUTION_PX), Image.Resampling.BICUBIC)
+    image = Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BICUBIC)
     image.save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
 

@@ -8,7 +8,7 @@ SalesforceAIResearch/DiffusionDPO's train.py (full fine-tune). peer_run.py names
 small Stable Diffusion with random weights has SD1.5's proportion of VAE to U-Net work; weights, pairs, batch,
 dtype, optimizer and threads are the same for all. Speeds are pairs by second of CPU time, one thread, the median step:
 a machine that others use does not change them. The fastest step by the clock on the wall is in the JSON. Without a
-peer's path its rows say "not measured"; so do the rows that need a GPU.
+peer's path its rows say "not measured". On a GPU, at the published sizes: `python -m benchmarks.gpu`.
 """
 
 import argparse
@@ -20,8 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,10 +44,6 @@ from train.terminal import Reporter
 WARM_STEPS = 2  # not timed
 CURVE_STEPS = 6
 NOT_MEASURED = "not measured"
-GPU_ROWS = (
-    "SD1.5-size random weights at 512, one H200",
-    "SDXL-size at 1024, one H200",
-)
 
 
 @dataclass(frozen=True)
@@ -107,14 +105,24 @@ def by_step(records: list[dict[str, Any]], loss: str, batch: int) -> dict[str, A
         clock: [later[clock] - earlier[clock] for earlier, later in itertools.pairwise(kept[WARM_STEPS - 1 :])]
         for clock in ("time", "cpu")
     }
-    return {"losses": [one[loss] for one in kept]} | {c: [batch / span for span in spans[c]] for c in spans}
+    memory = max((one.get("peak_memory_bytes", 0) for one in kept), default=0)
+    speeds = {c: [batch / span for span in spans[c]] for c in spans}
+    return {"losses": [one[loss] for one in kept], "peak_memory_bytes": memory} | speeds
 
 
-def peer(shop: Workshop, script: Path, steps: int, *, lora: bool, draws: Path | None = None) -> dict[str, Any]:
-    """The peer's run: `lora` is diffusers' script, otherwise Salesforce's."""
+def peer(
+    shop: Workshop,
+    script: Path,
+    steps: int,
+    *,
+    lora: bool,
+    draws: Path | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The peer's run: `lora` is diffusers' script, otherwise Salesforce's. options: more of the script's own."""
     record = shop.root / f"peer-{'lora' if lora else 'full'}-{steps}.jsonl"
     data = shop.root / ("pickapic-curve" if draws else "pickapic")
-    options: dict[str, Any] = {
+    all_options: dict[str, Any] = {
         "pretrained_model_name_or_path": shop.model,
         "dataset_name": data,
         "cache_dir": shop.root / "datasets",
@@ -131,10 +139,11 @@ def peer(shop: Workshop, script: Path, steps: int, *, lora: bool, draws: Path | 
         "seed": 0,
     }
     if lora:
-        options |= {"rank": RANK, "beta_dpo": 2500, "dataset_split_name": "train"}
+        all_options |= {"rank": RANK, "beta_dpo": 2500, "dataset_split_name": "train"}
     else:
-        options |= {"beta_dpo": 5000, "proportion_empty_prompts": 0, "caption_column": "caption"}
-    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        all_options |= {"beta_dpo": 5000, "proportion_empty_prompts": 0, "caption_column": "caption"}
+    every = (all_options | dict(options)).items()
+    flags = [part for name, value in every for part in (f"--{name}", *([] if value is True else [str(value)]))]
     command = [sys.executable, "-m", "benchmarks.speed.peer_run", script, record, *([draws] if draws else []), "--"]
     done = subprocess.run([str(part) for part in [*command, *flags, "--no_hflip"]], capture_output=True, text=True)
     if done.returncode != 0:
@@ -278,8 +287,6 @@ def main() -> None:
         waited = f"{100 * case['data_wait_share']:.2f} %"
         print(f"{name:<46}{case['ours']:>6.2f} pairs/s{theirs:>14}{ratio:>8}{off:>17}{waited:>11}")
     print(f"{'latent cache / one epoch of encoding':<46}{cache:>13.2f}x")
-    for name in GPU_ROWS:
-        print(f"{name:<46}{NOT_MEASURED:>14}{NOT_MEASURED:>14}")
     print(
         json.dumps(
             {
