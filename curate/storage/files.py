@@ -32,6 +32,7 @@ LONGEST_ASKED_WAIT_SEC = 600.0  # twice the Hugging Face hub's window of five mi
 # The hub counts requests (500 to 1,000 in five minutes), and a listing of a folder tells all of its files.
 HUB_LISTING_SEC = 600.0
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_LEADS_NOWHERE = (errno.ENAMETOOLONG, errno.ELOOP)
 _TRANSIENT_ERRNO = {
     *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ETIMEDOUT, errno.EAGAIN),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ESTALE),
@@ -90,8 +91,10 @@ def is_absent(error: BaseException) -> bool:
     """Whether there is no such file, or it is not for us: a path that leads nowhere, or any 4xx that does not pass."""
     if is_transient(error):
         return False
+    if isinstance(error, _PERMANENT) or (isinstance(error, OSError) and error.errno in _LEADS_NOWHERE):
+        return True
     statuses = [status for one in _chain(error) if (status := http_status(one)) is not None]
-    return isinstance(error, _PERMANENT) or (bool(statuses) and 400 <= statuses[0] < 500)
+    return bool(statuses) and 400 <= statuses[0] < 500
 
 
 def asked_wait_sec(error: BaseException) -> float:

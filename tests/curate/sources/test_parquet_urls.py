@@ -78,6 +78,12 @@ def test_a_refusal_for_good_is_a_missing_picture(web: Web, tmp_path: Path, statu
     assert web.asked("HEAD") == 0  # the picture is all that is asked for
 
 
+def test_a_path_that_leads_nowhere_is_a_missing_picture(web: Web, tmp_path: Path) -> None:
+    """Longer than a file system takes, and a link that leads to itself."""
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    assert read(pictures(web, tmp_path, "x" * 300 + ".png", "loop.png")) == [None, None]
+
+
 def test_a_server_says_how_long_to_wait(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(files.time, "sleep", waits.append)
