@@ -34,8 +34,8 @@ constraints-lowest.txt: pyproject.toml $(VENV)/installed
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --resolution lowest-direct --python-version 3.11 \
 		--no-annotate --no-header --output-file $@
 
-LOWEST_TESTS ?= tests/curate/models tests/curate/sources tests/curate/storage tests/curate/rank tests/curate/ask \
-	tests/curate/test_cli.py tests/train
+LOWEST_TESTS ?= tests/curate/models tests/curate/sources/test_parquet.py tests/curate/database tests/train/model \
+	tests/train/test_config.py tests/train/test_cli.py tests/test_dependencies.py
 
 lowest: $(VENV)/installed ## the built wheel at the lowest versions allowed: the demo from another folder, then tests
 	.ci/lowest $(LOWEST_TESTS)
