@@ -35,15 +35,14 @@ def choose_devices(wanted: str, workers: int | None) -> tuple[str, ...]:
     return tuple(devices[number % len(devices)] for number in range(workers or len(devices)))
 
 
-def choose_precision(wanted: str, device: str) -> str:
-    """`auto` is float32 on the CPU, bfloat16 on GPUs that multiply in it, float16 on the others."""
-    if wanted == "auto":
-        if device == "cpu":
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if wanted not in DTYPES:
-        raise UsageError(f"--precision {wanted}: choose auto, {', '.join(DTYPES)}")
-    return wanted
+def half_precisions(devices: tuple[str, ...]) -> tuple[str, ...]:
+    """What every one of these CUDA devices multiplies in: bfloat16 not on those that emulate it, before Ampere."""
+    return ("fp16", "bf16") if all(map(_has_bfloat16, devices)) else ("fp16",)
+
+
+def _has_bfloat16(device: str) -> bool:
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def describe_device(device: str, precision: str) -> str:

@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from curate.models.model_set import load_model_set
 from curate.models.scoring import load_scoring
-from curate.models.towers.precision import DTYPES, autocast, choose_precision, hold, memory_format
+from curate.models.towers.precision import autocast, hold, memory_format
 from tests.curate.builders import MODELS
 
 SIDE = 32
@@ -134,11 +134,3 @@ def test_prompts_are_in_float32_whatever_the_pictures_are_in() -> None:
     exact, half = (load_scoring(models, chosen, "cpu", precision) for precision in ("fp32", "bf16"))
     for name, values in half.embed_prompts(["a red circle", ""]).items():
         assert torch.equal(values, exact.embed_prompts(["a red circle", ""])[name])
-
-
-def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_precision("auto", "cpu") == "fp32"
-    for has, precision in ((True, "bf16"), (False, "fp16")):
-        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True, has=has: has)
-        assert choose_precision("auto", "cuda") == precision
-    assert {choose_precision(name, "cpu") for name in DTYPES} == set(DTYPES)
