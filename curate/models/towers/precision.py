@@ -7,22 +7,42 @@ from collections.abc import Iterator
 import torch
 
 from curate.errors import UsageError
+from curate.models.batch_limit import first_sentence
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+NO_GPU = ("Found no NVIDIA driver", "No CUDA GPUs", "no device", "CUDA driver initialization", "Torch not compiled")
+"""How torch's sentence begins where there is nothing to compute on but the CPU."""
+
 
 def choose_device(wanted: str) -> str:
-    """`auto` is CUDA where there is one. Raises UsageError for a device that is not there."""
+    """`auto` is CUDA where there is one. Raises UsageError for a device that is not there, or is there out of reach."""
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        if (why := _why_no_cuda()) and not why.startswith(NO_GPU):
+            raise UsageError(f"--device auto: {why}; mend that, install a torch for it, or say --device cpu")
+        return "cpu"
     if wanted == "cpu":
         return wanted
     if re.fullmatch(r"cuda(:\d+)?", wanted) is None:
         raise UsageError(f"--device {wanted}: choose auto, cpu, cuda or cuda:N")
     there = torch.cuda.device_count()
     if int(wanted.partition(":")[2] or 0) >= there:
-        raise UsageError(f"--device {wanted}: torch sees {there} CUDA devices here; use --device cpu, or one of them")
+        why = "" if there else f" ({_why_no_cuda()})"
+        raise UsageError(
+            f"--device {wanted}: torch sees {there} CUDA devices here{why}; use --device cpu, or one of them"
+        )
     return wanted
+
+
+def _why_no_cuda() -> str:
+    """torch's first sentence: no driver, one that is too old, no device that is visible, …"""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return first_sentence(error)
+    return "no device is visible"
 
 
 def choose_devices(wanted: str, workers: int | None) -> tuple[str, ...]:
