@@ -3,6 +3,8 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,6 +15,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 NO_GPU = ("Found no NVIDIA driver", "No CUDA GPUs", "no device", "CUDA driver initialization", "Torch not compiled")
 """How torch's sentence begins where there is nothing to compute on but the CPU."""
+
+READ_THRICE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
+"""Layers of transformers' attention that read the same states, by family."""
+STATES = ("hidden_states", "encoder_hidden_states")
 
 
 def choose_device(wanted: str) -> str:
@@ -89,6 +95,14 @@ def hold(module: torch.nn.Module, device: str, precision: str) -> None:
         elif isinstance(part, torch.nn.MultiheadAttention) and part.in_proj_weight is not None:
             part.in_proj_weight.data = part.in_proj_weight.data.to(DTYPES[precision])
             part.in_proj_bias.data = part.in_proj_bias.data.to(DTYPES[precision])
+        elif any(all(hasattr(part, name) for name in names) for names in READ_THRICE):
+            part.register_forward_pre_hook(partial(_cast_once, DTYPES[precision]), with_kwargs=True)
+
+
+def _cast_once(dtype: torch.dtype, part: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+    """Autocast would cast what queries, keys and values are made of for each of them: the same numbers."""
+    states = {name: value.to(dtype) for name, value in named.items() if name in STATES and value is not None}
+    return tuple(value.to(dtype) if place == 0 else value for place, value in enumerate(inputs)), named | states
 
 
 def memory_format(device: str, precision: str) -> torch.memory_format:
