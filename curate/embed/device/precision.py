@@ -14,6 +14,7 @@ from curate.models.model_set import ModelSet, ScorerSpec
 from curate.models.scorers import Matched, PixelScorer, preprocessing_of
 from curate.models.scoring import Scoring, load_scoring, stacked
 from curate.models.towers.precision import DTYPES, half_precisions
+from curate.models.weights import fetched
 from curate.terminal.progress import say
 
 PICTURES = 16
@@ -36,7 +37,8 @@ def nearest(models: ModelSet, specs: list[ScorerSpec], device: str, precisions: 
     is loaded at a time.
     """
     away = dict.fromkeys(precisions, 0.0)
-    own = [spec for spec in specs if spec.tower or spec.head == "image_reward"]
+    models = fetched(models, specs)  # all of them, before the first is loaded
+    own = [models.scorers[spec.name] for spec in specs if spec.tower or spec.head == "image_reward"]
     for spec in {spec.tower or spec.name: spec for spec in own}.values():
         for precision, distance in _distances(load_scoring(models, [spec], device, "fp32"), precisions).items():
             away[precision] += distance
