@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,14 +66,13 @@ def _distances(scoring: Scoring, precisions: tuple[str, ...]) -> dict[str, float
 
 def _models(scoring: Scoring, pictures: dict[str, torch.Tensor]) -> list[tuple[Any, Callable[[], torch.Tensor]]]:
     """What has a number format, and its numbers of the pictures, (PICTURES, n)."""
-    found: list[tuple[Any, Callable[[], torch.Tensor]]] = [
-        (tower, lambda tower=tower: tower.embed_images(pictures[tower.preprocessing]))  # type: ignore[misc]
-        for tower in scoring.towers.values()
-    ]
+    found: list[tuple[Any, Callable[[], torch.Tensor]]] = []
+    for tower in scoring.towers.values():
+        found.append((tower, partial(tower.embed_images, pictures[tower.preprocessing])))
     for scorer, _ in scoring.heads.values():
         if not scoring.towers and isinstance(scorer, PixelScorer):
             rows = Matched([TEXT] * PICTURES, None, (pictures[preprocessing_of("", scorer)], torch.arange(PICTURES)))
-            found.append((scorer, lambda scorer=scorer, rows=rows: scorer(rows).unsqueeze(1)))  # type: ignore[misc]
+            found.append((scorer, partial(scorer, rows)))
     return found
 
 
@@ -80,7 +80,7 @@ def _numbers(model: Any, precision: str, compute: Callable[[], torch.Tensor]) ->
     """With weights in float32: autocast multiplies the same numbers as with weights held in half precision."""
     model.precision = precision
     try:
-        return compute()
+        return compute().reshape(PICTURES, -1)
     except ModelError:  # not finite
         return torch.tensor([[math.nan]])
 
