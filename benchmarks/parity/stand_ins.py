@@ -103,7 +103,7 @@ def _pickscore(folder: Path, small: bool) -> dict[str, str]:
         state[f"{half}.embeddings.position_ids"] = torch.arange(places).reshape(1, -1)
     save_file(state, folder / "pickscore" / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder / "pickscore")
-    side_px = config.vision_config.image_size
+    side_px = _config("ViT-H-14", small)["vision_cfg"]["image_size"]
     sizes = {"size": {"shortest_edge": side_px}, "crop_size": {"height": side_px, "width": side_px}}
     (folder / "pickscore" / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | sizes))
     copy_tokenizer(folder / "pickscore")
@@ -122,7 +122,7 @@ def _state(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> dict[s
 
 def _head(name: str, layers: dict[int, tuple[int, int]]) -> dict[str, torch.Tensor]:
     prefix = "layers." if name == "aesthetic" else "linear_"
-    shapes = {f"{prefix}{number}.weight": shape for number, shape in layers.items()}
+    shapes: dict[str, tuple[int, ...]] = {f"{prefix}{number}.weight": shape for number, shape in layers.items()}
     shapes |= {f"{prefix}{number}.bias": shape[:1] for number, shape in layers.items()}
     state = {key: _drawn(key, torch.Size(shape)) for key, shape in shapes.items()}
     constant = {"norm.mean": torch.zeros(768), "norm.variance": torch.ones(768) / 768}

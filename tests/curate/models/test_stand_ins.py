@@ -57,9 +57,9 @@ def check(folder: Path, name: str, small: bool) -> None:
     prompts = EmbeddedPrompts({"p": 0, "q": 1}, texts, scoring.embed_prompts(texts))
     _, scores = scoring.score_at_once(pictures, [(0, "p"), (1, "p"), (1, "q")], prompts)
     assert sorted(scores) == sorted(scorers)
-    for values in scores.values():
-        assert np.isfinite(values).all()
-        assert len(set(values.tolist())) > 1
+    for numbers in scores.values():
+        assert np.isfinite(numbers).all()
+        assert len(set(numbers.tolist())) > 1
 
 
 @pytest.mark.parametrize("name", NEEDED_GIB)
