@@ -28,6 +28,10 @@ class ModelError(CurateError):
     """Weights are missing, of the wrong class or layout, or give unusable numbers."""
 
 
+class DeviceError(CurateError):
+    """A device fails or is gone: what is written stands, another process or device can go on."""
+
+
 class RunError(CurateError):
     """A run directory is missing a table, is damaged, or was made under other settings."""
 

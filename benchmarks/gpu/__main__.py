@@ -167,7 +167,11 @@ def environment(site: Path, rehearse: bool) -> dict[str, str]:
 
 
 def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    """What was raised, where something was: libraries may say more as they end."""
+    raised = text.rpartition("Traceback (most recent call last):\n")[2]
+    lines = [line for line in raised.splitlines() if line.strip() and not line.startswith(" ")]
+    if raised != text:
+        return lines[0] if lines else "it ended in a traceback that is cut short"
     return lines[-1] if lines else "it said nothing"
 
 

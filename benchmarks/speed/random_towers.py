@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import tomli_w
@@ -76,16 +77,29 @@ def _hpsv2(folder: Path, architecture: str) -> dict[str, str]:
 
 
 def _transformers(folder: Path, architecture: str) -> dict[str, str]:
-    """The same architecture as open_clip's, in transformers' layout."""
-    found = open_clip.get_model_config(architecture)
-    vision, text = found["vision_cfg"], found["text_cfg"]
-    head_width = vision.get("head_width", 64)
-    config = CLIPConfig(
+    torch.manual_seed(0)
+    CLIPModel(transformers_config(open_clip.get_model_config(architecture))).save_pretrained(folder)
+    copy_tokenizer(folder)
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": PROCESSOR}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    return {"family": "transformers_clip", "model": str(folder)}
+
+
+def copy_tokenizer(folder: Path) -> None:
+    """The demo's: what a tower costs does not depend on the words."""
+    for file in DEMO_TOKENIZER.glob("tokenizer*"):
+        shutil.copy(file, folder)
+
+
+def transformers_config(described: dict[str, Any]) -> CLIPConfig:
+    """The architecture that open_clip describes, in transformers' words."""
+    vision, text = described["vision_cfg"], described["text_cfg"]
+    return CLIPConfig(
         vision_config={
             "hidden_size": vision["width"],
             "intermediate_size": 4 * vision["width"],
             "num_hidden_layers": vision["layers"],
-            "num_attention_heads": vision["width"] // head_width,
+            "num_attention_heads": vision["width"] // vision.get("head_width", 64),
             "patch_size": vision["patch_size"],
             "image_size": vision["image_size"],
         },
@@ -95,12 +109,5 @@ def _transformers(folder: Path, architecture: str) -> dict[str, str]:
             "num_hidden_layers": text["layers"],
             "num_attention_heads": text["heads"],
         },
-        projection_dim=found["embed_dim"],
+        projection_dim=described["embed_dim"],
     )
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    for file in DEMO_TOKENIZER.glob("tokenizer*"):
-        shutil.copy(file, folder)
-    (folder / "processor_config.json").write_text(json.dumps({"image_processor": PROCESSOR}))
-    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-    return {"family": "transformers_clip", "model": str(folder)}

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,6 +44,8 @@ def dry_run(options: EmbedOptions, calibrate_sec: int | None = None) -> dict[str
 
     With `calibrate_sec` the weights are loaded, and the time to expect is measured. Raises: as `embed`.
     """
+    if calibrate_sec is None and options.precision == "auto":
+        options = replace(options, precision="fp32")  # to measure it takes the weights, and no count depends on it
     with (
         prepared(options, here=calibrate_sec is not None) as (opened, scorers, compute, _),
         TemporaryDirectory() as folder,

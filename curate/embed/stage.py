@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from curate.embed.device.reports import DeviceReport, PromptsDone, RunProgress
@@ -42,7 +43,7 @@ def embed(run: RunFiles, options: EmbedOptions | None = None) -> dict[str, Any]:
     True
     """
     options = options or EmbedOptions()
-    with prepared(options) as (source, scorers, compute, workers):
+    with prepared(_as_begun(run, options)) as (source, scorers, compute, workers):
         run.refuse_other(source_settings(source, compute))  # before minutes go into loading weights
         source = source.with_rows(run.folder)
         if options.engine != "ray":  # there the machines that compute fetch
@@ -67,6 +68,7 @@ def prepared(
     """
     import torch
 
+    from curate.embed.device.precision import choose_precision
     from curate.embed.engines.workers import find_workers
     from curate.models.scoring import UnloadedScoring
 
@@ -78,12 +80,19 @@ def prepared(
     )
     model_set = load_model_set(options.models or manifest.models or "published")
     chosen = tuple(model_set.choose(list(options.scorers)))
-    with find_workers(options) as workers:
+    with find_workers(options, partial(choose_precision, options.precision, model_set, list(chosen))) as workers:
         compute = workers.compute_options(options)
         here_too = options.engine == "ray" and (here or options.parity)
         if here_too and compute.device != "cpu" and not torch.cuda.is_available():
             raise UsageError("--parity and --calibrate compute in this process, which has no GPU; use --device cpu")
         yield source, UnloadedScoring(model_set, chosen, compute.precision), compute, workers
+
+
+def _as_begun(run: RunFiles, options: EmbedOptions) -> EmbedOptions:
+    """`--precision auto` is measured once: a run that is there goes on as it was begun."""
+    if options.precision != "auto" or not run.is_begun():
+        return options
+    return replace(options, precision=run.settings()["settings"].get("precision", "auto"))
 
 
 def embed_source(

@@ -22,6 +22,8 @@ REFUSALS = re.compile(
     re.IGNORECASE,
 )
 
+BROKEN = re.compile(r"CUDA (driver )?error|cuDNN error|CUBLAS_STATUS|Triton Error \[CUDA\]|No CUDA GPUs|NVIDIA driver")
+
 
 class BatchLimit:
     """`size` items at once, None for all that are given; being out of memory halves it for good."""
@@ -66,6 +68,12 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether torch, a CUDA library or the machine refused memory."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or (isinstance(error, RuntimeError) and REFUSALS.search(str(error)) is not None)
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether it is the device that failed or is gone, for good as far as this process goes."""
+    known = isinstance(error, torch.AcceleratorError) or BROKEN.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and known and not out_of_memory(error)
 
 
 def free_memory() -> None:

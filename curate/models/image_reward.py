@@ -26,7 +26,7 @@ from curate.models.model_set import ScorerSpec
 from curate.models.scorers import Matched
 from curate.models.towers.checkpoints import LOADING_ERRORS, read_checkpoint, unfilled, what_is_wrong
 from curate.models.towers.hpsv2 import OPENAI_MEAN, OPENAI_STD
-from curate.models.towers.precision import autocast
+from curate.models.towers.precision import DTYPES, autocast, hold
 from curate.models.weights import checked_sha256, repository, weights_file
 from curate.storage.files import file_sha256
 
@@ -72,7 +72,7 @@ class ImageReward:
 
     def __post_init__(self) -> None:
         for encoder in (self.vision, self.text):
-            encoder.eval().requires_grad_(False).to(self.device)
+            hold(encoder.eval().requires_grad_(False), self.device, self.precision)
         self.preprocessing = str(self.preprocess)
 
     @torch.inference_mode()
@@ -80,6 +80,7 @@ class ImageReward:
         """float32 (n,), on the CPU. Raises ModelError when a number is not finite."""
         with autocast(self.device, self.precision):
             states = self.vision(pixel_values=matched.pixels.to(self.device)).last_hidden_state
+            states = states.to(DTYPES[self.precision])  # once, not in each layer that attends to them
             features = [
                 self._features(states[matched.rows[start : start + TEXT_ROWS].to(self.device)], texts)
                 for start in range(0, len(matched), TEXT_ROWS)

@@ -52,6 +52,10 @@ class RunFiles:
                 f"{self.folder}/{SETTINGS_FILE} is damaged ({error}); delete {self.folder} and run `curate embed` again"
             ) from error
 
+    def is_begun(self) -> bool:
+        """Whether settings are stated here."""
+        return self.folder.size(SETTINGS_FILE) is not None
+
     def locked(self, shared: bool = False) -> AbstractContextManager[None]:
         """Hold the folder while it is written, alone or with others that share it, too; at a URL all share.
 
@@ -71,7 +75,7 @@ class RunFiles:
 
         Raises: RunError naming the first setting that differs, its value then and now.
         """
-        if self.folder.size(SETTINGS_FILE) is None:
+        if not self.is_begun():
             return False
         stated = self.settings()["settings"]
         difference = first_difference({key: stated.get(key) for key in settings}, settings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.embed.engines import Report
-from curate.errors import SourceError
+from curate.errors import DeviceError, SourceError
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,15 @@ def own_process() -> int:
 class Touch:
     """A task's result is a file with the process's id. `fatal` tasks kill their worker, so many times.
 
-    idle_deaths: so many workers die before they take a task. The counts are files in `folder`, so that they
-    outlive whoever dies.
+    lost: as fatal, by a device that fails. idle_deaths: so many workers die before they take a task. The counts are
+    files in `folder`, so that they outlive whoever dies.
     """
 
     folder: Path
     fatal: tuple[tuple[str, int], ...] = ()
     idle_deaths: int = 0
     failing: str | None = None
+    lost: tuple[tuple[str, int], ...] = ()
     seconds: float = 0.0
 
     def __call__(self, device: str, tasks: Iterator[Item], report: Report) -> None:
@@ -50,6 +51,10 @@ class Touch:
             time.sleep(self.seconds)
             if self._again(task.name, dict(self.fatal).get(task.name, 0)):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self._again(f"lost-{task.name}", dict(self.lost).get(task.name, 0)):
+                raise DeviceError(
+                    f"{device} failed (CUDA error: unspecified launch failure); the parts that are written"
+                )
             if task.name == self.failing:
                 raise SourceError(f"{task.name} is bad; mend it")
             (self.folder / task.name).write_text(str(os.getpid()))

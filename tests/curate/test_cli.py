@@ -173,10 +173,17 @@ def test_embed_refuses(curate: Curate, source_file: Path, arguments: list[str], 
     assert not (source_file.parent / "run").exists()
 
 
+TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)"
+
+
+def driver_too_old() -> None:
+    raise RuntimeError(f"{TOO_OLD}. Please update your GPU driver by downloading and installing a new version")
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cuda", "--device cuda: torch sees 1 CUDA devices here; use --device cpu, or one of them"),
+        ("cuda", f"--device cuda: torch sees 0 CUDA devices here ({TOO_OLD}); use --device cpu, or one of them"),
         ("cuda:1", "--device cuda:1: torch sees 1 CUDA devices here; use --device cpu, or one of them"),
         ("gpu", "--device gpu: choose auto, cpu, cuda or cuda:N"),
         ("cpu:0", "--device cpu:0: choose auto, cpu, cuda or cuda:N"),
@@ -185,9 +192,19 @@ def test_embed_refuses(curate: Curate, source_file: Path, arguments: list[str], 
 def test_a_device_that_is_not_there(
     curate: Curate, source_file: Path, monkeypatch: pytest.MonkeyPatch, device: str, message: str
 ) -> None:
-    devices = 0 if device == "cuda" else 1
-    monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
-    expect(curate(*embed_arguments(source_file), "--device", device), 2, message.replace("sees 1", f"sees {devices}"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0 if device == "cuda" else 1)
+    monkeypatch.setattr("torch.cuda.init", driver_too_old)
+    expect(curate(*embed_arguments(source_file), "--device", device), 2, message)
+
+
+def test_a_driver_that_is_too_old_is_not_a_machine_without_gpu(
+    curate: Curate, source_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days on the CPU, for want of one line."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.init", driver_too_old)
+    message = f"--device auto: {TOO_OLD}; mend that, install a torch for it, or say --device cpu"
+    expect(curate("embed", "--manifest", "pickapic_v2", "--source", source_file), 2, message)
 
 
 def test_no_file_matches(curate: Curate, tmp_path: Path) -> None:

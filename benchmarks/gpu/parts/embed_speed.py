@@ -18,6 +18,7 @@ from curate.embed.decode.pool import default_decode_processes
 from curate.embed.decode.reading import cut_batches, read_groups
 from curate.embed.device.batch_size import find_batch, made_up, probe, rate_of
 from curate.embed.device.pipeline import open_decode_pool
+from curate.embed.device.precision import choose_precision
 from curate.embed.device.reports import DeviceReport
 from curate.embed.engines import Report, T, Work
 from curate.embed.options import CORES, ComputeOptions
@@ -26,7 +27,7 @@ from curate.embed.planning.plan import make_plan
 from curate.embed.stage import embed_source
 from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring
-from curate.models.towers.precision import autocast, choose_precision, memory_format
+from curate.models.towers.precision import autocast, memory_format
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import Source, open_source
 from curate.storage.run import Run
@@ -70,7 +71,8 @@ def measure(bench: Bench) -> Iterator[Row]:
     yield from ceilings(bench)
     models = random_towers(bench.folder, *architectures(bench), device=bench.device)
     sources = {side: pictures(bench, side) for side in SIDES_PX}
-    precision = choose_precision("auto", bench.device)
+    named = load_model_set(str(models))
+    precision = choose_precision("auto", named, list(named.scorers.values()), (bench.device,))
     every = load(models, bench.device, precision)
     for name, scorers in SETS.items():
         yield from rates(bench, name, only(every, scorers), precision, sources)

@@ -105,14 +105,15 @@ def make_ready(scoring: Scoring, device: str, batch_images: int | None, compiled
 
 
 def compile_towers(scoring: Scoring, device: str, images: int) -> None:
-    """Compile every tower's picture encoder, by one batch of random pixels, and say how long it took."""
+    """Compile every tower's picture encoder, by two batches of random pixels, and say how long it took."""
     start = time.perf_counter()
     towers = [tower for tower in scoring.towers.values() if isinstance(tower, Compilable)]
     for tower in towers:
         if not isinstance(tower.image_features, StaticBatch):
             tower.image_features = StaticBatch(tower.image_features, scoring.limit)
     try:
-        scoring.score_pictures(*made_up(scoring, device, images))
+        for size in (images, 1):  # a whole batch, and the end of a part
+            scoring.score_pictures(*made_up(scoring, device, size))
     except CurateError:
         raise
     except Exception as error:  # the compiler's many ways to fail: no C compiler, no Triton, an operator it lacks

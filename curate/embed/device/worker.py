@@ -13,6 +13,8 @@ from curate.embed.device.pipeline import compute_parts
 from curate.embed.device.reports import PromptsDone
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Part, release_freed_memory
+from curate.errors import DeviceError
+from curate.models.batch_limit import device_failed, first_sentence, out_of_memory
 from curate.models.scoring import EmbeddedPrompts, Scorers, Scoring, embedding_array, embedding_matrix
 from curate.sources.parquet import Source
 from curate.storage.run import RunFiles, part_rows, sound_parts, write_part
@@ -39,7 +41,19 @@ class EmbedWork:
     anew: bool
 
     def __call__(self, device: str, tasks: Iterator[Part], report: Callable[[Any], None]) -> None:
-        """Raises: RunError when the run was made under other settings; SourceError, ModelError, WriteError."""
+        """Raises: RunError when the run was made under other settings; the others of curate/errors.py."""
+        try:
+            torch.zeros(1, device=device).cpu()  # a device that is gone is not taken for weights that cannot be loaded
+            self._compute(device, tasks, report)
+        except RuntimeError as error:
+            if not (device_failed(error) or out_of_memory(error)):
+                raise
+            raise DeviceError(
+                f"{device} failed ({first_sentence(error)}); the parts that are written stand: run again to go on, by "
+                "another --device where this one is gone"
+            ) from error
+
+    def _compute(self, device: str, tasks: Iterator[Part], report: Callable[[Any], None]) -> None:
         scoring = self.scorers.on(device)
         info = {
             "data_set": self.source.manifest.about(),

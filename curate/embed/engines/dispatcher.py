@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic
 
 from curate.embed.engines import T, Work
-from curate.errors import RunError
+from curate.errors import DeviceError, RunError
 from curate.terminal.progress import say
 
 DEATHS = 3
@@ -73,7 +73,7 @@ class Dispatcher(Generic[T]):
 
 
 def be_worker(work: Work[T], device: str, send: Callable[[str, Any], None], receive: Callable[[], T | None]) -> None:
-    """The worker's side: it sends "next" for each task, "report", and at its end "finished" or "failed".
+    """The worker's side: it sends "next" for each task, "report", and at its end "finished", "failed" or "lost".
 
     receive: waits for the answer to "next". `send` may be called from two threads at once.
     """
@@ -84,6 +84,8 @@ def be_worker(work: Work[T], device: str, send: Callable[[str, Any], None], rece
 
     try:
         work(device, iter(next_task, None), lambda content: send("report", content))
+    except DeviceError as error:
+        send("lost", str(error).partition(";")[0])  # as if the process had died: others may go on
     except Exception as error:
         # As a note, for the traceback itself does not travel.
         error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))

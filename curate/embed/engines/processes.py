@@ -105,12 +105,7 @@ def _serve(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], wor
         if kind == "next":
             worker.line.send(dispatcher.next(worker.number))
     except (EOFError, OSError):
-        how = worker.how_it_died()
-        worker.line.close()
-        staff.remove(worker)
-        if dispatcher.lost(worker.number, f"worker {worker.number} on {worker.device}", how):
-            staff.append(_start(worker.number, worker.device, work))
-        return
+        kind, content = "lost", worker.how_it_died()
     if kind == "report":
         report(content)
     elif kind == "failed":
@@ -120,6 +115,11 @@ def _serve(worker: _Worker, dispatcher: Dispatcher[T], staff: list[_Worker], wor
         staff.remove(worker)
         worker.process.join()
         worker.line.close()
+    elif kind == "lost":
+        staff.remove(worker)
+        worker.end()
+        if dispatcher.lost(worker.number, f"worker {worker.number} on {worker.device}", content):
+            staff.append(_start(worker.number, worker.device, work))
 
 
 def _worker_main(line: Connection, device: str, work: Work[Any]) -> None:

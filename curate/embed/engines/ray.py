@@ -169,6 +169,10 @@ def _serve(actor: _Actor, dispatcher: Dispatcher[Any], staff: list[_Actor], repo
             report(content)
         elif kind == "failed":
             raise content
+        elif kind == "lost":
+            staff.remove(actor)
+            ray.kill(actor.handle)
+            return dispatcher.lost(actor.number, f"worker {actor.number}", content)
         else:
             dispatcher.finished(actor.number)
             staff.remove(actor)

@@ -1,6 +1,6 @@
 """Where `curate embed` finds its workers: the engine, and what its devices are like."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from curate.embed.engines.processes import local_engine
 from curate.embed.engines.ray import connected
 from curate.embed.options import CORES, ComputeOptions, EmbedOptions
 from curate.errors import UsageError
-from curate.models.towers.precision import choose_devices, choose_precision, describe_device
+from curate.models.towers.precision import choose_devices, describe_device
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ class Workers:
 
 
 @contextmanager
-def find_workers(options: EmbedOptions) -> Iterator[Workers]:
+def find_workers(options: EmbedOptions, precision_on: Callable[[tuple[str, ...]], str]) -> Iterator[Workers]:
     """Workers of this machine (`local`), or of a Ray cluster (`ray`), which stays connected for the block.
 
-    Raises: UsageError for an engine, a device or a number format that is not there.
+    precision_on: devices -> their number format; it pickles, and is asked where such devices are.
+    Raises: UsageError for an engine, a device or a number format that is not there; ModelError.
     """
     if options.engine not in ("local", "ray"):
         raise UsageError(f"--engine {options.engine}: choose local or ray")
@@ -57,12 +58,12 @@ def find_workers(options: EmbedOptions) -> Iterator[Workers]:
         raise UsageError("--address is for --engine ray")
     if options.engine == "local":
         devices = choose_devices(options.device, options.workers)
-        chosen = choose_precision(options.precision, devices[0])
+        chosen = precision_on(tuple(dict.fromkeys(devices)))
         many = f"{len(devices)} workers: " if len(devices) > 1 else ""
         words = many + describe_device(devices[0], chosen)
         yield Workers(local_engine(devices), devices[0], chosen, max(1, CORES // len(devices)), words)
         return
     with connected(options.address, options.workers, options.device) as cluster:
-        chosen = cluster.ask(choose_precision, options.precision, cluster.device)
+        chosen = cluster.ask(precision_on, (cluster.device,))
         words = f"a Ray cluster: {cluster.workers} × {cluster.ask(describe_device, cluster.device, chosen)}"
         yield Workers(cluster, cluster.device, chosen, max(1, cluster.cpus // cluster.workers), words)

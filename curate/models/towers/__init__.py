@@ -43,6 +43,7 @@ class Tower(Protocol):
 
 def load_tower(spec: TowerSpec, folder: Path, device: str, precision: str) -> Tower:
     """Load one tower's weights onto `device`. Raises: ModelError naming the tower and the file."""
+    from curate.models.batch_limit import device_failed
     from curate.models.towers.checkpoints import LOADING_ERRORS, what_is_wrong
     from curate.models.towers.hpsv2 import load_hpsv2
     from curate.models.towers.open_clip import load_open_clip
@@ -56,4 +57,6 @@ def load_tower(spec: TowerSpec, folder: Path, device: str, precision: str) -> To
     try:
         return loaders[spec.family](spec, folder, device, precision)
     except LOADING_ERRORS as error:
+        if device_failed(error):
+            raise
         raise ModelError(f"tower '{spec.name}' ({spec.family}) cannot be loaded: {what_is_wrong(error)}") from error

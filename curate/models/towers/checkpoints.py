@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
 
+from curate.models.batch_limit import first_sentence, out_of_memory
+
 LOADING_ERRORS = (
     *(OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, AssertionError),
     *(pickle.UnpicklingError, SafetensorError),
@@ -79,6 +81,8 @@ def differences(missing: list[str], extra: list[str], shapes: list[tuple[str, An
 def what_is_wrong(error: Exception) -> str:
     """One sentence for one of LOADING_ERRORS."""
     words = str(error)
+    if out_of_memory(error):
+        return f"out of memory ({first_sentence(error)}); free some, or use fewer --scorers at once"
     if isinstance(error, pickle.UnpicklingError):
         if re.search("(allowed|Unsupported) (global|class)", words):
             return "its checkpoint holds more than tensors, and unpickling that could run code; save its tensors alone"

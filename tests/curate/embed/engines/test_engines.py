@@ -106,6 +106,17 @@ def test_a_killed_worker_is_replaced_and_its_task_handed_out_again(
     assert told[0].endswith("on cpu died (killed by SIGKILL); item-2 will be computed again")
 
 
+def test_a_device_that_fails_is_a_death(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another process may use it again, and the other devices go on."""
+    work = Touch(tmp_path, lost=(("item-2", 1),), seconds=0.05)
+    TWO.run(work, items(6), lambda _: None)
+    assert all(work.is_done(task) for task in items(6))
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if "died" in line)
+    failed = "died (cpu failed (CUDA error: unspecified launch failure)); item-2 will be computed again"
+    assert told.endswith(f"on cpu {failed}")
+    assert len(work.processes()) in (2, 3)
+
+
 def test_a_task_that_keeps_killing_ends_the_run_in_one_sentence(tmp_path: Path) -> None:
     work = Touch(tmp_path, fatal=(("item-1", DEATHS),))
     with pytest.raises(RunError, match=r"item-1 was in hand when 3 workers died \(killed by SIGKILL\); "):

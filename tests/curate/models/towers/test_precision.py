@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from curate.models.model_set import load_model_set
 from curate.models.scoring import load_scoring
-from curate.models.towers.precision import DTYPES, autocast, choose_precision, hold, memory_format
+from curate.models.towers.precision import autocast, hold, memory_format
 from tests.curate.builders import MODELS
 
 SIDE = 32
@@ -45,9 +45,11 @@ class Operators(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
+        self.to_half = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen[func.overloadpacket.__name__] += 1
+        self.to_half += func is torch.ops.aten._to_copy.default and kwargs["dtype"] == torch.bfloat16
         return func(*args, **(kwargs or {}))
 
 
@@ -70,6 +72,18 @@ def test_holding_a_transformers_tower_in_half_precision_changes_no_bit(transform
     with autocast("cpu", "bf16"):
         ours, theirs = (one.get_image_features(pixel_values=pixels).pooler_output for one in (held, transformers_tower))
     assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()  # in inference mode a cast is no operator
+def test_states_are_cast_once_for_queries_keys_and_values(transformers_tower: CLIPModel) -> None:
+    """Of each of two layers: for attention and for the MLP; and the patches' and the projection's."""
+    pixels = torch.randn(3, 3, SIDE, SIDE)
+    held = copy.deepcopy(transformers_tower)
+    hold(held.vision_model, "cpu", "bf16")
+    hold(held.visual_projection, "cpu", "bf16")
+    with autocast("cpu", "bf16"), Operators() as counted:
+        held.get_image_features(pixel_values=pixels)
+    assert counted.to_half == 2 * 2 + 2
 
 
 def test_matrices_are_held_in_half_precision_and_nothing_else(open_clip_tower: Any) -> None:
@@ -134,11 +148,3 @@ def test_prompts_are_in_float32_whatever_the_pictures_are_in() -> None:
     exact, half = (load_scoring(models, chosen, "cpu", precision) for precision in ("fp32", "bf16"))
     for name, values in half.embed_prompts(["a red circle", ""]).items():
         assert torch.equal(values, exact.embed_prompts(["a red circle", ""])[name])
-
-
-def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_precision("auto", "cpu") == "fp32"
-    for has, precision in ((True, "bf16"), (False, "fp16")):
-        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True, has=has: has)
-        assert choose_precision("auto", "cuda") == precision
-    assert {choose_precision(name, "cpu") for name in DTYPES} == set(DTYPES)

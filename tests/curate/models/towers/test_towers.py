@@ -18,7 +18,6 @@ from curate.models.model_set import ModelSet, TowerSpec, load_model_set
 from curate.models.scoring import EmbeddedPrompts, Scoring, load_scoring, stacked
 from curate.models.towers import load_tower
 from curate.models.towers.hpsv2 import FitLongSide, hpsv2_transform
-from curate.models.towers.precision import choose_precision
 from curate.sources.images import Decoded, decode
 from tests.curate.builders import MODELS, picture_bytes
 
@@ -187,13 +186,9 @@ def test_stated_sha256_is_held(models: ModelSet, tmp_path: Path) -> None:
         load_tower(TowerSpec("clip", "open_clip", options), tmp_path, "cpu", "fp32")
 
 
-def test_auto_precision_on_the_cpu_is_float32() -> None:
-    assert choose_precision("auto", "cpu") == "fp32"
-
-
 @pytest.mark.gpu
 def test_half_precision_on_the_gpu_is_near_float32(models: ModelSet, scoring: Scoring) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
-    half = load_scoring(models, models.choose(["clip", "pickscore"]), "cuda", choose_precision("auto", "cuda"))
+    half = load_scoring(models, models.choose(["clip", "pickscore"]), "cuda", "fp16")
     np.testing.assert_allclose(our_scores(half)["clip"], our_scores(scoring)["clip"], atol=2e-2)
