@@ -11,10 +11,19 @@ NO_GPU = (
 )  # as torch says it, also where CUDA_VISIBLE_DEVICES is empty
 
 
-def check_gpu() -> None:
-    """Raises: SettingsError where a GPU is there that torch cannot use, such as under a driver older than its CUDA."""
+def check_gpu(mixed_precision: str = "no") -> None:
+    """Raises: SettingsError where a GPU is there that torch cannot use, such as under a driver older than its CUDA, or
+    one without bf16, which torch would emulate in many times the time.
+    """
     asked_for_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    if asked_for_cpu or torch.version.cuda is None or torch.accelerator.is_available():
+    if asked_for_cpu or torch.version.cuda is None:
+        return
+    if torch.accelerator.is_available():
+        if mixed_precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise SettingsError(
+                f"{torch.cuda.get_device_name()} computes no bf16, and torch would emulate it slowly; set"
+                ' run.mixed_precision to "fp16".'
+            )
         return
     try:
         torch.cuda.init()

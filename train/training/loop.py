@@ -215,7 +215,7 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
         raise SettingsError(
             'run.mixed_precision "fp16" needs a GPU; set it to "no" or "bf16" in a file given by --config.'
         )
-    check_gpu()
+    check_gpu(precision)
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the launcher's would divide the loss

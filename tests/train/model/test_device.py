@@ -44,3 +44,14 @@ def test_a_driver_that_is_too_old_is_said(said: pytest.MonkeyPatch) -> None:
 def test_no_gpu_is_no_fault(said: pytest.MonkeyPatch, words: str) -> None:
     said.setattr(torch.cuda, "init", failing(words))
     check_gpu()
+
+
+def test_a_gpu_without_bf16_is_said_before_it_emulates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(SettingsError, match='Tesla T4 computes no bf16, .* set run.mixed_precision to "fp16"'):
+        check_gpu("bf16")
+    check_gpu("fp16")
+    check_gpu("no")
