@@ -51,7 +51,7 @@ def test_a_gpu_without_bf16_is_said_before_it_emulates(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    with pytest.raises(SettingsError, match='Tesla T4 computes no bf16, .* set run.mixed_precision to "fp16"'):
+    with pytest.raises(SettingsError, match=r'Tesla T4 computes no bf16, .* set run\.mixed_precision to "fp16"'):
         check_gpu("bf16")
     check_gpu("fp16")
     check_gpu("no")
