@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from glob import escape, has_magic
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -385,20 +386,29 @@ def _from_manifest(pattern: str, manifest: Manifest) -> str:
 
 
 def expanded(pattern: str) -> list[str]:
-    """The files that a path, glob or URL names; a folder of two sides is one. Raises: SourceError."""
+    """The files that a path, folder, glob or URL names; a folder of two sides is one. Raises: SourceError."""
     try:
         filesystem, path = filesystem_of(pattern)
-        if any(mark in path for mark in "*?["):
-            found = retrying(lambda: filesystem.glob(path, detail=True), pattern)
-            names = [name for name, one in found.items() if one["type"] != "directory"]
-        else:  # to ask an HTTP server whether it is a folder is to read the file
-            whole = "http" in filesystem.protocol or not filesystem.isdir(path) or is_folder_pair(path)
-            names = [path] if whole else []
+        names = retrying(lambda: _names(filesystem, path), pattern)
     except ValueError as error:
         raise SourceError(f"cannot list {pattern}: {error}") from error
     except Exception as error:  # every remote file system raises its own errors
         raise SourceError(f"cannot list {pattern}: {why(error)}") from error
     return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
+
+
+def _names(filesystem: Any, path: str) -> list[str]:
+    """The file of this very name, whatever signs are in it; or the Parquet files in the folder; or those that match."""
+    http, folder = "http" in filesystem.protocol, path.rpartition("/")[0]
+    if not has_magic(path.replace("?", "") if http else path) or (not http and filesystem.exists(path)):
+        if (
+            http or not filesystem.isdir(path) or is_folder_pair(path)
+        ):  # to ask an HTTP server whether it is a folder is to read the file
+            return [path]
+        return [one["name"] for one in filesystem.ls(path, detail=True) if one["name"].endswith(".parquet")]
+    if has_magic(folder) and filesystem.exists(folder):
+        path = f"{escape(folder)}{path.removeprefix(folder)}"
+    return [name for name, one in filesystem.glob(path, detail=True).items() if one["type"] != "directory"]
 
 
 def _state(file: str) -> Fingerprint:

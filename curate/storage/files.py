@@ -91,7 +91,8 @@ def is_absent(error: BaseException) -> bool:
     if is_transient(error):
         return False
     statuses = [status for one in _chain(error) if (status := http_status(one)) is not None]
-    return isinstance(error, _PERMANENT) or (bool(statuses) and 400 <= statuses[0] < 500)
+    nowhere = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+    return nowhere or isinstance(error, _PERMANENT) or (bool(statuses) and 400 <= statuses[0] < 500)
 
 
 def asked_wait_sec(error: BaseException) -> float:
@@ -190,6 +191,8 @@ def filesystem_of(file: str) -> tuple[Any, str]:
     Of the Hugging Face hub there is one for all threads, where fsspec makes one for each, with listings of its own.
     Raises: ImportError for a missing package; ValueError for an unknown protocol.
     """
+    if "://" not in file:  # :: is fsspec's sign for one file system within another, and here a part of a name
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(file)
     return (_hub(), file.removeprefix("hf://")) if file.startswith("hf://") else fsspec.core.url_to_fs(file)
 
 
