@@ -427,13 +427,13 @@ def _parquet(file: str) -> pq.ParquetFile:
     """Opened so that only the bytes of the columns that are asked for travel, in few requests."""
     filesystem, path = filesystem_of(file)
     if is_local(file):  # mapped into memory it would be as fast, and a file that is cut meanwhile end the process
-        return pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES)
+        return pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
     stream = filesystem.open(path, "rb", cache_type="none")
     parquet = pq.ParquetFile(stream, pre_buffer=True)
     groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
     if max((group.total_byte_size for group in groups), default=0) <= WHOLE_GROUP_BYTES:
         return parquet
-    return pq.ParquetFile(stream, metadata=parquet.metadata, buffer_size=8 * READ_BUFFER_BYTES)
+    return pq.ParquetFile(stream, metadata=parquet.metadata, buffer_size=8 * READ_BUFFER_BYTES, pre_buffer=False)
 
 
 def _checked_text(arrays: dict[str, pa.ChunkedArray]) -> np.ndarray | None:

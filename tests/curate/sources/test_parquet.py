@@ -251,13 +251,13 @@ def test_a_large_row_group_at_a_url_is_read_piece_by_piece(source_file: Path, mo
     real = pq.ParquetFile
 
     def recorded(stream: Any, **given: Any) -> pq.ParquetFile:
-        options.append({key for key in given if key != "metadata"})
+        options.append({key: value for key, value in given.items() if key != "metadata"})
         return real(stream, **given)
 
     monkeypatch.setattr("curate.sources.parquet.pq.ParquetFile", recorded)
     monkeypatch.setattr("curate.sources.parquet.WHOLE_GROUP_BYTES", 10_000)
     assert first_pictures(opened("memory://large/train-0.parquet")) == [picture_bytes(0), picture_bytes(1)]
-    assert options == [{"pre_buffer"}, {"buffer_size"}]
+    assert options == [{"pre_buffer": True}, {"buffer_size": 8 * 1024 * 1024, "pre_buffer": False}]
 
 
 def test_uid_from_bytes_is_their_sha256(tmp_path: Path) -> None:
