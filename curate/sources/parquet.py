@@ -325,7 +325,7 @@ def open_source(
     preparation = None
     if needs_rows(manifest, files, images):
         roots = images or tuple(_from_manifest(root, manifest) for root in manifest.images)
-        roots = tuple(found for root in roots for found in (sorted(expanded(root)) or [root]))
+        roots = tuple(found for root in roots for found in (sorted(expanded(root, inside=False)) or [root]))
         preparation = preparation_of(manifest, tuple(files), roots, unpack)
     stated = None if override else split.rows
     return Source(
@@ -385,11 +385,14 @@ def _from_manifest(pattern: str, manifest: Manifest) -> str:
     return pattern if "://" in pattern else str(manifest.path.resolve().parent / pattern)
 
 
-def expanded(pattern: str) -> list[str]:
-    """The files that a path, folder, glob or URL names; a folder of two sides is one. Raises: SourceError."""
+def expanded(pattern: str, *, inside: bool = True) -> list[str]:
+    """The files that a path, glob or URL names; a folder of two sides is one. Raises: SourceError.
+
+    inside: of another folder the Parquet files in it.
+    """
     try:
         filesystem, path = filesystem_of(pattern)
-        names = retrying(lambda: _names(filesystem, path), pattern)
+        names = retrying(lambda: _names(filesystem, path, inside), pattern)
     except ValueError as error:
         raise SourceError(f"cannot list {pattern}: {error}") from error
     except Exception as error:  # every remote file system raises its own errors
@@ -397,16 +400,17 @@ def expanded(pattern: str) -> list[str]:
     return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
 
 
-def _names(filesystem: Any, path: str) -> list[str]:
-    """The file of this very name, whatever signs are in it; or the Parquet files in the folder; or those that match."""
+def _names(filesystem: Any, path: str, inside: bool) -> list[str]:
+    """What bears this very name, whatever signs are in it; else what matches it as a pattern."""
     http, folder = "http" in filesystem.protocol, path.rpartition("/")[0]
-    if not has_magic(path.replace("?", "") if http else path) or (not http and filesystem.exists(path)):
-        if (
-            http or not filesystem.isdir(path) or is_folder_pair(path)
-        ):  # to ask an HTTP server whether it is a folder is to read the file
+    costly = http or "hf" in filesystem.protocol  # the hub counts what it is asked, and `exists` hides its refusals
+    if not has_magic(path.replace("?", "") if http else path) or (not costly and filesystem.exists(path)):
+        # To ask an HTTP server whether it is a folder is to read the file.
+        if http or not filesystem.isdir(path) or is_folder_pair(path):
             return [path]
-        return [one["name"] for one in filesystem.ls(path, detail=True) if one["name"].endswith(".parquet")]
-    if has_magic(folder) and filesystem.exists(folder):
+        listed = filesystem.ls(path, detail=True) if inside else []
+        return [one["name"] for one in listed if one["name"].endswith(".parquet")]
+    if has_magic(folder) and not costly and filesystem.exists(folder):
         path = f"{escape(folder)}{path.removeprefix(folder)}"
     return [name for name, one in filesystem.glob(path, detail=True).items() if one["type"] != "directory"]
 
