@@ -338,7 +338,7 @@ def test_manifests_relative_files_start_from_its_folder(
     assert described(tmp_path, columns, ["source/*.parquet"]).files == (str(source_file),)
 
 
-@pytest.mark.parametrize("folder", ["pick [v2]", "a*b", "what?", "a::b", "back\\slash", "s\udce9"])
+@pytest.mark.parametrize("folder", ["pick [v2]", "a*b", "what?", "a::b", "back\\slash"])
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 def test_names_are_taken_literally_first(tmp_path: Path, source_file: Path, folder: str, scheme: str) -> None:
     """As a pattern `pick [v2]` would be `pick v`; below a folder of such a name the rest may still be a pattern."""
