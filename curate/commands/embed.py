@@ -17,7 +17,7 @@ def embed(
     run: RunOrUrlOption = "run",
     manifest: Annotated[str, typer.Option(help="Data set: a bundled name, or a TOML file.")] = DEMO,
     source: Annotated[
-        list[str] | None, typer.Option(help="Path, glob or URL instead of the manifest's files; repeatable.")
+        list[str] | None, typer.Option(help="File, folder, glob or URL instead of the manifest's files; repeatable.")
     ] = None,
     images: Annotated[
         list[str] | None,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from glob import escape, has_magic
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -324,7 +325,7 @@ def open_source(
     preparation = None
     if needs_rows(manifest, files, images):
         roots = images or tuple(_from_manifest(root, manifest) for root in manifest.images)
-        roots = tuple(found for root in roots for found in (sorted(expanded(root)) or [root]))
+        roots = tuple(found for root in roots for found in (sorted(expanded(root, inside=False)) or [root]))
         preparation = preparation_of(manifest, tuple(files), roots, unpack)
     stated = None if override else split.rows
     return Source(
@@ -384,21 +385,34 @@ def _from_manifest(pattern: str, manifest: Manifest) -> str:
     return pattern if "://" in pattern else str(manifest.path.resolve().parent / pattern)
 
 
-def expanded(pattern: str) -> list[str]:
-    """The files that a path, glob or URL names; a folder of two sides is one. Raises: SourceError."""
+def expanded(pattern: str, *, inside: bool = True) -> list[str]:
+    """The files that a path, glob or URL names; a folder of two sides is one. Raises: SourceError.
+
+    inside: of another folder the Parquet files in it.
+    """
     try:
         filesystem, path = filesystem_of(pattern)
-        if any(mark in path for mark in "*?["):
-            found = retrying(lambda: filesystem.glob(path, detail=True), pattern)
-            names = [name for name, one in found.items() if one["type"] != "directory"]
-        else:  # to ask an HTTP server whether it is a folder is to read the file
-            whole = "http" in filesystem.protocol or not filesystem.isdir(path) or is_folder_pair(path)
-            names = [path] if whole else []
+        names = retrying(lambda: _names(filesystem, path, inside), pattern)
     except ValueError as error:
         raise SourceError(f"cannot list {pattern}: {error}") from error
     except Exception as error:  # every remote file system raises its own errors
         raise SourceError(f"cannot list {pattern}: {why(error)}") from error
     return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
+
+
+def _names(filesystem: Any, path: str, inside: bool) -> list[str]:
+    """What bears this very name, whatever signs are in it; else what matches it as a pattern."""
+    http, folder = "http" in filesystem.protocol, path.rpartition("/")[0]
+    costly = http or "hf" in filesystem.protocol  # the hub counts what it is asked, and `exists` hides its refusals
+    if not has_magic(path.replace("?", "") if http else path) or (not costly and filesystem.exists(path)):
+        # To ask an HTTP server whether it is a folder is to read the file.
+        if http or not filesystem.isdir(path) or is_folder_pair(path):
+            return [path]
+        listed = filesystem.ls(path, detail=True) if inside else []
+        return [one["name"] for one in listed if one["name"].endswith(".parquet")]
+    if has_magic(folder) and not costly and filesystem.exists(folder):
+        path = f"{escape(folder)}{path.removeprefix(folder)}"
+    return [name for name, one in filesystem.glob(path, detail=True).items() if one["type"] != "directory"]
 
 
 def _state(file: str) -> Fingerprint:
@@ -417,13 +431,13 @@ def _parquet(file: str) -> pq.ParquetFile:
     """Opened so that only the bytes of the columns that are asked for travel, in few requests."""
     filesystem, path = filesystem_of(file)
     if is_local(file):  # mapped into memory it would be as fast, and a file that is cut meanwhile end the process
-        return pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES)
+        return pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
     stream = filesystem.open(path, "rb", cache_type="none")
     parquet = pq.ParquetFile(stream, pre_buffer=True)
     groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
     if max((group.total_byte_size for group in groups), default=0) <= WHOLE_GROUP_BYTES:
         return parquet
-    return pq.ParquetFile(stream, metadata=parquet.metadata, buffer_size=8 * READ_BUFFER_BYTES)
+    return pq.ParquetFile(stream, metadata=parquet.metadata, buffer_size=8 * READ_BUFFER_BYTES, pre_buffer=False)
 
 
 def _checked_text(arrays: dict[str, pa.ChunkedArray]) -> np.ndarray | None:

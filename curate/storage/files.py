@@ -32,7 +32,6 @@ LONGEST_ASKED_WAIT_SEC = 600.0  # twice the Hugging Face hub's window of five mi
 # The hub counts requests (500 to 1,000 in five minutes), and a listing of a folder tells all of its files.
 HUB_LISTING_SEC = 600.0
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-_LEADS_NOWHERE = (errno.ENAMETOOLONG, errno.ELOOP)
 _TRANSIENT_ERRNO = {
     *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ETIMEDOUT, errno.EAGAIN),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ESTALE),
@@ -91,10 +90,9 @@ def is_absent(error: BaseException) -> bool:
     """Whether there is no such file, or it is not for us: a path that leads nowhere, or any 4xx that does not pass."""
     if is_transient(error):
         return False
-    if isinstance(error, _PERMANENT) or (isinstance(error, OSError) and error.errno in _LEADS_NOWHERE):
-        return True
     statuses = [status for one in _chain(error) if (status := http_status(one)) is not None]
-    return bool(statuses) and 400 <= statuses[0] < 500
+    nowhere = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+    return nowhere or isinstance(error, _PERMANENT) or (bool(statuses) and 400 <= statuses[0] < 500)
 
 
 def asked_wait_sec(error: BaseException) -> float:
@@ -193,6 +191,8 @@ def filesystem_of(file: str) -> tuple[Any, str]:
     Of the Hugging Face hub there is one for all threads, where fsspec makes one for each, with listings of its own.
     Raises: ImportError for a missing package; ValueError for an unknown protocol.
     """
+    if "://" not in file:  # :: is fsspec's sign for one file system within another, and here a part of a name
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(file)
     return (_hub(), file.removeprefix("hf://")) if file.startswith("hf://") else fsspec.core.url_to_fs(file)
 
 

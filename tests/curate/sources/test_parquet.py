@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -250,13 +251,13 @@ def test_a_large_row_group_at_a_url_is_read_piece_by_piece(source_file: Path, mo
     real = pq.ParquetFile
 
     def recorded(stream: Any, **given: Any) -> pq.ParquetFile:
-        options.append({key for key in given if key != "metadata"})
+        options.append({key: value for key, value in given.items() if key != "metadata"})
         return real(stream, **given)
 
     monkeypatch.setattr("curate.sources.parquet.pq.ParquetFile", recorded)
     monkeypatch.setattr("curate.sources.parquet.WHOLE_GROUP_BYTES", 10_000)
     assert first_pictures(opened("memory://large/train-0.parquet")) == [picture_bytes(0), picture_bytes(1)]
-    assert options == [{"pre_buffer"}, {"buffer_size"}]
+    assert options == [{"pre_buffer": True}, {"buffer_size": 8 * 1024 * 1024, "pre_buffer": False}]
 
 
 def test_uid_from_bytes_is_their_sha256(tmp_path: Path) -> None:
@@ -304,8 +305,9 @@ def test_relative_paths_of_two_folders_are_no_uids(tmp_path: Path) -> None:
     assert len(keys(described(tmp_path, PATHS, ["one/relative.parquet"]))) == 1
 
 
-@pytest.mark.parametrize("value", ["", ".", "p.parquet/x.png", "nosuch://x", "a\0b", None])
+@pytest.mark.parametrize("value", ["", ".", "p.parquet/x.png", "nosuch://x", "a\0b", "x" * 300, "loop", None])
 def test_unreadable_path_has_no_bytes(tmp_path: Path, value: str | None) -> None:
+    (tmp_path / "loop").symlink_to("loop")
     table = pa.table({"p": ["a"], "a": pa.array([value], pa.string()), "b": ["p.parquet"]})
     pq.write_table(table, tmp_path / "p.parquet")
     assert first_pictures(described(tmp_path, PATHS)) == [None, (tmp_path / "p.parquet").read_bytes()]
@@ -336,8 +338,28 @@ def test_manifests_relative_files_start_from_its_folder(
     assert described(tmp_path, columns, ["source/*.parquet"]).files == (str(source_file),)
 
 
-@pytest.mark.parametrize("pattern", ["none-*.parquet", "source"])
+@pytest.mark.parametrize("folder", ["pick [v2]", "a*b", "what?", "a::b", "back\\slash"])
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_names_are_taken_literally_first(tmp_path: Path, source_file: Path, folder: str, scheme: str) -> None:
+    """As a pattern `pick [v2]` would be `pick v`; below a folder of such a name the rest may still be a pattern."""
+    if scheme and "::" in folder:
+        pytest.skip("no such name at a URL")
+    place = f"{scheme}{tmp_path}/{folder}"
+    with fsspec.open(f"{place}/t[0].parquet", "wb") if scheme else nullcontext() as stream:
+        if stream:
+            stream.write(source_file.read_bytes())
+        else:
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "t[0].parquet").write_bytes(source_file.read_bytes())
+    for pattern in ("t[0].parquet", "t*.parquet", ""):
+        source = opened(f"{place}/{pattern}".rstrip("/"))
+        assert source.files == (f"{place}/t[0].parquet",), pattern
+        assert first_pictures(source) == [picture_bytes(0), picture_bytes(1)]
+
+
+@pytest.mark.parametrize("pattern", ["none-*.parquet", "empty"])
 def test_no_file_matches(tmp_path: Path, source_file: Path, pattern: str) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError) as caught:
         opened(tmp_path / pattern)
     assert str(caught.value) == f"no file matches {tmp_path / pattern}; correct --source or the manifest's files"
