@@ -1,10 +1,10 @@
 """Each kind of published weights, in its own container: every number of the file is in the model, and it scores."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +19,7 @@ NEEDED_GIB = {"clip": 5, "pickscore": 10, "hpsv2": 8, "image_reward": 6}
 
 
 def available_gib() -> float:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return psutil.virtual_memory().available / 2**30
 
 
 def held(folder: Path, name: str) -> dict[str, torch.Tensor]:
