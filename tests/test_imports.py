@@ -37,13 +37,14 @@ CURATE = {
 TRAIN = {
     "errors": (),
     "files": ("errors",),
+    "processes": ("errors",),
     "config": ("errors",),
     "terminal": (),
     "objectives": ("config",),
     "model": ("errors", "files", "config"),
-    "data": ("errors", "files", "config", "terminal", "model"),
+    "data": ("errors", "files", "processes", "config", "terminal", "model"),
     "sample": ("errors", "files", "terminal", "model"),
-    "training": ("errors", "files", "config", "terminal", "objectives", "model", "data", "sample"),
+    "training": ("errors", "files", "processes", "config", "terminal", "objectives", "model", "data", "sample"),
     "cli": ("errors", "config", "sample", "training"),
 }
 HALVES = {"curate": CURATE, "train": TRAIN}

@@ -29,6 +29,7 @@ from train.model.lora import trainable
 from train.model.memory import forget_peak, peak_memory_bytes
 from train.model.policy import make_policy, whole_denoiser
 from train.objectives import pair_loss
+from train.processes import by_one
 from train.terminal import Reporter
 from train.training import cost
 from train.training.checkpointing import Checkpointing
@@ -69,9 +70,7 @@ def run_training(
         recipe = fit_to_device(recipe, parts, accelerator, reporter)
         run, settings["recipe"] = recipe.run, recipe.as_table()
         stack.enter_context(enough_memory_to_train(recipe))
-        if main:
-            run_folder.begin(output, settings, reporter.say)
-        accelerator.wait_for_everyone()
+        by_one(accelerator, partial(run_folder.begin, output, settings, reporter.say))
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
 
         # The model and its latents; the encoders are let go once the cache stands.
@@ -238,9 +237,7 @@ def fit_to_device(recipe: Recipe, parts: dict[str, Any], accelerator: Accelerato
     Raises: ModelError, StorageError.
     """
     processes = accelerator.num_processes
-    if parts and accelerator.is_main_process:
-        compose(parts["composed_of"], Path(recipe.model))
-    accelerator.wait_for_everyone()
+    by_one(accelerator, lambda: compose(parts["composed_of"], Path(recipe.model)) if parts else None)
     if cost.is_open(recipe):
         free = torch.tensor([cost.free_bytes(accelerator.device) // 2**20], device=accelerator.device)
         free_mib = int(accelerator.gather(free).min())

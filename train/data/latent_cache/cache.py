@@ -12,7 +12,7 @@ metric, share and split, and models with one VAE share its pictures.
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from schemas.shards import SPLIT_INDEX
@@ -31,6 +31,7 @@ from train.data.pairs import PairSet
 from train.data.prefetch import prefetched
 from train.model.families import Conditioning, DiffusionModel, Latents, TextShape, TextStates, joined, prompts_cut
 from train.model.memory import AtOnce, enough_memory, on_device, peak_memory_bytes
+from train.processes import by_one
 from train.terminal import Reporter
 
 
@@ -103,13 +104,12 @@ def open_cache(
     for rows in encoders:
         _look(rows, accelerator)
     if any(_missing(rows) for rows in encoders):
-        with locked(root, reporter) if accelerator.is_main_process else nullcontext():
+        with ExitStack() as held:
+            by_one(accelerator, lambda: held.enter_context(locked(root, reporter)))
             for rows in encoders:
                 _look(rows, accelerator)  # again: another run may have filled it meanwhile
             _announce(reporter, root, encoders)
-            if accelerator.is_main_process:
-                _prepare(root, encoders)
-            accelerator.wait_for_everyone()
+            by_one(accelerator, partial(_prepare, root, encoders))
             for rows in encoders:
                 _fill_together(rows, accelerator, reporter)
         reporter.say(f"Encoded, at most {peak_memory_bytes(accelerator.device):,} bytes at once.")
@@ -128,8 +128,7 @@ def open_cache(
 
 def _look(rows: Rows, accelerator: Accelerator) -> None:
     """Find what there is. One process lists it for all, so that all share out the same rest."""
-    files = broadcast_object_list([rows.store.files(rows.groups()) if accelerator.is_main_process else None])[0]
-    rows.store.find(files, _wanted(rows))
+    rows.store.find(by_one(accelerator, lambda: rows.store.files(rows.groups())), _wanted(rows))
 
 
 def _wanted(rows: Rows) -> set[str]:
