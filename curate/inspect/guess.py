@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from curate.sources.layouts.relation import FOLDER
+from curate.sources.layouts.preparation import FOLDER
 
 # Our key -> names that published sets have for it, the likeliest first; compared without case and underscores.
 NAMES = {

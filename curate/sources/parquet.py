@@ -29,7 +29,7 @@ from curate.sources.columns import (
     whole_text,
 )
 from curate.sources.layouts.members import is_member, read_members
-from curate.sources.layouts.prepare import ROWS, Preparation, needs_rows, preparation_of, ready_rows, rows_place
+from curate.sources.layouts.preparation import ROWS, Preparation, needs_rows, preparation_of, ready_rows, rows_place
 from curate.sources.layouts.samples import is_folder_pair
 from curate.sources.manifest import LABEL_COLUMNS, Manifest
 from curate.storage.files import (

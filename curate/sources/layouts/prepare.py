@@ -5,14 +5,14 @@ it is read as any other set.
 """
 
 import hashlib
-import json
+import pickle
 import re
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -20,80 +20,30 @@ import pyarrow as pa
 from curate.database.connection import first_line, literal
 from curate.database.queries import query_text
 from curate.database.user_sql import one_select
-from curate.errors import SourceError, nearest
+from curate.errors import CurateError, SourceError, nearest
 from curate.sources.layouts.members import list_members, needs_unpacking, read_members, unpacked
-from curate.sources.layouts.relation import FOLDER, connect_source, kind_of, quoted
-from curate.sources.manifest import Candidates, Manifest
-from curate.storage.folder import Folder
+from curate.sources.layouts.preparation import FOLDER, ROWS, VIRTUAL, Preparation, is_archive, kind_of, quoted
+from curate.sources.layouts.relation import connect_source
 from curate.terminal.progress import say
 from schemas.manifests import CANDIDATE_COLUMNS, COLUMN_KEYS
 
-ROWS, ROWS_OF = "rows.parquet", "rows.sha256"
-ARCHIVES = (".tar", ".zip")
 HASHED_TOGETHER = 4_096
 TEXTS = ("prompt", "category", "dimension", "image_0_model", "image_1_model", "image_model", "image_group")
-VIRTUAL = ("filename", "file_row_number")  # of `source`, whatever the files hold
 NUMBERS = ("rank", "rating", "votes_0", "votes_1", "share_0")
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """What is to be read: the manifest's query or columns over `files`, and the root of its relative paths.
-
-    where: what errors name, a manifest's file name. images: folders, URLs, zips or tars; empty: beside the files.
-    """
-
-    where: str
-    files: tuple[str, ...]
-    sql: str
-    images: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
-    candidates: Candidates | None = None
-    unpack: Path | None = None
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """What decides the rows: the tables, and archives of pictures."""
-        return (*self.files, *(root for root in self.images if _is_archive(root)))
-
-
-def needs_rows(manifest: Manifest, files: list[str], images: tuple[str, ...]) -> bool:
-    """Whether a set is to be brought to rows of ours first; Parquet whose columns are named is read as it lies."""
-    special = manifest.query or manifest.candidates or manifest.images or images
-    return bool(special) or any(kind_of(file, strict=False) != ".parquet" for file in files)
-
-
-def preparation_of(
-    manifest: Manifest, files: tuple[str, ...], images: tuple[str, ...], unpack: Path | None
-) -> Preparation:
-    """What a manifest asks for. Raises: SourceError for an archive that must be unpacked where nobody said where to."""
-    packed = [file for file in (*files, *images) if needs_unpacking((file,))]
-    if packed and unpack is None:
-        raise SourceError(
-            f"{packed[0]} must be read from its start to find a picture; name a folder with --unpack DIR, where it is "
-            "unpacked once"
-        )
-    sql = manifest.query or columns_query(manifest.columns)
-    return Preparation(manifest.path.name, files, sql, images, manifest.keep, manifest.candidates, unpack)
-
-
-def ready_rows(preparation: Preparation, settings: dict[str, Any], folder: Folder) -> str:
-    """Where the rows lie in `folder`: those of an earlier call under the same settings, or written now."""
-    made_of = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-    if folder.size(ROWS) is not None and folder.size(ROWS_OF) is not None and folder.read(ROWS_OF) == made_of.encode():
-        return rows_place(folder)
-    say(f"reading {len(preparation.files):,} files as rows of pairs")
-    with TemporaryDirectory() as temporary:
-        rows = Path(temporary) / ROWS
-        write_rows(_unpacked(preparation), rows)
-        folder.write(ROWS, rows.read_bytes())
-    folder.write(ROWS_OF, made_of.encode())
-    return rows_place(folder)
-
-
-def rows_place(folder: Folder) -> str:
-    """Where a run in `folder` has its rows."""
-    return f"{folder.absolute()}/{ROWS}"
+def main() -> None:
+    """What `preparation.ready_rows` runs in a process of its own: reads its task from stdin, answers on stdout."""
+    preparation, folder = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from the process that began this one
+    failed: CurateError | None = None
+    try:
+        with TemporaryDirectory() as temporary:
+            rows = Path(temporary) / ROWS
+            write_rows(_unpacked(preparation), rows)
+            folder.write(ROWS, rows.read_bytes())
+    except CurateError as error:
+        failed = error
+    sys.stdout.buffer.write(pickle.dumps(failed))
 
 
 def _unpacked(preparation: Preparation) -> Preparation:
@@ -137,16 +87,6 @@ def write_rows(preparation: Preparation, path: Path) -> dict[str, int]:
         connection.close()
     partial.replace(path)
     return left_out
-
-
-def _is_archive(root: str) -> bool:
-    return root.lower().endswith(ARCHIVES) or needs_unpacking((root,))
-
-
-def columns_query(columns: dict[str, str]) -> str:
-    """A manifest's [columns] as the query that it stands for; a picture's bytes are met as its address."""
-    columns = {ours.replace("_bytes", "_path"): theirs for ours, theirs in columns.items()}
-    return f"select {', '.join(f'{quoted(theirs)} as {quoted(ours)}' for ours, theirs in columns.items())} from source"
 
 
 def _names(connection: duckdb.DuckDBPyConnection, body: str) -> list[str]:
@@ -216,7 +156,7 @@ def _find_pictures(
     """The tables `members` (name, address) of archives named as roots, and `hashes` of cells without a uid."""
     members: dict[str, str] = {}
     for root in preparation.images:
-        if _is_archive(root):
+        if is_archive(root):
             for member in list_members(root):
                 if members.setdefault(member.name, member.address(root)) != member.address(root):
                     raise SourceError(f"'{member.name}' is in two of the archives, {root} the second; name one of them")
@@ -258,7 +198,7 @@ def _final(body: str, columns: dict[str, str], preparation: Preparation) -> str:
 
 def _address(path: str, side: int, preparation: Preparation) -> str:
     """SQL: a path from its root, or the member that it names; what is an address already stays."""
-    folders = [root for root in preparation.images if not _is_archive(root)]
+    folders = [root for root in preparation.images if not is_archive(root)]
     beside = (
         preparation.files[0] if kind_of(preparation.files[0]) == FOLDER else preparation.files[0].rpartition("/")[0]
     )

@@ -1,9 +1,7 @@
 """A split's files as one DuckDB view, `source`, on a connection that sees them and nothing else."""
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import duckdb
 import fsspec
@@ -11,10 +9,9 @@ import pyarrow as pa
 
 from curate.database.connection import CONFIG, first_line, literal
 from curate.errors import SourceError
+from curate.sources.layouts.preparation import FOLDER, kind_of, quoted
 from curate.sources.layouts.samples import folder_rows, tar_rows
 
-FOLDER = "folder"
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 READERS = {
     ".parquet": "read_parquet({files}, union_by_name = true, hive_partitioning = false, filename = true, "
     "file_row_number = true)",
@@ -26,23 +23,6 @@ TABLES: dict[str, Callable[[list[str]], pa.Table]] = {
     ".tar": tar_rows,
     FOLDER: lambda folders: pa.concat_tables([folder_rows(Path(folder)) for folder in folders]),
 }
-
-
-def kind_of(file: str, strict: bool = True) -> str:
-    """`.parquet`, `.json`, `.csv`, `.tar` or `folder`, by a file's name; of any other a SourceError, or Parquet."""
-    if "://" not in file and Path(file).is_dir():
-        return FOLDER
-    name = urlsplit(file).path if "://" in file else file
-    endings = [ending.lower() for ending in Path(name).suffixes if ending.lower() not in COMPRESSED]
-    ending = endings[-1] if endings else ""
-    if ending in READERS or ending in TABLES:
-        return ending
-    if not strict:
-        return ".parquet"
-    known = ", ".join(ending for ending in (*READERS, *TABLES) if ending != FOLDER)
-    close = difflib.get_close_matches(ending, READERS, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise SourceError(f"{file}: files are read by the end of their name, one of {known}{hint}")
 
 
 def connect_source(
@@ -90,8 +70,3 @@ def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[str]) ->
 
 def _holds_bytes(column_type: str) -> bool:
     return column_type == "BLOB" or (column_type.startswith("STRUCT(") and "bytes BLOB" in column_type)
-
-
-def quoted(name: str) -> str:
-    """A SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'

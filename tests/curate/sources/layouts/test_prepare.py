@@ -12,7 +12,8 @@ import pytest
 
 from curate.errors import CurateError
 from curate.sources.layouts.members import read_members
-from curate.sources.layouts.prepare import Preparation, columns_query, write_rows
+from curate.sources.layouts.preparation import Preparation, columns_query
+from curate.sources.layouts.prepare import write_rows
 from curate.sources.manifest import Candidates
 from tests.curate.sources.layouts.test_members import write_tar, write_zip
 
