@@ -18,6 +18,9 @@ def export_shards(
     output: Annotated[
         str | None, typer.Option(help="Folder or URL for the tars and shards.json.  [default: RUN/shards]")
     ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Where the data set's files lie now, if they moved; repeatable.")
+    ] = None,
     order: Annotated[str, typer.Option(help="rank, or shuffle by --seed.")] = "rank",
     seed: Annotated[int, typer.Option(help="Of the shuffle.", min=0)] = 0,
     pairs_per_shard: Annotated[int, typer.Option(help="Most samples of one tar.", min=1)] = 1000,
@@ -48,6 +51,7 @@ def export_shards(
         shares=parse_split(split),
         encoding=parse_encoding(resize, reencode),
         workers=workers,
+        source=tuple(source or ()),
     )
     report = run_export(Run(Path(run)), options)
     print_report(report, as_json, export_lines(report))

@@ -18,8 +18,9 @@ from curate.embed.summary import planned_counts, run_summary
 from curate.errors import RunError, UsageError
 from curate.models.model_set import load_model_set
 from curate.sources.manifest import DEMO, load_manifest
+from curate.sources.moved import as_recorded
 from curate.sources.parquet import Source, open_source
-from curate.storage.run import RunFiles, rows_of_parts, sound_parts, write_plan
+from curate.storage.run import PAIRS_FILE, RunFiles, rows_of_parts, sound_parts, write_plan
 from curate.terminal.progress import Advance, progress, say
 from schemas import tables
 
@@ -44,6 +45,7 @@ def embed(run: RunFiles, options: EmbedOptions | None = None) -> dict[str, Any]:
     """
     options = options or EmbedOptions()
     with prepared(_as_begun(run, options)) as (source, scorers, compute, workers):
+        source = as_recorded(run, source)
         run.refuse_other(source_settings(source, compute))  # before minutes go into loading weights
         source = source.with_rows(run.folder)
         if options.engine != "ray":  # there the machines that compute fetch
@@ -111,6 +113,7 @@ def embed_source(
     """
     from curate.embed.device.worker import EmbedWork
 
+    source = as_recorded(run, source)
     plan = make_plan(source, options.part_images, options.part_bytes)
     mine = _in_range(len(plan.parts), part_range)
     with run.locked(shared=part_range is not None):
@@ -163,6 +166,11 @@ def _write_plan(run: RunFiles, source: Source, plan: Plan, settings: dict[str, A
     if run.refuse_other(settings):
         say(f"{run.folder} holds parts of this run; the sound ones are kept")
         _note_another(run)
+        if source.places and run.folder.size(PAIRS_FILE) and not run.folder.read_table(PAIRS_FILE).equals(plan.pairs):
+            raise RunError(
+                f"{source.places[source.files[0]]} and what is with it are not those of {run.folder}; correct --source"
+            )
+        run.note_moved(source.places)
     if source.expected_rows not in (None, plan.source_rows):
         say(f"note: the manifest expects {source.expected_rows:,} rows, the files hold {plan.source_rows:,}")
     write_plan(run, (plan.pairs, plan.pairs.schema), (plan.dropped, tables.DROPPED))

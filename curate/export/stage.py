@@ -27,6 +27,7 @@ from curate.export.tars.layout import TarLayout
 from curate.export.tars.plan import PlannedShard, ShardPlan, ShardSize, plan_shards
 from curate.export.tars.spool import Spool
 from curate.rank.rankings import ranking_settings
+from curate.sources.moved import relocate
 from curate.sources.parquet import Location, Source, reopen_source
 from curate.storage.files import file_sha256
 from curate.storage.run import Run
@@ -39,6 +40,7 @@ class ExportOptions:
     """What is written where.
 
     name: of the ranking. output: a folder or URL; None: RUN/shards. seed: of the shuffle; None: in rank order.
+    source: where the data set's files lie now, if they moved; the run notes it.
     """
 
     name: str = "default"
@@ -48,6 +50,7 @@ class ExportOptions:
     shares: tuple[SplitShare, ...] = ()
     encoding: Encoding = field(default_factory=Encoding)
     workers: int = min(4, os.cpu_count() or 1)
+    source: tuple[str, ...] = ()
 
 
 def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, Any]:
@@ -63,9 +66,11 @@ def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, A
     options = options or ExportOptions()
     name, output = options.name, options.output or str(run.root / "shards")
     run.summary()  # that embedding has finished
+    if options.source:
+        relocate(run, list(options.source))
     settings, ranking = run.settings(), ranking_settings(run, name)
     pairs = SelectedPairs(connect_views(run, rankings=False), run, name, options.seed)
-    source = reopen_source(settings["settings"], run.folder)
+    source = reopen_source(settings["settings"], run.folder, settings.get("moved"))
     destination = Destination(output, run.root / ".export")
     with destination.held(), ExitStack() as stack:
         folder, staged = ShardFolder(destination), StagedShards(destination)

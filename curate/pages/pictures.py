@@ -61,8 +61,9 @@ def _thumbnail_of(data: bytes | Rejected | None, side_px: int) -> bytes | Reject
 def _read(run: Run, stated: dict[str, tuple[Location, str]], uids: Sequence[str]) -> list[bytes | Rejected | None]:
     """What lies now where each image was, in order."""
     places = list({stated[uid][0] for uid in uids if uid in stated})
-    settings = run.settings()["settings"]
-    encoded = _read_places(recorded_source(settings, run.folder), settings["files"], places)
+    settings = run.settings()
+    source = recorded_source(settings["settings"], run.folder, settings.get("moved"))
+    encoded = _read_places(source, settings["settings"]["files"], places)
     return [_as_scored(encoded[stated[uid][0]], stated[uid][1]) if uid in stated else UNKNOWN for uid in uids]
 
 
@@ -91,7 +92,7 @@ def _read_places(
         here = [place for place in places if place.file == file]
         try:
             for recorded_file in [file] if file in recorded else recorded:  # rows of ours come from all of them
-                check_unchanged(recorded_file, recorded[recorded_file])
+                check_unchanged(recorded_file, recorded[recorded_file], source.places)
             found.update(source.image_bytes(here))
         except SourceError as error:
             found.update(dict.fromkeys(here, Rejected("image_missing", str(error))))

@@ -80,6 +80,7 @@ class Source:
     known: what each file was like when it was first looked at; reading it later in another state stops.
     preparation: how files of another layout become rows; `with_rows` makes them, and from then on `files` is ROWS,
     which lies at `rows_file`. dimension: of several questions about a pair the one that counts.
+    places: where a file lies now, where that is elsewhere; recorded: then, what the run says of the files.
     """
 
     manifest: Manifest
@@ -87,6 +88,8 @@ class Source:
     files: tuple[str, ...]
     expected_rows: int | None
     known: dict[str, Fingerprint] = field(default_factory=dict, compare=False, repr=False)
+    places: dict[str, str] = field(default_factory=dict)
+    recorded: dict[str, Fingerprint] | None = None
     preparation: Preparation | None = None
     rows_file: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
@@ -149,6 +152,8 @@ class Source:
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """Size, and ETag or time of change, of each file, so that a source that changed under a run is noticed."""
+        if self.recorded is not None:
+            return self.recorded
         inputs = self.files if self.preparation is None else self.preparation.inputs
         for file in inputs:
             if file not in self.known:
@@ -163,8 +168,9 @@ class Source:
         if file == ROWS and self.rows_file is not None:
             file = self.rows_file
         try:
-            now = fingerprint(file)
-            parquet = retrying(lambda: _parquet(file), file)
+            place = self.places.get(file, file)
+            now = fingerprint(place)
+            parquet = retrying(lambda: _parquet(place), place)
         except pa.ArrowInvalid as error:
             raise SourceError(f"{file} is not a Parquet file ({error}); remove it or correct --source") from error
         except ValueError as error:
@@ -244,7 +250,8 @@ class Source:
                 here.append(waiting.popleft())
             columns = {side: batch[name] for side, name in names.items()}
             found = [image_at(columns[item.side], item.row - first) for item in here]
-            elsewhere = iter(_fetch_all([path for data, path in found if data is None], file))
+            beside = self.places.get(file, file)
+            elsewhere = iter(_fetch_all([path for data, path in found if data is None], beside))
             yield from (
                 (item, next(elsewhere) if data is None else data) for item, (data, _) in zip(here, found, strict=True)
             )
@@ -319,9 +326,7 @@ def open_source(
     """
     name, split = manifest.split(split_name)
     patterns = override or [_from_manifest(pattern, manifest) for pattern in split.files]
-    files = sorted({file for pattern in patterns for file in expanded(pattern)})
-    if not files:
-        raise SourceError(f"no file matches {', '.join(patterns)}; correct --source or the manifest's files")
+    files = named_files(patterns)
     preparation = None
     if needs_rows(manifest, files, images):
         roots = images or tuple(_from_manifest(root, manifest) for root in manifest.images)
@@ -333,19 +338,29 @@ def open_source(
     )
 
 
-def reopen_source(settings: dict[str, Any], folder: Folder) -> Source:
-    """The files that a run in `folder` was embedded from, by its run.toml. Raises SourceError when one is gone.
+def named_files(patterns: list[str]) -> list[str]:
+    """Each file that a path, folder, glob or URL names, once, sorted. Raises: SourceError when there is none."""
+    files = sorted({file for pattern in patterns for file in expanded(pattern)})
+    if not files:
+        raise SourceError(f"no file matches {', '.join(patterns)}; correct --source or the manifest's files")
+    return files
+
+
+def reopen_source(settings: dict[str, Any], folder: Folder, moved: dict[str, str] | None = None) -> Source:
+    """The files that a run was embedded from, by its run.toml. Raises SourceError when one is gone or changed.
+
+    moved: where each lies now, where that is elsewhere.
 
     A file of the same size with another time of change is a note only: this is for readers that compare each
     image's sha256 with the run's.
     """
     for file, recorded in settings["files"].items():
-        if (note := check_unchanged(file, recorded)) is not None:
+        if (note := check_unchanged(file, recorded, moved)) is not None:
             say(f"note: {note}; each image is compared with the sha256 of the one that was scored")
-    return recorded_source(settings, folder)
+    return recorded_source(settings, folder, moved)
 
 
-def recorded_source(settings: dict[str, Any], folder: Folder) -> Source:
+def recorded_source(settings: dict[str, Any], folder: Folder, moved: dict[str, str] | None = None) -> Source:
     """The same without a look at the files: for readers that can do without one of them."""
     stated, split = settings["manifest"], settings["split"]
     columns = {name: name for side in (0, 1) for name in (f"image_{side}_uid", f"image_{side}_path")}
@@ -353,16 +368,18 @@ def recorded_source(settings: dict[str, Any], folder: Folder) -> Source:
     manifest = Manifest(stated["name"], Path(stated["name"]), columns if prepared else stated["columns"], {}, split)
     if prepared:
         return Source(manifest, split, (ROWS,), None, rows_file=rows_place(folder))
-    return Source(manifest, split, tuple(settings["files"]), None)
+    return Source(manifest, split, tuple(settings["files"]), None, places=moved or {})
 
 
-def check_unchanged(file: str, recorded: int | Fingerprint) -> str | None:
+def check_unchanged(file: str, recorded: int | Fingerprint, moved: dict[str, str] | None = None) -> str | None:
     """What else changed of a file since it was embedded, in words, or None.
 
     recorded: of run.toml; a number is the size alone, as earlier runs have it.
     Raises: SourceError when the file is gone, or of another size.
     """
     before: Fingerprint = recorded if isinstance(recorded, dict) else {"size": recorded}
+    if moved and file in moved:
+        file, before = moved[file], {"size": before["size"]}  # a copy has a time of its own
     now = _state(file)
     words = changed_words(file, before, now)
     if words is not None and before.get("size") != now.get("size"):

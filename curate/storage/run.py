@@ -98,6 +98,13 @@ class RunFiles:
         # At a URL another process may have been the first to create it, whose settings then count.
         return there and self.refuse_other(settings)
 
+    def note_moved(self, places: dict[str, str]) -> None:
+        """Where each file of the source lies now, where that is not where run.toml's settings say: `moved`."""
+        with self.alone():
+            stated = self.settings()
+            if stated.get("moved", {}) != places:
+                self.folder.write(SETTINGS_FILE, tomli_w.dumps(stated | {"moved": places}).encode("utf-8"))
+
     def mark_finished(self, summary: dict[str, Any]) -> None:
         """Record that every part is there; ranking waits for it."""
         self.folder.write(SUMMARY_FILE, (json.dumps(summary, indent=2) + "\n").encode("utf-8"))

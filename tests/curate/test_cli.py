@@ -91,7 +91,7 @@ def test_at_most_a_dozen_options(name: str) -> None:
     Of `embed` a dozen beside those of where and in which parts it runs, how it decodes and what it measures, and
     those of sets in other layouts.
     """
-    assert len(options_of(COMMANDS[name])) <= {"rank": 23, "embed": 25}.get(name, 12)
+    assert len(options_of(COMMANDS[name])) <= {"rank": 23, "embed": 25, "export-shards": 13}.get(name, 12)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
