@@ -58,7 +58,7 @@ class Side(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One sample of a tar, checked. `values`: what its pair is worth, `quality` and each `<scorer>_margin`."""
+    """One sample of a tar, checked. `values`: what its pair is worth, by the names of `PairSet.values`."""
 
     prompt: str
     preferred: Side
@@ -78,7 +78,8 @@ class Pair(NamedTuple):
 class PairSet:
     """All pairs of an export, in rank order, with its unique images and prompts and the tars' sha256.
 
-    values: per pair, `quality` and each `<scorer>_margin`, preferred less rejected; NaN where a sample has none.
+    values: per pair, `quality`, `strength` (share of the votes for the preferred side), and each `<scorer>_margin`,
+    preferred less rejected; NaN where a sample has none.
     """
 
     pairs: list[Pair]
@@ -120,6 +121,16 @@ class PairSet:
                 " must not be negative nor all zero: take a metric that is not, or an offset instead."
             )
         return np.asarray(found / found.mean())
+
+    def smoothings(self, name: str, setting: str) -> NDArray[np.float64]:
+        """How probably each pair's label is wrong: 1 - `value`. Raises: ShardError when one is not in 0.5 to 1."""
+        found = self.value(name, setting)
+        if found.min() < 0.5 or found.max() > 1:
+            raise ShardError(
+                f"{setting} takes `{name}` for the share that prefers the preferred side, which must lie between 0.5"
+                f" and 1; it runs from {found.min():.4g} to {found.max():.4g}: take `strength`."
+            )
+        return 1 - found
 
     def counts(self) -> dict[str, int]:
         return {
@@ -282,7 +293,7 @@ def _side(meta: dict[str, Any], location: ImageLocation) -> Side:
 
 
 def _values(meta: dict[str, Any]) -> dict[str, float]:
-    values = {} if meta.get("quality") is None else {"quality": float(meta["quality"])}
+    values = {name: float(meta[name]) for name in ("quality", "strength") if meta.get(name) is not None}
     for scorer, sides in (meta.get("scores") or {}).items():
         if None not in (scores := [sides[side] for side in (PREFERRED, REJECTED)]):  # null: it was not finite
             values[f"{scorer}_margin"] = float(scores[0]) - float(scores[1])
