@@ -139,8 +139,9 @@ def http_status(error: BaseException) -> int | None:
     for value in (found, getattr(error, "status", None)):
         if isinstance(value, int) and 100 <= value < 600:
             return value
-    # aiohttp warns of its own `code`, and has a status, too
-    code = None if hasattr(error, "status") else getattr(error, "code", None)
+    # aiohttp warns of its own `code`, and has a status, too; a body that was cut is none of the server's answers
+    silent = hasattr(error, "status") or "BadHttpMessage" in {kind.__name__ for kind in type(error).__mro__}
+    code = None if silent else getattr(error, "code", None)
     return code if isinstance(code, int) and 100 <= code < 600 else None
 
 

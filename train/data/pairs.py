@@ -177,7 +177,7 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
     collector = _Collector()
     for entry in entries:
         path = folder / entry["file"]
-        _check_file(path, entry, verify=verify)
+        check_file(path, entry, verify=verify)
         before = len(collector.pairs)
         for key, members in _samples(path):
             collector.add(key, _checked(path, key, members))
@@ -203,32 +203,33 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / SHARD_INDEX
-    _refuse_url(folder)
     try:
-        index = json.loads(path.read_text("utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError as error:
         split = next((path.parent for path in sorted(folder.glob(f"*/{SHARD_INDEX}"))), None)
         hint = "give the folder that `curate export-shards` wrote"
         hint = f"it holds splits; give the folder of one of them, such as {split}" if split else hint
         raise ShardError(f"{folder} has no {SHARD_INDEX}; {hint}.") from error
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path} cannot be read as JSON; {EXPORT_AGAIN}.") from error
+    except OSError as error:
+        raise ShardError(f"{path} cannot be read ({error.strerror}); {EXPORT_AGAIN}.") from error
+    return parsed_index(data, str(path))
+
+
+def parsed_index(data: bytes, where: str) -> dict[str, Any]:
+    """What shards.json says. Raises: ShardError naming `where` when it is none; a tar lies beside it, nowhere else."""
+    try:
+        index = json.loads(data)
+    except ValueError as error:
+        raise ShardError(f"{where} cannot be read as JSON; {EXPORT_AGAIN}.") from error
     if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
-        raise ShardError(f"{path} is not an index of format {INDEX_FORMAT}; {EXPORT_AGAIN}.")
+        raise ShardError(f"{where} is not an index of format {INDEX_FORMAT}; {EXPORT_AGAIN}.")
+    if outside := [entry["file"] for entry in index["shards"] if Path(entry["file"]).name != entry["file"]]:
+        raise ShardError(f"{where} lists `{outside[0]}`, which is no name of a file beside it; {EXPORT_AGAIN}.")
     return index
 
 
-def _refuse_url(folder: Path) -> None:
-    """Tars are mapped and read at offsets, many times over: they must lie on this machine."""
-    scheme, _, rest = str(folder).partition(":/")  # a Path holds one slash of the two
-    if rest and len(scheme) > 1 and scheme.isalnum():
-        raise ShardError(
-            f"{scheme}://{rest.lstrip('/')} is a URL, and shards are read from a folder of this machine; copy them"
-            " first (`aws s3 sync`, `gsutil rsync`, `hf download`) and give that folder."
-        )
-
-
-def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
+def check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
+    """Raises: ShardError when a tar is not as its `entry` in shards.json says; by its sha256 with `verify`."""
     if not path.is_file():
         raise ShardError(f"{path} is missing, but {SHARD_INDEX} lists it; {EXPORT_AGAIN}.")
     size_bytes = path.stat().st_size
