@@ -26,6 +26,7 @@ app.command(short_help="Rank the pairs by a SQL metric and select the top.")(ran
 app.add_typer(rank.metrics_app, name="metrics", short_help="List the shipped metrics, or check one of your own.")
 app.command(short_help="Say how two rankings differ.")(rank.diff)
 app.command(short_help="Write the selected pairs as WebDataset shards.")(export.export_shards)
+app.command(short_help="Write the selected pairs as another trainer reads them.")(export.export_for)
 app.command(short_help="Check every hash, count and image of shards or a run.")(export.verify)
 app.command(short_help="Query the run's tables, read-only.")(ask.sql)
 app.command(short_help="Find the prompts, and their pairs, that are like a text.")(ask.search)

@@ -30,12 +30,12 @@ META = "json"
 IMAGE_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 MIXED_EXTENSION = "jpg"
 
+# Of every sample. Where the source counts votes, `strength` beside them: their share for the preferred side, 0.5 to 1.
 JSON_FIELDS = (
     "pair_id",
     "prompt_id",
     "quality",
     "rank",
-    "strength",  # share of the votes for the preferred side, 0.5 to 1; only where the source counts votes
     "scores",  # {scorer: {"preferred": float, "rejected": float}}; null for one that is not finite
     "preferred",  # {"image_uid", "sha256", "format", "width", "height"}, and "source_sha256" where encoded anew
     "rejected",

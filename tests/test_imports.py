@@ -181,7 +181,7 @@ HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "embed", "status", "fetch", "rank", "metrics", "diff", "export-shards", "verify"),
+        *("", "embed", "status", "fetch", "rank", "metrics", "diff", "export-shards", "export-for", "verify"),
         *("sql", "search", "report", "browse", "compare", "review"),
     ],
 )

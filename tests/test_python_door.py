@@ -14,7 +14,7 @@ from tests.demo import ROOT, command
 DOOR = {
     "curate.embed": ("embed", "EmbedOptions"),
     "curate.rank": ("rank", "RankOptions", "Psi"),
-    "curate.export": ("export_shards", "ExportOptions"),
+    "curate.export": ("export_shards", "ExportOptions", "export_for", "LayoutOptions"),
     "curate.report": ("report", "ReportOptions"),
     "curate.compare": ("compare", "CompareOptions"),
     "curate.review": ("review", "ReviewOptions"),
@@ -27,6 +27,7 @@ OPTIONS = {  # what a command takes -> the options that stand for it, and fields
     "curate.commands.embed.embed": ("curate.embed", "EmbedOptions", {"batch": "batch_images"}),
     "curate.commands.rank.rank": ("curate.rank", "RankOptions", {"param": "params"}),
     "curate.commands.export.export_shards": ("curate.export", "ExportOptions", {}),
+    "curate.commands.export.export_for": ("curate.export", "LayoutOptions", {}),
     "curate.commands.report.report": ("curate.report", "ReportOptions", {}),
     "curate.commands.compare.compare": ("curate.compare", "CompareOptions", {"model": "models"}),
     "curate.commands.review.review": ("curate.review", "ReviewOptions", {"model": "models"}),

@@ -37,7 +37,10 @@ def main() -> None:
 @app.command()
 def run(
     shards: Annotated[
-        Path | None, typer.Option(help="Folder with shards.json and its tars; run/shards if absent.")
+        str | None, typer.Option(help="Folder or URL with shards.json and its tars; run/shards if absent.")
+    ] = None,
+    shard_store: Annotated[
+        Path | None, typer.Option(help="Where shards at a URL are fetched to, a folder each; run if absent.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the preset's own if absent.")] = None,
     preset: Annotated[
@@ -76,7 +79,7 @@ def run(
     from train.training.stage import plan
 
     options = TrainOptions(
-        shards=shards, model=model, preset=preset, config=config, output=output, steps=steps,
+        shards=shards, shard_store=shard_store, model=model, preset=preset, config=config, output=output, steps=steps,
         batch_pairs=batch_pairs, learning_rate=lr, objective=objective, beta=beta, lora_rank=lora_rank,
         seed=seed, cache=cache, use_cache=not no_cache, resume=resume,
         single_file=single_file,

@@ -61,13 +61,14 @@ class Data:
 class Objective:
     """What is minimised: a function of objectives.py. A key that the named objective has no use for is refused.
 
-    beta: KL strength; see `objectives.reward_margin` for its convention. `weight_by` and `offset_by` name a value
-    that the shards give each pair: `quality`, or `<scorer>_margin`.
+    beta: KL strength; see `objectives.reward_margin` for its convention. `weight_by`, `offset_by` and
+    `label_smoothing_by` name a value that the shards give each pair: `quality`, `strength`, or `<scorer>_margin`.
     """
 
     name: Literal["dpo", "cdpo", "ipo", "slic-hf", "orpo", "sft"]
     beta: NonNegative
     label_smoothing: Annotated[float, Bounds(0, 0.5), ReadBy("cdpo")] = 0.1  # how often a label is wrong
+    label_smoothing_by: Annotated[str | None, ReadBy("cdpo")] = None  # instead, of each pair: 1 - value
     hinge: Annotated[NonNegative, ReadBy("slic-hf")] = 1.0  # the margin beyond which a pair costs nothing
     sft_weight: Annotated[NonNegative, ReadBy("slic-hf")] = 0.0  # of the preferred image's error
     odds_weight: Annotated[NonNegative, ReadBy("orpo")] = 0.1  # of the log-odds ratio
@@ -302,6 +303,8 @@ def _check_values(recipe: Recipe) -> None:
         readers = [one.objective for one in hints[field.name] if isinstance(one, ReadBy)]
         if readers and objective.name not in readers and getattr(objective, field.name) != field.default:
             raise SettingsError(f"`objective.{field.name}` is read by {readers[0]} only, not by {objective.name}.")
+    if objective.label_smoothing_by is not None and objective.label_smoothing != Objective.label_smoothing:
+        raise SettingsError("`objective.label_smoothing_by` stands instead of `objective.label_smoothing`; set one.")
 
 
 def as_toml(recipe: Table) -> str:

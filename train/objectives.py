@@ -78,10 +78,13 @@ def diffusion_dpo_loss(
     return -F.logsigmoid(margin if offsets is None else margin - offsets)
 
 
-def cdpo_loss(errors: PairErrors, beta: float, label_smoothing: float) -> Float[Tensor, " pair"]:
+def cdpo_loss(
+    errors: PairErrors, beta: float, label_smoothing: float | Float[Tensor, " pair"]
+) -> Float[Tensor, " pair"]:
     """DPO whose labels are wrong with probability s = `label_smoothing` (Mitchell 2023, conservative DPO).
 
     loss = -(1 - s) log sigmoid(h) - s log sigmoid(-h); least at h = log((1 - s) / s), where DPO has no least.
+    s: one for all pairs, or each pair's own.
     """
     margin = reward_margin(errors, beta)
     return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
@@ -126,13 +129,13 @@ def implicit_accuracy(errors: PairErrors) -> Bool[Tensor, " pair"]:
     return errors.policy_margin > errors.reference_margin
 
 
-Offsets = Tensor | None
-OBJECTIVES: dict[str, Callable[[PairErrors, Objective, Offsets], Tensor]] = {
-    "dpo": lambda errors, o, offsets: diffusion_dpo_loss(errors, o.beta, offsets),
-    "cdpo": lambda errors, o, _: cdpo_loss(errors, o.beta, o.label_smoothing),
-    "ipo": lambda errors, o, _: ipo_loss(errors, o.beta),
-    "slic-hf": lambda errors, o, _: slic_hf_loss(errors, o.beta, o.hinge, o.sft_weight),
-    "orpo": lambda errors, o, _: orpo_loss(errors, o.odds_weight),
+OfPairs = Tensor | None
+OBJECTIVES: dict[str, Callable[[PairErrors, Objective, OfPairs, OfPairs], Tensor]] = {  # offsets, smoothings
+    "dpo": lambda errors, o, offsets, _: diffusion_dpo_loss(errors, o.beta, offsets),
+    "cdpo": lambda errors, o, _, own: cdpo_loss(errors, o.beta, o.label_smoothing if own is None else own),
+    "ipo": lambda errors, o, *_: ipo_loss(errors, o.beta),
+    "slic-hf": lambda errors, o, *_: slic_hf_loss(errors, o.beta, o.hinge, o.sft_weight),
+    "orpo": lambda errors, o, *_: orpo_loss(errors, o.odds_weight),
     "sft": lambda errors, *_: sft_loss(errors),
 }
 
@@ -142,7 +145,8 @@ def pair_loss(
     objective: Objective,
     weights: Float[Tensor, " pair"] | None = None,
     offsets: Float[Tensor, " pair"] | None = None,
+    smoothings: Float[Tensor, " pair"] | None = None,
 ) -> Float[Tensor, " pair"]:
     """The loss of each pair under the objective that the recipe names, times the pair's weight if it has one."""
-    losses = OBJECTIVES[objective.name](errors, objective, offsets)
+    losses = OBJECTIVES[objective.name](errors, objective, offsets, smoothings)
     return losses if weights is None else losses * weights

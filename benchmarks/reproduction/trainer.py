@@ -137,7 +137,7 @@ def run_steps(
         (places,) = plan.micro_batches(step)
         batch = plan.batch(step, places)
         errors = pair_errors(policy, reference, scheduler, batch)
-        losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
+        losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets, batch.smoothings)
         (losses.sum() / recipe.run.batch_pairs).backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
         optimizer.step()

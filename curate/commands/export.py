@@ -1,4 +1,4 @@
-"""`curate export-shards` and `curate verify`."""
+"""`curate export-shards`, `curate export-for` and `curate verify`."""
 
 import os
 from pathlib import Path
@@ -55,6 +55,34 @@ def export_shards(
     )
     report = run_export(Run(Path(run)), options)
     print_report(report, as_json, export_lines(report))
+
+
+def export_for(
+    layout: Annotated[
+        str,
+        typer.Argument(help="folders, parquet, chosen-rejected, jsonl, flow-factory, or that of an installed package."),
+    ],
+    run: RunOption = "run",
+    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    output: Annotated[
+        str | None, typer.Option(help="Folder or URL, empty or new.  [default: RUN/exports/NAME-LAYOUT]")
+    ] = None,
+    resize: Annotated[int | None, typer.Option(help="Most pixels of an image's shorter side.", min=1)] = None,
+    reencode: Annotated[str | None, typer.Option(help="Encode images anew: jpeg:95, webp:90 or png.")] = None,
+    workers: Annotated[int, typer.Option(help="Threads; the bytes do not depend on it.", min=1)] = WORKERS,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the selected pairs in the layout that another trainer reads, best first.
+
+    Example: curate export-for folders --name default --output pairs
+    """
+    from curate.export import LayoutOptions, export_for as run_export
+    from curate.export.encoding import parse_encoding
+    from curate.export.stdout import layout_lines
+
+    encoding = parse_encoding(resize, reencode)
+    report = run_export(Run(Path(run)), LayoutOptions(layout, ranking_name(name), output, encoding, workers))
+    print_report(report, as_json, layout_lines(report))
 
 
 def verify(

@@ -1,6 +1,5 @@
 """The selected pairs as samples: what each says in its `json`, and where its images' bytes lie."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,8 +82,10 @@ def location_of(row: Row, side: str) -> Location:
     return Location(row[f"{side}_file"], row[f"{side}_row_group"], row[f"{side}_row"], row[f"{side}_side"])
 
 
-def facts_of(row: Row, side: str) -> ImageFacts:
-    """What the run's tables say of one side's image."""
+def facts_of(row: Row, side: str, new_facts: dict[Location, ImageFacts] | None = None) -> ImageFacts:
+    """What the run's tables say of one side's image, or `new_facts` of it as it will be written."""
+    if new_facts is not None:
+        return new_facts[location_of(row, side)]
     return ImageFacts(*(row[f"{side}_{key}"] for key in ImageFacts._fields))
 
 
@@ -94,10 +95,10 @@ def key_of(row: Row) -> str:
 
 
 def sample_meta(
-    row: Row, facts: tuple[ImageFacts, ImageFacts], dataset: str, scorers: list[str], encoded: bool
-) -> bytes:
-    """The `json` of a sample, UTF-8. facts: of the preferred and the rejected image as the shard holds them."""
-    meta = {
+    row: Row, facts: tuple[ImageFacts, ...], dataset: str, scorers: list[str], encoded: bool
+) -> dict[str, Any]:
+    """The `json` of a sample. facts: of the preferred and the rejected image as the shard holds them."""
+    return {
         "pair_id": row["pair_id"],
         "prompt_id": row["prompt_id"],
         "quality": row["quality"],
@@ -114,7 +115,6 @@ def sample_meta(
             "annotator_id": row["annotator_id"],
         },
     }
-    return json.dumps(meta, ensure_ascii=False).encode("utf-8")
 
 
 def _image_meta(row: Row, side: str, facts: ImageFacts, encoded: bool) -> dict[str, Any]:

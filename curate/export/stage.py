@@ -5,30 +5,25 @@ then each row group is read once and its images are written where they belong. T
 bytes, whatever the number of workers.
 """
 
-import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import groupby
-from tempfile import TemporaryFile
 from typing import Any
 
 from curate.database.connection import connect_views
-from curate.errors import RunError, SourceError, UploadError
 from curate.export.card import write_card
 from curate.export.destination import Destination
 from curate.export.encoding import Encoding
 from curate.export.index import ShardFolder, about_export, split_indices
 from curate.export.order import SplitShare
-from curate.export.samples import SIDES, SelectedPairs, common_extension, facts_of, location_of
+from curate.export.samples import SelectedPairs, common_extension
 from curate.export.tars.fill import StagedShards, fill_shards, flush
 from curate.export.tars.layout import TarLayout
 from curate.export.tars.plan import PlannedShard, ShardPlan, ShardSize, plan_shards
-from curate.export.tars.spool import Spool
+from curate.export.tars.spool import Spool, spooled
 from curate.rank.rankings import ranking_settings
 from curate.sources.moved import relocate
-from curate.sources.parquet import Location, Source, reopen_source
+from curate.sources.parquet import reopen_source
 from curate.storage.files import file_sha256
 from curate.storage.run import Run
 from curate.storage.threads import in_threads
@@ -75,10 +70,10 @@ def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, A
     with destination.held(), ExitStack() as stack:
         folder, staged = ShardFolder(destination), StagedShards(destination)
         folder.mark_unfinished()
-        spool = _spooled(stack, pairs, source, destination, options)
+        spool = spooled(stack, pairs, source, destination.staging, options.encoding, options.workers)
         formats = pairs.formats() if spool is None else {facts.format for facts in spool.facts.values()}
         extension = common_extension(formats)
-        with _tidied(staged):
+        with staged.tidied():
             plan = _begun(pairs, folder, staged, options, extension, spool)
             pairs.close()
             with progress("images", len(plan.places)) as advance:
@@ -131,44 +126,6 @@ def _finish(plan: ShardPlan, folder: ShardFolder, staged: StagedShards, workers:
     for _ in in_threads(finish, todo, workers):
         pass
     staged.forget()
-
-
-@contextmanager
-def _tidied(staged: StagedShards) -> Iterator[None]:
-    """On failure remove the unfinished tars, unless a later attempt can go on with them."""
-    try:
-        yield
-    except (SourceError, UploadError, KeyboardInterrupt):
-        staged.note([], now=True)
-        raise
-    except BaseException:
-        staged.discard()
-        raise
-
-
-def _spooled(
-    stack: ExitStack, pairs: SelectedPairs, source: Source, destination: Destination, options: ExportOptions
-) -> Spool | None:
-    """All images read once into a spool, where their lengths are not known before; else None."""
-    if pairs.measured and not options.encoding.changes:
-        return None
-    wanted = {location_of(row, side): facts_of(row, side) for row in pairs.rows() for side in SIDES}
-    stream = stack.enter_context(TemporaryFile(dir=destination.staging))  # noqa: SIM115 -- the stack closes it
-    spool = Spool(stream, options.encoding)
-
-    def read(locations: list[Location]) -> int:
-        for location, data in source.read_images(locations):
-            if data is None or hashlib.sha256(data).hexdigest() != wanted[location].sha256:
-                raise RunError(f"{location.words()} is not the one that was scored; embed again")
-            spool.add(location, data, wanted[location])
-        return len(locations)
-
-    title = "images encoded anew" if options.encoding.changes else "images measured"
-    row_groups = groupby(sorted(wanted), key=lambda place: (place.file, place.row_group))
-    with progress(title, len(wanted)) as advance:
-        for done in in_threads(read, (list(locations) for _, locations in row_groups), options.workers):
-            advance(done)
-    return spool
 
 
 def _report(output: str, options: ExportOptions, indices: dict[str, dict[str, Any]], kept: int) -> dict[str, Any]:

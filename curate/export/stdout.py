@@ -1,4 +1,4 @@
-"""What `curate export-shards` and `verify` print."""
+"""What `curate export-shards`, `export-for` and `verify` print."""
 
 from typing import Any
 
@@ -14,6 +14,12 @@ def export_lines(report: dict[str, Any]) -> list[str]:
             f"{size_mb:,.1f} MB: {folder}"
         )
     return lines + ([f"kept     {report['kept_shards']:,} of them were there already"] if report["kept_shards"] else [])
+
+
+def layout_lines(report: dict[str, Any]) -> list[str]:
+    """What was written in the layout of another trainer."""
+    size = f"{report['files']:,} files, {report['bytes'] / 1e6:,.1f} MB"
+    return [f"written  {report['pairs']:,} pairs as {report['layout']}, {size}: {report['output']}"]
 
 
 def verify_lines(report: dict[str, Any]) -> list[str]:

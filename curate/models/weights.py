@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from curate.errors import ManifestError, ModelError
 from curate.models.model_set import ModelSet, ScorerSpec, TowerSpec
-from curate.storage.files import file_sha256, is_absent, is_transient, retrying, why
+from curate.storage.files import file_sha256, retrying
 from curate.storage.tables import temporary_path
 from curate.terminal.progress import progress, say
+from schemas.remote import is_absent, is_transient, why
 
 T = TypeVar("T")
 MIB = 2**20

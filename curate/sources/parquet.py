@@ -34,19 +34,16 @@ from curate.sources.layouts.samples import is_folder_pair
 from curate.sources.manifest import LABEL_COLUMNS, Manifest
 from curate.storage.files import (
     Fingerprint,
-    changed_meanwhile,
     filesystem_of,
     fingerprint,
-    is_absent,
     is_local,
-    is_transient,
     read_whole,
     retrying,
-    why,
 )
 from curate.storage.folder import Folder
 from curate.terminal.progress import say
 from schemas.manifests import COLUMN_KEYS
+from schemas.remote import changed_meanwhile, is_absent, is_transient, why
 
 KEYS_READ_TOGETHER = 100_000
 READ_BUFFER_BYTES = 1024 * 1024

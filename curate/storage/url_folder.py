@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError, RunError, UploadError, UsageError
-from curate.storage.files import already_there, is_local, local_path, not_implemented, retrying
+from curate.storage.files import is_local, local_path, retrying
 from curate.storage.folder import Entry, Folder, LocalFolder
 from curate.storage.threads import in_threads
+from schemas.remote import already_there, not_implemented
 
 T = TypeVar("T")
 THREADS = 8

@@ -51,7 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
         if gate.failures and self.command == gate.method and gate.failing in self.path:
             status = gate.failures.pop(0)
         if status:
-            self._answer(status, [], b"<Error><Code>InternalError</Code><Message>not now</Message></Error>")
+            code = {403: "AccessDenied", 404: "NoSuchKey"}.get(status, "InternalError")
+            self._answer(status, [], f"<Error><Code>{code}</Code><Message>not now</Message></Error>".encode())
             return
         connection = http.client.HTTPConnection(*gate.store)
         connection.request(self.command, self.path, body, dict(self.headers))

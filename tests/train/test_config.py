@@ -60,6 +60,12 @@ def test_keys_that_the_objective_does_not_read_are_refused() -> None:
     assert refused(objective={"name": "cdpo", "label_smoothing": 0.7}) == (
         "`objective.label_smoothing` must lie between 0 and 0.5; it is 0.7."
     )
+    assert refused(objective={"label_smoothing_by": "strength"}) == (
+        "`objective.label_smoothing_by` is read by cdpo only, not by dpo."
+    )
+    assert refused(objective={"name": "cdpo", "label_smoothing_by": "strength", "label_smoothing": 0.2}) == (
+        "`objective.label_smoothing_by` stands instead of `objective.label_smoothing`; set one."
+    )
 
 
 def test_a_file_wins_over_the_preset_and_flags_over_the_file(tmp_path: Path) -> None:

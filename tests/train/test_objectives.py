@@ -203,6 +203,16 @@ def test_weights_multiply_and_offsets_shift() -> None:
     assert shifted.tolist() == pytest.approx([math.log(2), math.log(2)])  # h = 1 and -1
 
 
+def test_each_pair_may_have_its_own_probability_of_a_wrong_label() -> None:
+    """Three judges of four, all of them, and as many on either side: s = 1/4, 0 and 1/2, with h = 1."""
+    right, wrong = 0.313261687518223, 1.313261687518223  # log(1 + 1/e), log(1 + e)
+    objective = Objective(name="cdpo", beta=10.0, label_smoothing_by="strength")
+    smoothings = torch.tensor([0.25, 0.0, 0.5], dtype=torch.float64)
+    losses = pair_loss(errors(*3 * [(0.1, 0.4, 0.2, 0.3)]), objective, smoothings=smoothings)
+    expected = [0.75 * right + 0.25 * wrong, right, 0.5 * right + 0.5 * wrong]
+    assert losses.tolist() == pytest.approx(expected, abs=1e-9)
+
+
 def test_half_precision_predictions_are_compared_in_float32() -> None:
     prediction = torch.full((1, 1, 1, 1), 256.0, dtype=torch.float16)
     assert prediction_mse(prediction, torch.zeros_like(prediction)).item() == 65536.0  # inf in float16

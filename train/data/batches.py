@@ -61,19 +61,20 @@ class BatchPlan:
         return PairOrder(self.recipe.run.seed, len(training), data.order, weights)
 
     @cached_property
-    def _weights_and_offsets(self) -> tuple[Float[np.ndarray, " pair"] | None, Float[np.ndarray, " pair"] | None]:
-        """The weight and the offset of each pair, where the objective has them."""
-        objective = self.recipe.objective
-        weights = offsets = None
+    def _of_pairs(self) -> dict[str, Float[np.ndarray, " pair"]]:
+        """The weight, the offset and the smoothing of each pair, where the objective has them."""
+        objective, pairs, found = self.recipe.objective, self.pairs, {}
         if objective.weight_by is not None:
-            weights = self.pairs.weights(objective.weight_by, "objective.weight_by")
+            found["weights"] = pairs.weights(objective.weight_by, "objective.weight_by")
         if objective.offset_by is not None:
-            offsets = self.pairs.value(objective.offset_by, "objective.offset_by") * objective.offset_scale
-        return weights, offsets
+            found["offsets"] = pairs.value(objective.offset_by, "objective.offset_by") * objective.offset_scale
+        if objective.label_smoothing_by is not None:
+            found["smoothings"] = pairs.smoothings(objective.label_smoothing_by, "objective.label_smoothing_by")
+        return found
 
     def check(self) -> None:
         """Look at everything that may be refused, before the first step. Raises: ShardError."""
-        _ = self.split, self._pair_order, self._weights_and_offsets
+        _ = self.split, self._pair_order, self._of_pairs
 
     def micro_batches(self, step: int) -> list[list[BatchSlot]]:
         """What this process works through in `step`, counted from 0: one shape of picture to a micro-batch."""
@@ -92,8 +93,7 @@ class BatchPlan:
             draw, run.seed, step, timesteps=self.timesteps, latent_shape=shape, data=data, validation=validation
         )
         draws = [of_slot(position, pair=pair) for position, pair in slots]
-        weights, offsets = self._weights_and_offsets
-        batch = assemble(self.encoded, self.pairs, draws, weights=weights, offsets=offsets)
+        batch = assemble(self.encoded, self.pairs, draws, **self._of_pairs)
         if data.sdxl_sizes == "resolution" and batch.conditioning.time_ids is not None:
             batch = batch.told_sizes((height_px, width_px, 0, 0, height_px, width_px))
         return batch.to(self.device, channels_last=run.channels_last)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class Batch:
     conditioning: Conditioning  # of 2 * pair images: all preferred, then all rejected
     weights: Float[Tensor, " pair"] | None = None  # of the pairs' losses
     offsets: Float[Tensor, " pair"] | None = None  # of the margins that the objective asks for
+    smoothings: Float[Tensor, " pair"] | None = None  # probabilities that a label is wrong
     channels_last: bool = False
 
     def both_sides(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,26 +181,21 @@ def assemble(
     source: LatentSource,
     pairs: PairSet,
     draws: list[Draw],
-    *,
-    weights: NDArray[np.float64] | None = None,
-    offsets: NDArray[np.float64] | None = None,
+    **of_pairs: NDArray[np.float64],
 ) -> Batch:
-    """The micro-batch that `draws` describe, in float32; `weights` and `offsets` are of all pairs."""
+    """The micro-batch that `draws` describe, in float32. of_pairs: a number of every pair, by its field of `Batch`."""
     chosen = [pairs.pairs[draw.pair] for draw in draws]
     empty = len(pairs.prompts)
     prompts = [empty if draw.prompt_dropped else pair.prompt for pair, draw in zip(chosen, draws, strict=True)]
     images = [pair.preferred for pair in chosen] + [pair.rejected for pair in chosen]
     noise = torch.from_numpy(np.stack([draw.posterior_noise[side] for side in (0, 1) for draw in draws]))
     latents, conditioning = source.encoded(images, noise, 2 * [draw.flipped for draw in draws], 2 * prompts)
+    places = [draw.pair for draw in draws]
+    drawn: dict[str, Any] = {name: torch.from_numpy(values[places]).float() for name, values in of_pairs.items()}
     return Batch(
         latents=latents.unflatten(0, (2, -1)),
         noise=torch.from_numpy(np.stack([draw.noise for draw in draws])),
         timesteps=torch.tensor([draw.timestep for draw in draws]),
         conditioning=conditioning,
-        weights=_of_drawn_pairs(weights, draws),
-        offsets=_of_drawn_pairs(offsets, draws),
+        **drawn,
     )
-
-
-def _of_drawn_pairs(values: NDArray[np.float64] | None, draws: list[Draw]) -> Tensor | None:
-    return None if values is None else torch.tensor(values[[draw.pair for draw in draws]], dtype=torch.float32)

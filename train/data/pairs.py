@@ -58,7 +58,7 @@ class Side(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One sample of a tar, checked. `values`: what its pair is worth, `quality` and each `<scorer>_margin`."""
+    """One sample of a tar, checked. `values`: what its pair is worth, by the names of `PairSet.values`."""
 
     prompt: str
     preferred: Side
@@ -78,7 +78,8 @@ class Pair(NamedTuple):
 class PairSet:
     """All pairs of an export, in rank order, with its unique images and prompts and the tars' sha256.
 
-    values: per pair, `quality` and each `<scorer>_margin`, preferred less rejected; NaN where a sample has none.
+    values: per pair, `quality`, `strength` (share of the votes for the preferred side), and each `<scorer>_margin`,
+    preferred less rejected; NaN where a sample has none.
     """
 
     pairs: list[Pair]
@@ -120,6 +121,16 @@ class PairSet:
                 " must not be negative nor all zero: take a metric that is not, or an offset instead."
             )
         return np.asarray(found / found.mean())
+
+    def smoothings(self, name: str, setting: str) -> NDArray[np.float64]:
+        """How probably each pair's label is wrong: 1 - `value`. Raises: ShardError when one is not in 0.5 to 1."""
+        found = self.value(name, setting)
+        if found.min() < 0.5 or found.max() > 1:
+            raise ShardError(
+                f"{setting} takes `{name}` for the share that prefers the preferred side, which must lie between 0.5"
+                f" and 1; it runs from {found.min():.4g} to {found.max():.4g}: take `strength`."
+            )
+        return 1 - found
 
     def counts(self) -> dict[str, int]:
         return {
@@ -166,7 +177,7 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
     collector = _Collector()
     for entry in entries:
         path = folder / entry["file"]
-        _check_file(path, entry, verify=verify)
+        check_file(path, entry, verify=verify)
         before = len(collector.pairs)
         for key, members in _samples(path):
             collector.add(key, _checked(path, key, members))
@@ -192,32 +203,33 @@ def read_pairs(folder: Path, *, verify: bool = True) -> PairSet:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / SHARD_INDEX
-    _refuse_url(folder)
     try:
-        index = json.loads(path.read_text("utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError as error:
         split = next((path.parent for path in sorted(folder.glob(f"*/{SHARD_INDEX}"))), None)
         hint = "give the folder that `curate export-shards` wrote"
         hint = f"it holds splits; give the folder of one of them, such as {split}" if split else hint
         raise ShardError(f"{folder} has no {SHARD_INDEX}; {hint}.") from error
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path} cannot be read as JSON; {EXPORT_AGAIN}.") from error
+    except OSError as error:
+        raise ShardError(f"{path} cannot be read ({error.strerror}); {EXPORT_AGAIN}.") from error
+    return parsed_index(data, str(path))
+
+
+def parsed_index(data: bytes, where: str) -> dict[str, Any]:
+    """What shards.json says. Raises: ShardError naming `where` when it is none; a tar lies beside it, nowhere else."""
+    try:
+        index = json.loads(data)
+    except ValueError as error:
+        raise ShardError(f"{where} cannot be read as JSON; {EXPORT_AGAIN}.") from error
     if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
-        raise ShardError(f"{path} is not an index of format {INDEX_FORMAT}; {EXPORT_AGAIN}.")
+        raise ShardError(f"{where} is not an index of format {INDEX_FORMAT}; {EXPORT_AGAIN}.")
+    if outside := [entry["file"] for entry in index["shards"] if Path(entry["file"]).name != entry["file"]]:
+        raise ShardError(f"{where} lists `{outside[0]}`, which is no name of a file beside it; {EXPORT_AGAIN}.")
     return index
 
 
-def _refuse_url(folder: Path) -> None:
-    """Tars are mapped and read at offsets, many times over: they must lie on this machine."""
-    scheme, _, rest = str(folder).partition(":/")  # a Path holds one slash of the two
-    if rest and len(scheme) > 1 and scheme.isalnum():
-        raise ShardError(
-            f"{scheme}://{rest.lstrip('/')} is a URL, and shards are read from a folder of this machine; copy them"
-            " first (`aws s3 sync`, `gsutil rsync`, `hf download`) and give that folder."
-        )
-
-
-def _check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
+def check_file(path: Path, entry: dict[str, Any], *, verify: bool) -> None:
+    """Raises: ShardError when a tar is not as its `entry` in shards.json says; by its sha256 with `verify`."""
     if not path.is_file():
         raise ShardError(f"{path} is missing, but {SHARD_INDEX} lists it; {EXPORT_AGAIN}.")
     size_bytes = path.stat().st_size
@@ -282,7 +294,7 @@ def _side(meta: dict[str, Any], location: ImageLocation) -> Side:
 
 
 def _values(meta: dict[str, Any]) -> dict[str, float]:
-    values = {} if meta.get("quality") is None else {"quality": float(meta["quality"])}
+    values = {name: float(meta[name]) for name in ("quality", "strength") if meta.get(name) is not None}
     for scorer, sides in (meta.get("scores") or {}).items():
         if None not in (scores := [sides[side] for side in (PREFERRED, REJECTED)]):  # null: it was not finite
             values[f"{scorer}_margin"] = float(scores[0]) - float(scores[1])

@@ -131,7 +131,7 @@ def run_training(
                 with nullcontext() if last_micro_step else accelerator.no_sync(policy):
                     with accelerator.autocast():
                         errors = pair_errors(policy, reference, scheduler, batch, recipe.objective)
-                    losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets)
+                    losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets, batch.smoothings)
                     accelerator.backward(losses.sum() * (processes / run.batch_pairs))
                 per_pair = pair_metrics(errors, losses)
                 sums = sums + torch.stack([values.sum() for values in per_pair.values()])

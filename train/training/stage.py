@@ -22,7 +22,8 @@ class TrainOptions:
     model and steps to seed, where given, win over the file `config`, and that over the preset.
     """
 
-    shards: Path | None = None
+    shards: Path | str | None = None  # a folder or a URL
+    shard_store: Path | None = None
     model: str | None = None
     preset: str | None = None
     config: Path | None = None
@@ -41,13 +42,23 @@ class TrainOptions:
 
     @property
     def shards_folder(self) -> Path:
-        """Where shards.json lies."""
-        return Path(self.shards or run_folder() / "shards")
+        """Where shards.json lies, or what shards at a URL are fetched into."""
+        return self.shard_store or run_folder() if self.shards_url else Path(self.shards or run_folder() / "shards")
+
+    @property
+    def shards_url(self) -> str | None:
+        """The URL of shards that do not lie on this machine. Raises: SettingsError for a store without one."""
+        scheme, _, rest = str(self.shards).partition(":/")  # a Path holds one slash of the two
+        url = f"{scheme}://{rest.removeprefix('/')}" if rest and len(scheme) > 1 and scheme.isalnum() else None
+        if self.shard_store is not None and url is None:
+            raise SettingsError("--shard-store is for shards at a URL, and --shards names a folder; leave it out.")
+        return url
 
     @property
     def output_folder(self) -> Path:
-        """Where the run is kept: `trained` beside the shards if not said."""
-        return Path(self.output or os.path.normpath(self.shards_folder / ".." / "trained"))
+        """Where the run is kept: `trained` beside the shards if not said; in the run directory, of shards at a URL."""
+        beside = run_folder() if self.shards_url else self.shards_folder / ".."
+        return Path(self.output or os.path.normpath(beside / "trained"))
 
     def recipe(self) -> Recipe:
         """Preset, file and options as one. Raises: SettingsError; ModelError for a model that no preset fits."""
@@ -117,7 +128,12 @@ def _pairs(options: TrainOptions, recipe: Recipe) -> "PairSet":
     from train.data import pairs
 
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of a machine's processes one hashes the tars that all read
-    return pairs.read_pairs(options.shards_folder, verify=recipe.data.verify_shards and first)
+    verify, url = recipe.data.verify_shards and first, options.shards_url
+    if url is None:
+        return pairs.read_pairs(options.shards_folder, verify=verify)
+    from train.data.shard_store import fetched
+
+    return pairs.read_pairs(fetched(url, options.shards_folder, verify=verify), verify=False)
 
 
 def _preset(preset: str | None, model: str | None) -> str:

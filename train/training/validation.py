@@ -28,7 +28,7 @@ def validate(
     for batch, counted in plan.validation():
         with accelerator.autocast():
             errors = pair_errors(policy, reference, scheduler, batch)
-        losses = pair_loss(errors, plan.recipe.objective, batch.weights, batch.offsets)[:counted]
+        losses = pair_loss(errors, plan.recipe.objective, batch.weights, batch.offsets, batch.smoothings)[:counted]
         right = implicit_accuracy(errors)[:counted]
         sums += torch.stack([losses.float().sum(), right.float().sum(), sums.new_tensor(counted)])
     loss, right, count = accelerator.reduce(sums, "sum").tolist()

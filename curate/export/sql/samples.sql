@@ -12,6 +12,8 @@ select
     pairs.split,
     pairs.annotator_id,
     pairs.strength,
+    if(pairs.image_0_uid = ranking.preferred_uid, pairs.image_0_model, pairs.image_1_model) as preferred_model,
+    if(pairs.image_0_uid = ranking.preferred_uid, pairs.image_1_model, pairs.image_0_model) as rejected_model,
     pairs.source_file,
     pairs.source_row_group,
     pairs.source_row,

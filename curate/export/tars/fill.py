@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import RunError
+from curate.errors import RunError, SourceError, UploadError
 from curate.export.destination import Destination
 from curate.export.tars.layout import TarLayout
 from curate.export.tars.plan import PlannedShard, ShardPlan, starts_of
@@ -93,6 +94,18 @@ class StagedShards:
             flush(temporary)
             temporary.replace(self._note)
         self._noted = time.monotonic()
+
+    @contextmanager
+    def tidied(self) -> Iterator[None]:
+        """On failure remove what is not finished, unless a later attempt can go on with it."""
+        try:
+            yield
+        except (SourceError, UploadError, KeyboardInterrupt):
+            self.note([], now=True)
+            raise
+        except BaseException:
+            self.discard()
+            raise
 
     def discard(self) -> None:
         """Remove what is not finished."""

@@ -1,5 +1,6 @@
 """Every shard laid out before an image is read: what its tar holds, and the place of each image in it."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -116,20 +117,21 @@ def plan_shards(
     for row in pairs.rows():
         split = split_of(row["prompt"], shares)
         prompts[split].add(row["prompt_id"])
-        facts = tuple(_facts(row, side, new_facts) for side in SIDES)
-        meta = sample_meta(row, facts, pairs.dataset, pairs.scorers, encoded)  # type: ignore[arg-type]
+        facts = tuple(facts_of(row, side, new_facts) for side in SIDES)
+        text = json.dumps(sample_meta(row, facts, pairs.dataset, pairs.scorers, encoded), ensure_ascii=False)
+        meta = text.encode("utf-8")
         prompt = row["prompt"].encode("utf-8")
         shard = open_shards[split]
         if shard.full(size, [len(meta), *(one.size_bytes for one in facts), len(prompt)]):
             finish(shard)
             shard = open_shards[split] = shard.following()
-        shard.add(row, meta, facts, prompt, extension, files)  # type: ignore[arg-type]
+        shard.add(row, meta, facts, prompt, extension, files)
     for shard in open_shards.values():
         if shard.samples:
             finish(shard)
     plan.prompts = {split: len(found) for split, found in prompts.items()}
     plan.files = list(files)
-    plan.places = _sorted(np.concatenate(places) if places else np.empty(0, PLACE), plan.files)
+    plan.places = as_the_source_lies(np.concatenate(places) if places else np.empty(0, PLACE), plan.files)
     return plan
 
 
@@ -159,7 +161,7 @@ class _OpenShard:
         self,
         row: Row,
         meta: bytes,
-        facts: tuple[ImageFacts, ImageFacts],
+        facts: tuple[ImageFacts, ...],
         prompt: bytes,
         extension: str,
         files: dict[str, int],
@@ -175,12 +177,8 @@ class _OpenShard:
         self.samples += 1
 
 
-def _facts(row: Row, side: str, new_facts: dict[Location, ImageFacts] | None) -> ImageFacts:
-    return facts_of(row, side) if new_facts is None else new_facts[location_of(row, side)]
-
-
-def _sorted(places: NDArray[np.void], files: list[str]) -> NDArray[np.void]:
-    """As the source lies: by file's name, row group, row, side."""
+def as_the_source_lies(places: NDArray[np.void], files: list[str]) -> NDArray[np.void]:
+    """Places by file's name, row group, row, side."""
     by_name = np.argsort(np.argsort(np.array(files, dtype=object))) if files else np.empty(0, int)
     position = by_name[places["file"]] if len(places) else places["file"]
     return places[np.lexsort((places["side"], places["row"], places["row_group"], position))]

@@ -3,12 +3,19 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Lock
 from typing import IO, Protocol
 
+from curate.errors import RunError
 from curate.export.encoding import Encoding, encoded_anew
-from curate.export.samples import ImageFacts
-from curate.sources.parquet import Encoded, Location
+from curate.export.samples import SIDES, ImageFacts, SelectedPairs, facts_of, location_of
+from curate.sources.parquet import Encoded, Location, Source
+from curate.storage.threads import in_threads
+from curate.terminal.progress import progress
 
 
 class ImageReader(Protocol):
@@ -43,6 +50,31 @@ class Spool:
         for location in sorted(set(locations), key=self._offsets.__getitem__):
             size_bytes = self.facts[location].size_bytes
             yield location, os.pread(self._stream.fileno(), size_bytes, self._offsets[location])
+
+
+def spooled(
+    stack: ExitStack, pairs: SelectedPairs, source: Source, folder: Path, encoding: Encoding, workers: int
+) -> Spool | None:
+    """All images read once into a spool in `folder`, where their lengths are not known before; else None."""
+    if pairs.measured and not encoding.changes:
+        return None
+    wanted = {location_of(row, side): facts_of(row, side) for row in pairs.rows() for side in SIDES}
+    stream = stack.enter_context(TemporaryFile(dir=folder))  # noqa: SIM115 -- the stack closes it
+    spool = Spool(stream, encoding)
+
+    def read(locations: list[Location]) -> int:
+        for location, data in source.read_images(locations):
+            if data is None or hashlib.sha256(data).hexdigest() != wanted[location].sha256:
+                raise RunError(f"{location.words()} is not the one that was scored; embed again")
+            spool.add(location, data, wanted[location])
+        return len(locations)
+
+    title = "images encoded anew" if encoding.changes else "images measured"
+    row_groups = groupby(sorted(wanted), key=lambda place: (place.file, place.row_group))
+    with progress(title, len(wanted)) as advance:
+        for done in in_threads(read, (list(locations) for _, locations in row_groups), workers):
+            advance(done)
+    return spool
 
 
 def write_all(descriptor: int, data: Encoded, offset: int) -> None:

@@ -17,7 +17,8 @@ from curate.models.weights import weights_file
 from curate.sources.manifest import load_manifest
 from curate.sources.parquet import Location, Source, open_source
 from curate.storage import files
-from curate.storage.files import fingerprint, is_transient, retrying
+from curate.storage.files import fingerprint, retrying
+from schemas.remote import is_transient
 from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs
 from tests.curate.object_store import BUCKET, Gate
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from curate.errors import RunError, UploadError, UsageError
-from curate.storage.files import already_there, is_transient, not_implemented
 from curate.storage.folder import Folder, LocalFolder
 from curate.storage.run import RunFiles, part_rows, rows_of_parts, sound_parts, write_part, write_plan
 from curate.storage.url_folder import UrlFolder, folder_at
+from schemas.remote import already_there, is_transient, not_implemented
 from tests.curate.builders import claims_at_once
 
 SCHEMA = pa.schema([("x", pa.int64())])

@@ -1,3 +1,4 @@
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.shards import META
 from tests.train import tiny
 from tests.train.caches import build
 from train.config import Recipe, load_recipe
@@ -91,6 +93,28 @@ def test_weights_have_mean_one_and_offsets_are_scaled(plan: BatchPlan, pairs: Pa
     assert offsets is not None
     assert offsets.tolist() == pytest.approx([1.0, 0.5, 1 / 3], abs=1e-6)  # clip is 0.5 / rank against 0
     assert (plan.batch(0, FIRST).weights, plan.batch(0, FIRST).offsets) == (None, None)
+    assert plan.batch(0, FIRST).smoothings is None
+
+
+def test_strength_is_the_soft_label_or_a_weight_or_an_offset(tmp_path: Path, plan: BatchPlan) -> None:
+    """Three judges of four, all four, two of three."""
+    samples = tiny.samples(3)
+    for one, strength in zip(samples, (0.75, 1.0, 2 / 3), strict=True):
+        one.members[META] = json.dumps(json.loads(one.members[META]) | {"strength": strength}).encode()
+    voted = read_pairs(tiny.write_shards(tmp_path / "shards", samples))
+
+    def batch(**objective: Any) -> Batch:
+        asked = recipe(data={"order": "ranked"}, objective=objective)
+        return replace(plan, pairs=voted, recipe=asked).batch(0, FIRST)
+
+    soft = batch(name="cdpo", label_smoothing_by="strength").smoothings
+    weights, offsets = batch(weight_by="strength").weights, batch(offset_by="strength", offset_scale=2.0).offsets
+    assert soft is not None
+    assert weights is not None
+    assert offsets is not None
+    assert soft.tolist() == pytest.approx([0.25, 0, 1 / 3])
+    assert weights.tolist() == pytest.approx([0.75 / (29 / 36), 1 / (29 / 36), (2 / 3) / (29 / 36)])
+    assert offsets.tolist() == pytest.approx([1.5, 2, 4 / 3])
 
 
 @pytest.mark.parametrize(
@@ -100,6 +124,11 @@ def test_weights_have_mean_one_and_offsets_are_scaled(plan: BatchPlan, pairs: Pa
             {"objective": {"offset_by": "hps_margin"}},
             "objective.offset_by asks for `hps_margin`, which no sample of the shards has; they have quality,"
             " clip_margin.",
+        ),
+        (
+            {"objective": {"name": "cdpo", "label_smoothing_by": "quality"}},
+            "objective.label_smoothing_by takes `quality` for the share that prefers the preferred side, which must lie"
+            " between 0.5 and 1; it runs from 0.1667 to 1: take `strength`.",
         ),
         (
             {"data": {"validation_pairs": 5}},

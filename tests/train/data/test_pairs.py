@@ -130,12 +130,6 @@ def test_folder_of_splits_names_one(tmp_path: Path) -> None:
     )
 
 
-def test_url_is_refused_by_its_name() -> None:
-    assert refused(Path("s3://bucket/shards")).startswith(
-        "s3://bucket/shards is a URL, and shards are read from a folder of this machine; copy them first ("
-    )
-
-
 def test_shuffled_shards_are_read_in_rank_order(tmp_path: Path) -> None:
     """A curriculum goes by rank, whatever the order in the tars."""
     samples = tiny.samples(6)

@@ -1,0 +1,67 @@
+"""What a layout is given: the pairs one by one, best first, and a place for its files."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.export.destination import Destination
+from curate.storage.tables import writing
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair. key: its rank, zero-padded. preferred, rejected: encoded images. models: that made them, where known.
+
+    meta: the `json` of a shard's sample.
+    """
+
+    key: str
+    prompt: str
+    preferred: bytes
+    rejected: bytes
+    models: tuple[str | None, str | None]
+    meta: dict[str, Any]
+
+    @property
+    def caption(self) -> str:
+        """The prompt on one line: trainers take each line of a text file for a caption of its own."""
+        return " ".join(self.prompt.splitlines())
+
+
+class Output:
+    """The folder or URL of one export. Each file is whole under its name, or not there.
+
+    pairs: how many samples will come. extension: of every image, without the dot. location: as it was named, a path
+    made absolute.
+    """
+
+    def __init__(self, destination: Destination, pairs: int, extension: str) -> None:
+        self.pairs, self.extension = pairs, extension
+        self.location = destination.output if destination.remote else str(destination.staging.absolute())
+        self.files = self.size_bytes = 0
+        self._destination = destination
+        self._folders: set[Path] = set()
+
+    def write(self, name: str, data: bytes) -> None:
+        """A file, / between folders. Raises: WriteError, UploadError."""
+        with self.file(name) as path:
+            path.write_bytes(data)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A path to write a file to, which gets its name when the block ends well. Raises: WriteError, UploadError."""
+        staged = self._destination.staged(name)
+        try:
+            with writing(staged):
+                if staged.parent not in self._folders:
+                    staged.parent.mkdir(parents=True, exist_ok=True)
+                    self._folders.add(staged.parent)
+                yield staged
+                size_bytes = staged.stat().st_size
+            self._destination.publish(name)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        self.files, self.size_bytes = self.files + 1, self.size_bytes + size_bytes
