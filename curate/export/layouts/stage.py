@@ -60,7 +60,7 @@ def export_for(run: Run, options: LayoutOptions) -> dict[str, Any]:
     run.summary()  # that embedding has finished
     settings, ranking = run.settings(), ranking_settings(run, options.name)
     pairs = SelectedPairs(connect_views(run, rankings=False), run, options.name, seed=None)
-    source = reopen_source(settings["settings"], run.folder)
+    source = reopen_source(settings["settings"], run.folder, settings.get("moved"))
     output = options.output or str(run.root / "exports" / f"{options.name}-{options.layout}")
     destination, encoding = Destination(output, run.root / ".export"), options.encoding
     digest = selection_digest(pairs, {"layout": options.layout, "encoded": encoding.stated()})
