@@ -22,7 +22,7 @@ def test_help_is_one_sentence_and_one_example(name: str) -> None:
 @pytest.mark.parametrize("name", ["run", "sample"])
 def test_every_option_is_explained(name: str) -> None:
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    assert len(command.params) <= 18
+    assert len(command.params) <= 19
     assert all(parameter.help for parameter in command.params if parameter.name != "help")
 
 
