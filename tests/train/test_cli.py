@@ -39,6 +39,16 @@ def test_neither_model_nor_preset_means_the_demo_and_says_so(train: Train, shard
     assert result.json()["output"] == str(shards.parent / "trained")
 
 
+def test_a_model_named_in_a_file_chooses_the_preset_too(train: Train, shards: Path, sdxl: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(f'model = "{sdxl}"\n')
+    result = train("run", "--shards", shards, "--config", config, "--dry-run", "--json")
+    assert result.err.startswith(f"No --preset: taking sdxl, which fits {sdxl}.\n")
+    assert result.json()["recipe"]["optimizer"]["name"] == "adafactor"
+    config.write_text("model = 3\n")
+    assert train("run", "--shards", shards, "--config", config).err.endswith("`model` is 3; it must be of type str.\n")
+
+
 def test_a_model_alone_chooses_the_preset_of_its_family(train: Train, shards: Path, sd: Path, sdxl: Path) -> None:
     for model, preset in ((sd, "sd15"), (sdxl, "sdxl")):
         result = train("run", "--shards", shards, "--model", model, "--dry-run", "--json")

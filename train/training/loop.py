@@ -67,7 +67,7 @@ def run_training(
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
-        recipe = fit_to_device(recipe, parts, accelerator, reporter)
+        recipe = fit_to_device(recipe, parts, accelerator, reporter, use_cache=use_cache)
         run, settings["recipe"] = recipe.run, recipe.as_table()
         stack.enter_context(enough_memory_to_train(recipe))
         by_one(accelerator, partial(run_folder.begin, output, settings, reporter.say))
@@ -231,15 +231,21 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def fit_to_device(recipe: Recipe, parts: dict[str, Any], accelerator: Accelerator, reporter: Reporter) -> Recipe:
+def fit_to_device(
+    recipe: Recipe, parts: dict[str, Any], accelerator: Accelerator, reporter: Reporter, *, use_cache: bool
+) -> Recipe:
     """Numbers for what the recipe leaves to the free memory, the same on all processes, once the model is composed.
 
     Raises: ModelError, StorageError.
     """
     processes = accelerator.num_processes
+    if parts and not Path(recipe.model).is_dir():
+        source = parts["composed_of"]["model"]
+        reporter.say(f"Putting {source} together in {recipe.model}; what the hub has of it is fetched, 4 to 30 GB.")
     by_one(accelerator, lambda: compose(parts["composed_of"], Path(recipe.model)) if parts else None)
     if cost.is_open(recipe):
-        free = torch.tensor([cost.free_bytes(accelerator.device) // 2**20], device=accelerator.device)
+        device = accelerator.device
+        free = torch.tensor([cost.free_bytes(device, recipe, use_cache=use_cache) // 2**20], device=device)
         free_mib = int(accelerator.gather(free).min())
         recipe = cost.fitted(recipe, free_mib * 2**20, processes)
         reporter.say(f"{free_mib:,} MiB of memory are free: {cost.choice(recipe)}.")
