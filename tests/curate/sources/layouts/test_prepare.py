@@ -238,7 +238,7 @@ def test_a_column_named_filename_is_the_sets_own(tmp_path: Path) -> None:
 
 
 def test_a_mark_that_is_a_number_here_and_text_there_is_text(tmp_path: Path) -> None:
-    rows = [ROWS[0] | {"label": 1}, ROWS[1] | {"label": "tie"}]
+    rows: list[dict[str, Any]] = [ROWS[0] | {"label": 1}, ROWS[1] | {"label": "tie"}]
     found = prepared(tmp_path, write_lines(tmp_path / "x.jsonl", rows), LABELLED)
     assert [row["label_0"] for row in found] == ["1", "tie"]
 
