@@ -1,1 +1,1 @@
-"""Where both halves meet, and nowhere else: the names of all fields, and what encoded bytes are as a picture."""
+"""Where both halves meet, and nowhere else: names of all fields, what bytes are as a picture, what fails at a URL."""

@@ -194,6 +194,12 @@ def load_recipe(preset: str, config: Path | None = None, flags: Table | None = N
     return recipe
 
 
+def model_named(config: Path | None) -> str | None:
+    """The model that a file of settings names; its type is looked at later. Raises: SettingsError."""
+    model = _file_table(config).get("model")
+    return model if isinstance(model, str) else None
+
+
 def _preset_table(name: str) -> Table:
     if name not in preset_names():
         raise SettingsError(f"There is no preset `{name}`; the presets are {', '.join(preset_names())}.")

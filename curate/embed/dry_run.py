@@ -57,7 +57,7 @@ def dry_run(options: EmbedOptions, calibrate_sec: int | None = None) -> dict[str
         if calibrate_sec is not None:
             costs["expected"] = expected_time(source, plan, scorers.on(compute.device), compute, calibrate_sec)
     settings = {
-        "manifest": source.manifest.settings(),
+        "manifest": source.settings(),
         "split": source.split,
         "files": list(source.fingerprints()),
         "models": scorers.model_set.name,

@@ -136,10 +136,9 @@ def embed_source(
 def source_settings(source: Source, options: ComputeOptions) -> dict[str, Any]:
     """The settings that are known before any weights are loaded."""
     return {
-        "manifest": source.manifest.settings(),
+        "manifest": source.settings(),
         "split": source.split,
         "files": source.fingerprints(),
-        **({} if source.dimension is None else {"dimension": source.dimension}),
         "device": options.device.split(":")[0],
         "precision": options.precision,
         "decode": options.decode,

@@ -47,14 +47,17 @@ _KINDS: dict[str, tuple[Any, str]] = {
 
 def check_columns(schema: pa.Schema, manifest: Manifest, file: str) -> None:
     """Raises SourceError for a column of the manifest that is not there, is there twice, or is of no fitting type."""
-    for ours, theirs in manifest.columns.items():
+    for ours, theirs in [*manifest.columns.items(), *(("", name) for name in manifest.keep)]:
         found = schema.names.count(theirs)
         if found > 1:
             raise SourceError(f"{file}: {found} columns are named '{theirs}'; rename all but one")
         if not found:
             close = difflib.get_close_matches(theirs, schema.names, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else f"; it has {', '.join(schema.names)}"
-            raise SourceError(f"{file}: no column '{theirs}', which {manifest.path.name} maps to columns.{ours}{hint}")
+            asked = f"which {manifest.path.name} " + (f"maps to columns.{ours}" if ours else "keeps")
+            raise SourceError(f"{file}: no column '{theirs}', {asked}{hint}")
+        if not ours:
+            continue
         kind = _value_type(schema.field(theirs).type)
         fits = _KINDS[_kind(ours)][0](kind) or pa.types.is_null(kind)  # a column without one value has no type
         if not fits:

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from curate.errors import SourceError
 from curate.sources.manifest import BY_MODEL, LABEL_COLUMNS, LABELS, LabelRules
 
 
@@ -61,7 +62,10 @@ def _marked(rows: pl.DataFrame, rules: LabelRules) -> pl.Series:
 
 def _meaning(marks: pl.Series, rules: LabelRules, rows: pl.DataFrame) -> pl.Series:
     if rules.by is not None:
-        sides = [rows[f"image_{side}_{'model' if rules.by == BY_MODEL else 'uid'}"] for side in (0, 1)]
+        names = [f"image_{side}_{'model' if rules.by == BY_MODEL else 'uid'}" for side in (0, 1)]
+        if missing := [name for name in names if name not in rows.columns]:
+            raise SourceError(f"labels.values is '{rules.by}', but there is no '{missing[0]}'; map it in the manifest")
+        sides = [rows[name] for name in names]
         marks = marks.cast(pl.String)
         label = pl.when(marks == sides[0]).then(1.0).when(marks == sides[1]).then(0.0)
         return pl.select(pl.when(sides[0] == sides[1]).then(None).otherwise(label)).to_series()

@@ -22,6 +22,7 @@ from schemas.manifests import (
     SAMPLED_MODEL_KEYS,
     SPLIT_KEYS,
 )
+from schemas.tables import DROPPED, PAIRS
 
 BUNDLED = Path(str(files("data_manifests")))
 DEMO = "demo"
@@ -29,6 +30,7 @@ LABELS = (0.0, 0.5, 1.0)
 BY_MODEL, BY_UID = "models", "uids"
 LABEL_COLUMNS = ("label_0", "label_1", "votes_0", "votes_1", "votes", "share_0")
 SIDE_WORDS = ("preferred", "rejected")
+WORKING_NAMES = ("pair", "file", "stated", "place", "bad_text", "image_0_size_bytes", "image_1_size_bytes")
 SIDE_COLUMNS = ("uid", "bytes", "path", "model")
 
 
@@ -168,7 +170,7 @@ def load_manifest(name_or_path: str) -> Manifest:
         labels=_labels(raw, path),
         always_0=always_0 or candidates is not None,
         candidates=candidates,
-        keep=_texts(raw.get("keep", []), "keep", path),
+        keep=_keep(raw, path, candidates),
         dimension=_text(raw, "dimension", path),
     )
 
@@ -233,6 +235,18 @@ def _columns(raw: dict[str, Any], path: Path, known: tuple[str, ...]) -> tuple[d
             f"{path}: 'columns.{named[0]}' says who is preferred; leave out the label and image_0, image_1"
         )
     return columns, bool(named)
+
+
+def _keep(raw: dict[str, Any], path: Path, candidates: Candidates | None) -> tuple[str, ...]:
+    """Names that neither our tables have nor the rows that become them."""
+    keep = _texts(raw.get("keep", []), "keep", path)
+    if keep and candidates is not None:
+        raise ManifestError(
+            f"{path}: 'keep' holds columns of a pair, and [candidates] has a row a picture; leave it out"
+        )
+    if ours := [name for name in keep if name.lower() in {*COLUMN_KEYS, *PAIRS.names, *DROPPED.names, *WORKING_NAMES}]:
+        raise ManifestError(f"{path}: 'keep' has '{ours[0]}', a name of ours; give it another by a [query]")
+    return keep
 
 
 def _query(raw: dict[str, Any], columns: dict[str, str], path: Path) -> str | None:

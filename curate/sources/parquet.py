@@ -29,7 +29,15 @@ from curate.sources.columns import (
     whole_text,
 )
 from curate.sources.layouts.members import is_member, read_members
-from curate.sources.layouts.preparation import ROWS, Preparation, needs_rows, preparation_of, ready_rows, rows_place
+from curate.sources.layouts.preparation import (
+    ROWS,
+    Preparation,
+    is_archive,
+    needs_rows,
+    preparation_of,
+    ready_rows,
+    rows_place,
+)
 from curate.sources.layouts.samples import is_folder_pair
 from curate.sources.manifest import LABEL_COLUMNS, Manifest
 from curate.storage.files import (
@@ -37,6 +45,7 @@ from curate.storage.files import (
     filesystem_of,
     fingerprint,
     is_local,
+    local_path,
     read_whole,
     retrying,
 )
@@ -106,6 +115,12 @@ class Source:
         """Whether the set says who is preferred."""
         return self.manifest.always_0 or bool(set(LABEL_COLUMNS) & set(self.columns))
 
+    def settings(self) -> dict[str, Any]:
+        """The manifest's, with what options put in their place; and `rows` where these are made first."""
+        images = () if self.preparation is None else self.preparation.images
+        stated = replace(self.manifest, images=images, dimension=self.dimension).settings()
+        return stated if self.preparation is None else stated | {"rows": ROWS}
+
     def with_rows(self, folder: Folder) -> "Source":
         """A source of another layout as rows in `folder`, made there unless they are there already; others as they are.
 
@@ -113,7 +128,7 @@ class Source:
         """
         if self.preparation is None or self.rows_file is not None:
             return self
-        rows_file = ready_rows(self.preparation, self.manifest.settings() | {"files": self.fingerprints()}, folder)
+        rows_file = ready_rows(self.preparation, self.settings() | {"files": self.fingerprints()}, folder)
         names = pq.read_schema(rows_file).names if is_local(rows_file) else _parquet(rows_file).schema_arrow.names
         columns = {name: name for name in names if name in COLUMN_KEYS}
         return replace(self, files=(ROWS,), rows_file=rows_file, columns=columns)
@@ -327,7 +342,7 @@ def open_source(
     preparation = None
     if needs_rows(manifest, files, images):
         roots = images or tuple(_from_manifest(root, manifest) for root in manifest.images)
-        roots = tuple(found for root in roots for found in (sorted(expanded(root, inside=False)) or [root]))
+        roots = tuple(found for root in roots for found in _roots(root))
         preparation = preparation_of(manifest, tuple(files), roots, unpack)
     stated = None if override else split.rows
     return Source(
@@ -361,7 +376,7 @@ def recorded_source(settings: dict[str, Any], folder: Folder, moved: dict[str, s
     """The same without a look at the files: for readers that can do without one of them."""
     stated, split = settings["manifest"], settings["split"]
     columns = {name: name for side in (0, 1) for name in (f"image_{side}_uid", f"image_{side}_path")}
-    prepared = folder.size(ROWS) is not None
+    prepared = "rows" in stated
     manifest = Manifest(stated["name"], Path(stated["name"]), columns if prepared else stated["columns"], {}, split)
     if prepared:
         return Source(manifest, split, (ROWS,), None, rows_file=rows_place(folder))
@@ -397,6 +412,16 @@ def changed_words(file: str, before: Fingerprint, now: Fingerprint) -> str | Non
 def _from_manifest(pattern: str, manifest: Manifest) -> str:
     """A relative path in a manifest starts from the manifest's own folder."""
     return pattern if "://" in pattern else str(manifest.path.resolve().parent / pattern)
+
+
+def _roots(root: str) -> list[str]:
+    """A folder or URL below which paths start, or the archives that a pattern names. Raises: SourceError."""
+    if is_local(root) and Path(local_path(root)).is_dir():
+        return [str(Path(local_path(root)).absolute())]
+    files = sorted(expanded(root, inside=False))
+    if is_local(root) and not (files and all(map(is_archive, files)) and Path(files[0]).exists()):
+        raise SourceError(f"{root} is no folder, zip or tar of pictures; correct it, or unpack it and name its folder")
+    return files or [root]
 
 
 def expanded(pattern: str, *, inside: bool = True) -> list[str]:

@@ -58,7 +58,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_commands() -> None:
     assert set(COMMANDS) == {
-        *("embed", "status", "fetch", "rank", "metrics", "diff", "export-shards", "verify"),
+        *("embed", "status", "fetch", "rank", "metrics", "diff", "export-shards", "export-for", "verify"),
         *("inspect", "sql", "search", "report", "browse", "compare", "review"),
     }
 
@@ -281,7 +281,7 @@ def test_impossible_places(curate: Curate, source_file: Path, tmp_path: Path, op
     [
         *(["rank"], ["sql", "select 1"], ["report"], ["export-shards"], ["compare"], ["review"], ["search", "a"]),
         *(["diff", "a", "b"], ["browse"], ["metrics", "check", "m.sql"], ["fetch", "s3://bucket/other"]),
-        ["verify", "shards"],
+        *(["verify", "shards"], ["export-for", "folders"]),
     ],
 )
 def test_what_needs_a_folder_says_how_to_get_one(curate: Curate, arguments: list[str]) -> None:
@@ -366,7 +366,10 @@ def test_rank_refuses(curate: Curate, run: Path, arguments: list[str], code: int
     expect(curate("rank", "--run", run, *arguments), code, message)
 
 
-@pytest.mark.parametrize("command", [["rank"], ["export-shards"], ["sql", "select 1"], ["search", "fox"], ["compare"]])
+BEFORE = [["rank"], ["export-shards"], ["export-for", "folders"], ["sql", "select 1"], ["search", "fox"], ["compare"]]
+
+
+@pytest.mark.parametrize("command", BEFORE)
 def test_before_embed(curate: Curate, tmp_path: Path, command: list[str]) -> None:
     run = tmp_path / "none"
     expect(curate(*command, "--run", run), 1, f"no run in {run}; run `curate embed --run {run}` first")
@@ -392,9 +395,10 @@ def test_after_a_damaged_embed(curate: Curate, run: Path, text: str) -> None:
     assert stopped.err.endswith("); run `curate embed` again\n")
 
 
-def test_export_before_rank(curate: Curate, run: Path) -> None:
+@pytest.mark.parametrize("command", [["export-shards"], ["export-for", "folders"]])
+def test_export_before_rank(curate: Curate, run: Path, command: list[str]) -> None:
     expect(
-        curate("export-shards", "--run", run),
+        curate(*command, "--run", run),
         1,
         f"no ranking 'default' in {run}; there is none; run `curate rank` first",
     )

@@ -22,7 +22,7 @@ def test_help_is_one_sentence_and_one_example(name: str) -> None:
 @pytest.mark.parametrize("name", ["run", "sample"])
 def test_every_option_is_explained(name: str) -> None:
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    assert len(command.params) <= 18
+    assert len(command.params) <= 19
     assert all(parameter.help for parameter in command.params if parameter.name != "help")
 
 
@@ -37,6 +37,16 @@ def test_neither_model_nor_preset_means_the_demo_and_says_so(train: Train, shard
     assert result.err == "No --model and no --preset: training the bundled demo model by preset demo.\n"
     assert result.json()["recipe"]["model"] == "demo"
     assert result.json()["output"] == str(shards.parent / "trained")
+
+
+def test_a_model_named_in_a_file_chooses_the_preset_too(train: Train, shards: Path, sdxl: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(f'model = "{sdxl}"\n')
+    result = train("run", "--shards", shards, "--config", config, "--dry-run", "--json")
+    assert result.err.startswith(f"No --preset: taking sdxl, which fits {sdxl}.\n")
+    assert result.json()["recipe"]["optimizer"]["name"] == "adafactor"
+    config.write_text("model = 3\n")
+    assert train("run", "--shards", shards, "--config", config).err.endswith("`model` is 3; it must be of type str.\n")
 
 
 def test_a_model_alone_chooses_the_preset_of_its_family(train: Train, shards: Path, sd: Path, sdxl: Path) -> None:

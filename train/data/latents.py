@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,7 +27,8 @@ from train.errors import ModelError, ShardError, shortened
 from train.model.families import Conditioning, DiffusionModel, Latents, encode_prompts
 from train.model.memory import AtOnce
 
-ENCODED_AT_ONCE = 16  # pictures through the VAE without a cache
+MOST_AT_ONCE = 16  # pictures or prompts through an encoder
+PX_AT_ONCE = 1024 * 1024  # of pictures together; SDXL's VAE takes 2.5 GiB for them
 DECODE_THREADS = 4  # that read pictures for a VAE
 ADVICE = (  # where an encoder's values are not finite
     "its weights are broken, or its numbers too large for float16, which the cache keeps; take another, or --no-cache"
@@ -86,6 +88,11 @@ class LatentSource(Protocol):
         ...
 
 
+def pictures_at_once(height_px: int, width_px: int) -> int:
+    """How many go through a VAE together at most."""
+    return min(MOST_AT_ONCE, max(1, PX_AT_ONCE // (height_px * width_px)))
+
+
 @dataclass(frozen=True)
 class OnTheFly:
     """The encoders at work at every step, for `--no-cache`; the model must be on its device."""
@@ -93,8 +100,12 @@ class OnTheFly:
     model: DiffusionModel
     pairs: PairSet
     resolution_px: int
-    at_once: AtOnce = field(default_factory=lambda: AtOnce(ENCODED_AT_ONCE))
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(DECODE_THREADS))
+
+    @cached_property
+    def at_once(self) -> AtOnce:
+        """Of pictures through the VAE."""
+        return AtOnce(pictures_at_once(self.resolution_px, self.resolution_px))
 
     def encoded(
         self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]

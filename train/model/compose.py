@@ -4,6 +4,7 @@ It is made once, as `<output>/base`, before anything else is opened, and stands 
 training, for saving, and for drawing with a LoRA that was trained on it.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from train.config import Recipe
 from train.errors import ModelError, SettingsError
 from train.files import whole_folder
-from train.model.families import FAMILIES, Family, family_of, locate
+from train.model.families import FAMILIES, Family, family_of, left_out, locate
 
 PARTS = ("model", "revision", "variant", "vae", "single_file_config")
+COMPOSED_OF = "composed_of.json"
 FAMILY_OF_FILE: dict[str, Family] = {"v1": "sd", "v2": "sd", "xl_base": "sdxl", "sd3": "sd3", "sd35_medium": "sd3"}
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, HfHubHTTPError, HFValidationError)
 
@@ -41,11 +43,12 @@ def composed(recipe: Recipe, output: Path) -> tuple[Recipe, dict[str, Any]]:
 
 
 def compose(parts: dict[str, Any], folder: Path) -> None:
-    """Write the pipeline of `parts`, as `composed` names them, in float32, unless it is there.
+    """Write the pipeline of `parts`, as `composed` names them, in float32, unless it is there; one of others goes.
 
     Raises: ModelError, StorageError.
     """
-    if folder.is_dir():
+    stated = json.dumps(parts, indent=2)
+    if (folder / COMPOSED_OF).is_file() and (folder / COMPOSED_OF).read_text("utf-8") == stated:
         return
     source = parts["model"]
     pipeline = _of_file(parts) if Path(source).is_file() else _of_pipeline(parts)
@@ -57,13 +60,16 @@ def compose(parts: dict[str, Any], folder: Path) -> None:
         raise ModelError(f"The VAE {parts['vae']} has {given} latent channels; the model {source} takes {wanted}.")
     with whole_folder(folder) as temporary:
         pipeline.save_pretrained(temporary)
+        (temporary / COMPOSED_OF).write_text(stated, "utf-8")
 
 
 def _of_pipeline(parts: dict[str, Any]) -> Any:
     source, chosen = parts["model"], {name: parts[name] for name in ("revision", "variant") if parts[name]}
-    unchecked = {"safety_checker": None, "requires_safety_checker": False} if family_of(source) == "sd" else {}
+    without = left_out(source)
+    if family_of(source) == "sd":
+        without |= {"safety_checker": None, "requires_safety_checker": False}
     try:
-        return DiffusionPipeline.from_pretrained(locate(source), dtype=torch.float32, **unchecked, **chosen)
+        return DiffusionPipeline.from_pretrained(locate(source), dtype=torch.float32, **without, **chosen)
     except UNREADABLE as error:
         said = "".join(f", {name} {value}" for name, value in chosen.items())
         raise ModelError(f"{source}{said} cannot be opened: {_first_line(error)}") from error

@@ -8,6 +8,7 @@ transformer. A further family is one more row of FAMILIES, and what `encode_prom
 
 import hashlib
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ Latents = Float[Tensor, "image channel height width"]
 LatentShape = tuple[int, int, int]  # channel, height, width
 T5_TOKENS = 256  # what SD3's pipeline gives its third encoder
 SAMPLED_VALUES = 256  # of each tensor, for a digest
+SETTINGS_OF_VALUES = [  # of an encoder's configuration: they decide what its weights compute
+    *("act_fn", "norm_num_groups", "hidden_act", "feed_forward_proj", "num_attention_heads", "layer_norm_eps"),
+    *("layer_norm_epsilon", "eos_token_id", "relative_attention_max_distance"),
+]
 
 
 class Spec(NamedTuple):
@@ -169,8 +174,10 @@ class DiffusionModel:
 
 
 def digest(module: torch.nn.Module) -> str:
-    """Tells an encoder from others: a hash of the names, shapes and some values of its weights."""
-    found = hashlib.sha256()
+    """Tells an encoder from others: a hash of SETTINGS_OF_VALUES, and of its weights' names, shapes, some values."""
+    config: Any = module.config
+    config = config if isinstance(config, dict) else config.to_dict()
+    found = hashlib.sha256(json.dumps([config.get(name) for name in SETTINGS_OF_VALUES]).encode())
     for name, value in module.state_dict().items():
         flat = value.detach().flatten()
         some = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].float().cpu()
@@ -225,6 +232,11 @@ def pipeline_index(source: str) -> dict[str, Any]:
     return index
 
 
+def left_out(source: str) -> dict[str, Any]:
+    """None for each part that a pipeline was saved without, as SD3 may be without T5: diffusers asks to be told."""
+    return {name: None for name, kind in pipeline_index(source).items() if kind == [None, None]}
+
+
 def fetched(source: str) -> bool:
     """Whether a model's denoiser is here already: false for a hub id that is not in the hub's cache."""
     located, name = locate(source), FAMILIES[family_of(source)].denoiser_name
@@ -253,8 +265,7 @@ def load(source: str, denoiser: Any = None) -> DiffusionModel:
     index = pipeline_index(source)
     family, located = FAMILY_OF_PIPELINE[index["_class_name"]], locate(source)
     spec = FAMILIES[family]
-    suffixes = ["", "_2", "_3"] if (index.get("text_encoder_3") or [None])[0] else ["", "_2"]  # SD3's may be left out
-    text = list(zip(spec.text, suffixes, strict=False))
+    text = _texts(spec, index)
     with whole_pipeline(source):
         model = DiffusionModel(
             family=family,
@@ -275,6 +286,23 @@ def load(source: str, denoiser: Any = None) -> DiffusionModel:
     for module in (*([] if denoiser else [model.denoiser]), model.vae, *model.text_encoders):
         module.requires_grad_(False).eval()
     return model
+
+
+def _texts(spec: Spec, index: dict[str, Any]) -> list[tuple[Any, str]]:
+    """Classes of text encoder and tokenizer, and what their folders' names end in; SD3's third may be left out."""
+    suffixes = ["", "_2", "_3"] if (index.get("text_encoder_3") or [None])[0] else ["", "_2"]
+    return list(zip(spec.text, suffixes, strict=False))
+
+
+def encoder_weights(source: str) -> int:
+    """How many there are in VAE and text encoders; none is read. Raises: ModelError."""
+    index, located = pipeline_index(source), locate(source)
+    text = _texts(FAMILIES[FAMILY_OF_PIPELINE[index["_class_name"]]], index)
+    with whole_pipeline(source), torch.device("meta"):
+        modules = [AutoencoderKL.from_config(AutoencoderKL.load_config(located, subfolder="vae"))]
+        for (kind, _), suffix in text:
+            modules.append(kind(kind.config_class.from_pretrained(located, subfolder=f"text_encoder{suffix}")))
+    return sum(weight.numel() for module in modules for weight in module.parameters())
 
 
 def outline(source: str) -> DiffusionModel:

@@ -55,10 +55,13 @@ def on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
 
 
 class AtOnce:
-    """How many items go through a model at once; being out of memory halves that for good."""
+    """How many items go through a model at once; being out of memory halves that for good.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    padded: `work` fills up its items to `count`, so that fewer of them need no less memory.
+    """
+
+    def __init__(self, count: int, *, padded: bool = False) -> None:
+        self.count, self.padded = count, padded
 
     def run(self, total: int, work: Callable[[int, int], Result]) -> list[Result]:
         """What work(start, stop) gives over 0 to `total`, in order.
@@ -79,7 +82,8 @@ class AtOnce:
         try:
             return work(start, stop)
         except (MemoryError, RuntimeError) as error:
-            if stop - start == 1 or not memory_full(error):
+            tried = self.count if self.padded else stop - start
+            if tried == 1 or not memory_full(error):
                 raise
-        self.count = (stop - start) // 2  # here, where the traceback no longer holds the tensors
+        self.count = tried // 2  # here, where the traceback no longer holds the tensors
         return None

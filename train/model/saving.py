@@ -21,7 +21,7 @@ from torch import Tensor
 
 from train.errors import ModelError, TrainError
 from train.files import whole_folder
-from train.model.families import FAMILIES, Family, locate, pipeline_around, pipeline_index, whole_pipeline
+from train.model.families import FAMILIES, Family, left_out, locate, pipeline_around, pipeline_index, whole_pipeline
 from train.model.lora import ADAPTER
 
 TRAINING = "training.json"
@@ -157,6 +157,5 @@ def open_pipeline(source: str, dtype: torch.dtype) -> Any:
 
 
 def _pipeline(source: str, dtype: torch.dtype, **components: Any) -> Any:
-    absent = {name: None for name, kind in pipeline_index(source).items() if kind == [None, None]}  # SD3 without T5
     with whole_pipeline(source):
-        return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **(absent | components))
+        return DiffusionPipeline.from_pretrained(locate(source), dtype=dtype, **(left_out(source) | components))

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from train.config import Optimizer, Recipe
 from train.data.latents import Batch
 from train.data.pairs import PairSet
-from train.model.families import T5_TOKENS, Conditioning, DiffusionModel, outline
+from train.model.families import T5_TOKENS, Conditioning, DiffusionModel, encoder_weights, outline
 from train.model.lora import trainable
 from train.model.policy import make_policy
 from train.objectives import pair_loss
@@ -37,6 +37,7 @@ USED_SHARE = 0.85  # of the free memory, by what is counted
 ENOUGH_PAIRS = 2  # with fewer in a forward a GPU waits for its kernels to be launched: then rather compute again
 MOST_PAIRS = 32  # more in one forward gain nothing
 CLIP_TOKENS = 77
+ENCODING_BYTES = 5 << 29  # of activations, where the VAE encodes as many pictures at once as `latents` lets it
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 META = torch.device("meta")
 
@@ -93,11 +94,11 @@ def cost(recipe: Recipe, pairs: int | None = None, processes: int = 1) -> Cost:
     )
 
 
-def planned(recipe: Recipe, pairs: PairSet, processes: int) -> tuple[Recipe, dict[str, Any]]:
+def planned(recipe: Recipe, pairs: PairSet, processes: int, *, use_cache: bool) -> tuple[Recipe, dict[str, Any]]:
     """For a dry run: the recipe as this machine would fit it, and what it costs. Raises: ModelError."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if is_open(recipe):
-        free = free_bytes(device)
+        free = free_bytes(device, recipe, use_cache=use_cache)
         recipe = fitted(recipe, free, processes)
         note(f"This machine ({device.type}) has {free / 2**30:.1f} GiB of memory free: {choice(recipe)}.")
     found, run = cost(recipe, processes=processes), recipe.run
@@ -161,9 +162,7 @@ def fitted(recipe: Recipe, free_bytes: int, processes: int) -> Recipe:
 def _fitting_pairs(recipe: Recipe, free_bytes: int, processes: int) -> int:
     """How many pairs a forward may have: memory grows evenly with them, from one to two as from any to the next."""
     one, two = (cost(recipe, pairs, processes).total_bytes for pairs in (1, 2))
-    drawn_with = 4 * sum(value.numel() for value in outline(recipe.model).denoiser.parameters())  # the base, in float32
-    room = free_bytes * USED_SHARE - one - drawn_with * bool(recipe.run.sample_every_steps)
-    return max(0, 1 + math.floor(room / (two - one)))
+    return max(0, 1 + math.floor((free_bytes * USED_SHARE - one) / (two - one)))
 
 
 def _even(recipe: Recipe, share: int, fitting: int) -> int:
@@ -174,11 +173,14 @@ def _even(recipe: Recipe, share: int, fitting: int) -> int:
     return math.ceil(share / math.ceil(share / most))
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory of a device that nobody holds."""
-    if device.type == "cpu":
-        return psutil.virtual_memory().available
-    return int(torch.accelerator.get_memory_info(device)[0])
+def free_bytes(device: torch.device, recipe: Recipe, *, use_cache: bool) -> int:
+    """Memory of a device that nobody holds; without a cache the encoders will hold theirs. Raises: ModelError."""
+    cpu = device.type == "cpu"
+    free = psutil.virtual_memory().available if cpu else int(torch.accelerator.get_memory_info(device)[0])
+    if use_cache:
+        return free
+    weight_bytes = 4 if recipe.run.mixed_precision == "no" else 2
+    return free - weight_bytes * encoder_weights(recipe.model) - ENCODING_BYTES
 
 
 def _size_bytes(*tensors: Iterable[Tensor]) -> int:

@@ -25,19 +25,19 @@ class Guard:
     def fault(self, loss: float, grad_norm: float, scaler: torch.amp.GradScaler | None = None) -> str | None:
         """Why this step must not be taken, or None; either is counted.
 
-        scaler: fp16's. While it looks for a loss scale, from 65536 down, its steps are skipped, but none is in a row.
+        scaler: fp16's. Steps at which its loss scale turns out too large are skipped, but none is in a row.
         """
-        fault, limit, searching = None, self.grad_norm_limit, False
+        fault, limit, halved = None, self.grad_norm_limit, False
         if not math.isfinite(loss):
             fault = f"the loss is {loss}"
         elif not math.isfinite(grad_norm):
             fault = f"the gradient norm is {grad_norm}"
             if scaler is not None and (scale := scaler.get_scale()) > 1:
-                fault, searching = f"{fault} at fp16's loss scale {scale:g}, which is halved", True
+                fault, halved = f"{fault} at fp16's loss scale {scale:g}, which is halved", True
         elif limit is not None and grad_norm > limit:
             fault = f"the gradient norm is {grad_norm:.4g}, over optimizer.skip_grad_norm_over {limit:g}"
         self.skipped += fault is not None
-        self.in_a_row = 0 if fault is None else self.in_a_row + (not searching)
+        self.in_a_row = 0 if fault is None else self.in_a_row + (not halved)
         return fault
 
     def stop_if_diverged(self, step: int, fault: str, last_good: Path | None) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import Tensor
 
 from train.config import Recipe, as_toml
 from train.data.batches import BatchPlan, BatchStream
 from train.data.buckets import bucketed
 from train.data.latent_cache.cache import open_cache
-from train.data.latents import LatentSource, OnTheFly
+from train.data.latents import Batch, LatentSource, OnTheFly
 from train.data.pairs import PairSet
 from train.errors import RunDirectoryError, SettingsError
 from train.files import write_json
@@ -34,6 +35,7 @@ from train.terminal import Reporter
 from train.training import cost
 from train.training.checkpointing import Checkpointing
 from train.training.guard import Guard, enough_memory_to_train
+from train.training.loss_scale import find_loss_scale
 from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
@@ -67,7 +69,7 @@ def run_training(
         if finished is not None:
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
-        recipe = fit_to_device(recipe, parts, accelerator, reporter)
+        recipe = fit_to_device(recipe, parts, accelerator, reporter, use_cache=use_cache)
         run, settings["recipe"] = recipe.run, recipe.as_table()
         stack.enter_context(enough_memory_to_train(recipe))
         by_one(accelerator, partial(run_folder.begin, output, settings, reporter.say))
@@ -117,23 +119,29 @@ def run_training(
         stack.enter_context(checkpoints)
         began = time.perf_counter()
 
+        def backward(batch: Batch) -> dict[str, Tensor]:
+            """Gradients of its share of the mean loss; processes average theirs, hence the factor. Metrics by pair."""
+            with accelerator.autocast():
+                errors = pair_errors(policy, reference, scheduler, batch, recipe.objective)
+            losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets, batch.smoothings)
+            accelerator.backward(losses.sum() * (processes / run.batch_pairs))
+            return pair_metrics(errors, losses)
+
+        if accelerator.scaler is not None and newest is None:
+            find_loss_scale(accelerator, plan, policy, optimizer, backward, reporter)
+
         for step in range(first_step, run.steps):
             step_began = time.perf_counter()
             rate = set_learning_rate(plain_optimizer, recipe.optimizer, step)
             sums = torch.zeros((), device=device)
 
-            # Gradients of the mean loss over the whole batch: each micro-step adds its share of the sum.
-            # Processes average theirs, hence the factor; they meet in the last micro-step only.
+            # Each micro-step adds its share of the gradients; processes meet in the last one only.
             last_micro_step = False
             while not last_micro_step:
                 checkpoints.leave_step(step)
                 batch, last_micro_step = next(batches)
                 with nullcontext() if last_micro_step else accelerator.no_sync(policy):
-                    with accelerator.autocast():
-                        errors = pair_errors(policy, reference, scheduler, batch, recipe.objective)
-                    losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets, batch.smoothings)
-                    accelerator.backward(losses.sum() * (processes / run.batch_pairs))
-                per_pair = pair_metrics(errors, losses)
+                    per_pair = backward(batch)
                 sums = sums + torch.stack([values.sum() for values in per_pair.values()])
 
             # One look at the device a step: the sums of all processes and the gradient's norm, which tell
@@ -142,6 +150,7 @@ def run_training(
             sums = torch.cat([sums, sums.new_tensor(checkpoints.wishes())])
             means = accelerator.reduce(sums, "sum") / run.batch_pairs
             *values, stopping, old, grad_norm = torch.cat([means, whole(norm).reshape(1)]).tolist()
+            scale_used = {} if accelerator.scaler is None else {"loss_scale": accelerator.scaler.get_scale()}
             fault = guard.fault(values[0], grad_norm, accelerator.scaler)
             if fault is None:
                 optimizer.step()
@@ -159,6 +168,7 @@ def run_training(
                 "data_wait_share": batches.waited_sec() / seconds,
                 "peak_memory_bytes": peak_memory_bytes(device),
                 "skipped_steps": guard.skipped,
+                **scale_used,
             }
             if run.validate_every_steps and done % run.validate_every_steps == 0:
                 metrics |= validate(plan, denoiser, reference, scheduler, accelerator)
@@ -231,15 +241,21 @@ def open_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def fit_to_device(recipe: Recipe, parts: dict[str, Any], accelerator: Accelerator, reporter: Reporter) -> Recipe:
+def fit_to_device(
+    recipe: Recipe, parts: dict[str, Any], accelerator: Accelerator, reporter: Reporter, *, use_cache: bool
+) -> Recipe:
     """Numbers for what the recipe leaves to the free memory, the same on all processes, once the model is composed.
 
     Raises: ModelError, StorageError.
     """
     processes = accelerator.num_processes
+    if parts and not Path(recipe.model).is_dir():
+        source = parts["composed_of"]["model"]
+        reporter.say(f"Putting {source} together in {recipe.model}; what the hub has of it is fetched, 4 to 30 GB.")
     by_one(accelerator, lambda: compose(parts["composed_of"], Path(recipe.model)) if parts else None)
     if cost.is_open(recipe):
-        free = torch.tensor([cost.free_bytes(accelerator.device) // 2**20], device=accelerator.device)
+        device = accelerator.device
+        free = torch.tensor([cost.free_bytes(device, recipe, use_cache=use_cache) // 2**20], device=device)
         free_mib = int(accelerator.gather(free).min())
         recipe = cost.fitted(recipe, free_mib * 2**20, processes)
         reporter.say(f"{free_mib:,} MiB of memory are free: {cost.choice(recipe)}.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.config import Recipe, load_recipe, without_none
+from train.config import Recipe, load_recipe, model_named, without_none
 from train.errors import ModelError, SettingsError
 from train.files import absolute, run_folder
 from train.terminal import note, silence_libraries
@@ -69,7 +69,8 @@ class TrainOptions:
             "objective": {"name": self.objective, "beta": self.beta},
             "lora": {"rank": self.lora_rank},
         }
-        recipe = load_recipe(_preset(self.preset, self.model), self.config, without_none(flags))
+        preset = _preset(self.preset, self.model or model_named(self.config))
+        recipe = load_recipe(preset, self.config, without_none(flags))
         return replace(recipe, model=absolute(recipe.model))
 
 
@@ -109,7 +110,7 @@ def plan(options: TrainOptions) -> dict[str, Any]:
     counts = pairs.counts()
     costs: dict[str, Any] = {}
     try:
-        recipe, costs = planned(recipe, pairs, processes)
+        recipe, costs = planned(recipe, pairs, processes, use_cache=options.use_cache)
     except ModelError as error:  # the recipe can be looked at where the model is not
         note(f"The cost is not counted: {error}")
     forwards = None if is_open(recipe) else recipe.run.pairs_at_once * processes

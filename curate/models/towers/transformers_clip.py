@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from PIL import Image
 from transformers import AutoConfig, AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -76,7 +77,10 @@ def _load_model(path: Path, name: str) -> CLIPModel:
     found = AutoConfig.from_pretrained(path).model_type
     if found != "clip":
         raise ModelError(f"{name} is a '{found}' model; this family takes a transformers CLIPModel")
-    disable_progress_bar()
+    downloads_are_shown = not are_progress_bars_disabled()
+    disable_progress_bar()  # transformers switches the hub's off with its own
+    if downloads_are_shown:
+        enable_progress_bars()
     how: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with quiet("transformers"):  # what it would report in a table is one sentence below
         loaded: Any = CLIPModel.from_pretrained(path, **how)

@@ -6,6 +6,7 @@ and a cell is FILE.parquet::COLUMN/ROW. Nothing is ever unpacked here: a member'
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -18,7 +19,7 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any, NamedTuple, Protocol
@@ -30,13 +31,16 @@ import pyarrow.parquet as pq
 
 from curate.errors import SourceError
 from curate.storage.files import fingerprint, retrying
+from curate.storage.folder import LocalFolder
 from curate.terminal.progress import say
+from schemas.remote import why
 
 INSIDE = re.compile(r"^(?P<file>.+?\.(?:zip|tar|parquet))::(?P<member>.+)$", re.IGNORECASE | re.DOTALL)
 PLACED = re.compile(r"^(?P<name>.*)@(?P<offset>\d+)\+(?P<size>\d+)$", re.DOTALL)
 COMPRESSED_TAR = re.compile(r"\.(tgz|tar\.gz|tar\.bz2|tar\.xz)(?:\.[\w-]+)?$", re.IGNORECASE)
 SPLIT_TAR = re.compile(r"\.tar\.(?!gz|bz2|xz|zst)[\w-]+$", re.IGNORECASE)
 OPEN_AT_ONCE = 64
+END_BYTES = 64
 
 
 class Member(NamedTuple):
@@ -68,9 +72,13 @@ def read_members(addresses: Iterable[str]) -> Iterator[tuple[str, bytes | None]]
         assert found is not None, address
         wanted.setdefault(found["file"], []).append(found["member"])
     for file, members in wanted.items():
-        container = _opened(file)
-        for member, data in container.read(members):
-            yield f"{file}::{member}", data
+        try:
+            for member, data in _opened(file).read(members):
+                yield f"{file}::{member}", data
+        except SourceError:
+            raise
+        except Exception as error:  # every remote file system raises its own errors
+            raise SourceError(f"{file} cannot be read: {why(error)}; run again to go on") from error
 
 
 def list_members(archive: str) -> list[Member]:
@@ -81,8 +89,8 @@ def list_members(archive: str) -> list[Member]:
         found = list(_zip_members(archive) if archive.lower().endswith(".zip") else _tar_members(archive))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise SourceError(f"{archive} is no whole archive ({error}); fetch it again") from error
-    except OSError as error:
-        raise SourceError(f"{archive} cannot be read: {error}") from error
+    except Exception as error:  # every remote file system raises its own errors
+        raise SourceError(f"{archive} cannot be read: {why(error)}") from error
     named: dict[str, list[Member]] = {}
     for member in found:
         named.setdefault(_inner_name(member.name), []).append(member)
@@ -104,35 +112,47 @@ def needs_unpacking(files: tuple[str, ...]) -> bool:
 def unpacked(files: tuple[str, ...], folder: Path) -> str:
     """One tar in `folder` with the members of a compressed or split archive, which is read once, in its order.
 
-    files: one archive, or all pieces of one. What is there from an earlier call, of files of these sizes, is kept.
+    files: one archive, or all pieces of one. The tar's name holds a hash of their names, sizes and ends (a gzip's
+    checksum): what is there from an earlier call is kept, and another archive of this name lies beside it. Processes
+    wait for each other.
     Raises: SourceError when the disk is too small, or the archive ends early; nothing half-written keeps the name.
     """
     first = sorted(files)[0]
-    target = folder / (re.split(r"\.(?:tar|tgz)", Path(first).name, maxsplit=1)[0] + ".tar")
-    made_from = {Path(file).name: fingerprint(file).get("size") for file in sorted(files)}
-    note = target.with_suffix(".json")
-    if target.exists() and note.exists() and json.loads(note.read_text()) == made_from:
-        return str(target)
-    needed = sum(int(size or 0) for size in made_from.values())
-    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {file: int(fingerprint(file)["size"]) for file in sorted(files)}
+    made_from = [(Path(file).name, size, _end(file, size)) for file, size in sizes.items()]
+    made = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:8]
+    target = folder / f"{re.split(r'[.](?:tar|tgz)', Path(first).name, maxsplit=1)[0]}-{made}.tar"
+    with LocalFolder(folder).alone():
+        if not target.exists():
+            _unpack(sorted(files), target, sum(sizes.values()))
+    return str(target)
+
+
+def _end(file: str, size: int) -> str:
+    with fsspec.open(file, "rb") as stream:
+        stream.seek(max(size - END_BYTES, 0))
+        return str(stream.read().hex())
+
+
+def _unpack(files: list[str], target: Path, needed: int) -> None:
+    """needed: bytes, at least."""
+    first, folder = files[0], target.parent
     if (free := shutil.disk_usage(folder).free) < needed:
         raise SourceError(
             f"{folder}: {first} takes at least {needed:,} bytes unpacked, {free:,} are free; name another"
         )
     say(f"unpacking {first} into {target}, at least {needed:,} bytes; this is done once")
-    partial = target.with_suffix(".partial")
+    unfinished = target.with_suffix(".partial")
     try:
-        with partial.open("wb") as out, _decompressed(sorted(files)) as stream:
+        with unfinished.open("wb") as out, _decompressed(files) as stream:
             shutil.copyfileobj(stream, out, 1 << 24)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        partial.unlink()
+        unfinished.unlink()
         raise SourceError(f"{first} is no whole archive ({error}); fetch it again") from error
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise SourceError(f"{first} cannot be unpacked into {folder}: {error}") from error
-    partial.replace(target)
-    note.write_text(json.dumps(made_from))
-    return str(target)
+    unfinished.replace(target)
 
 
 @contextmanager
@@ -187,6 +207,9 @@ def _tar_members(archive: str) -> Iterator[Member]:
                     if info.offset_data + info.size > size:
                         raise EOFError(f"'{info.name}' is cut off")
                     yield Member(info.name, info.size, info.offset_data)
+            stream.seek(tar.offset)  # tarfile takes a header that it cannot read for the end
+            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise EOFError(f"neither a member nor its end at byte {tar.offset:,}")
 
 
 def _zip_members(archive: str) -> Iterator[Member]:
@@ -208,8 +231,8 @@ def _opened(file: str) -> _Container:
     kind = {"zip": _Zip, "tar": _Tar}.get(file.rsplit(".", 1)[1].lower(), _Cells)  # type: ignore[assignment]
     try:
         return kind(file, fsspec.open(file, "rb").open(), Lock())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{file} cannot be opened: {error}") from error
+    except Exception as error:  # every remote file system raises its own errors
+        raise SourceError(f"{file} cannot be opened: {why(error)}") from error
 
 
 @dataclass(eq=False)
@@ -250,8 +273,8 @@ class _Zip:
     def _bytes(self, info: zipfile.ZipInfo) -> bytes | None:
         try:
             with self.lock:
-                return self.archive.read(info)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError):
+                return retrying(lambda: self.archive.read(info), self.file)
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError):
             return b""  # a damaged or encrypted member costs its own picture
 
 
@@ -278,7 +301,7 @@ class _Cells:
             wanted.setdefault((group, column), {})[member] = int(row) - self.ends[group]
         for (group, column), rows in sorted(wanted.items(), key=lambda item: item[0]):
             with self.lock:
-                cells = self.parquet.read_row_group(group, columns=[column])[column]
+                cells = retrying(partial(self.parquet.read_row_group, group, columns=[column]), self.file)[column]
             taken = bytes_of(cells).take(pa.array(list(rows.values())))
             yield from zip(rows, taken.to_pylist(), strict=True)
 

@@ -19,7 +19,7 @@ from curate.terminal.progress import say
 
 ROWS, ROWS_OF = "rows.parquet", "rows.sha256"
 ARCHIVES = (".tar", ".zip")
-VIRTUAL = ("filename", "file_row_number")  # of `source`, whatever the files hold
+VIRTUAL = ("filename", "source_filename", "file_row_number")  # of `source`, whatever the files hold
 FOLDER = "folder"
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 KINDS = (".parquet", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tar")
@@ -55,14 +55,17 @@ def needs_rows(manifest: Manifest, files: list[str], images: tuple[str, ...]) ->
 def preparation_of(
     manifest: Manifest, files: tuple[str, ...], images: tuple[str, ...], unpack: Path | None
 ) -> Preparation:
-    """What a manifest asks for. Raises: SourceError for an archive that must be unpacked where nobody said where to."""
+    """What a manifest asks for. Raises: SourceError for two folders, and for an archive without an `unpack`."""
     packed = [file for file in (*files, *images) if needs_unpacking((file,))]
     if packed and unpack is None:
         raise SourceError(
             f"{packed[0]} must be read from its start to find a picture; name a folder with --unpack DIR, where it is "
             "unpacked once"
         )
-    sql = manifest.query or columns_query(manifest.columns)
+    folders = [root for root in images if not is_archive(root)]
+    if len(folders) > 1:
+        raise SourceError(f"{' and '.join(folders[:2])}: paths start in one folder; name the one above them")
+    sql = manifest.query or columns_query(manifest.columns, manifest.keep)
     return Preparation(manifest.path.name, files, sql, images, manifest.keep, manifest.candidates, unpack)
 
 
@@ -72,21 +75,36 @@ def ready_rows(preparation: Preparation, settings: dict[str, Any], folder: Folde
     In a process of its own, so that what DuckDB takes is given back before models are loaded. Raises: SourceError,
     QueryError, WriteError.
     """
-    made_of = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-    if folder.size(ROWS) is not None and folder.size(ROWS_OF) is not None and folder.read(ROWS_OF) == made_of.encode():
-        return rows_place(folder)
+    made_of = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest().encode()
+    if not _are_there(folder, made_of):
+        with folder.alone():  # others that share the run wait, and then read the same
+            if not _are_there(folder, made_of):
+                _make_rows(preparation, made_of, folder)
+    return rows_place(folder)
+
+
+def _are_there(folder: Folder, made_of: bytes) -> bool:
+    return folder.size(ROWS) is not None and folder.size(ROWS_OF) is not None and folder.read(ROWS_OF) == made_of
+
+
+def _make_rows(preparation: Preparation, made_of: bytes, folder: Folder) -> None:
     say(f"reading {len(preparation.files):,} files as rows of pairs")
     code = "from curate.sources.layouts.prepare import main; main()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    task = pickle.dumps((preparation, folder.absolute()))
+    task = pickle.dumps((preparation, made_of, folder.absolute()))
     done = subprocess.run([sys.executable, "-c", code], input=task, stdout=subprocess.PIPE, env=environment)
     if done.returncode:
         raise SourceError(f"{preparation.where}: reading its files ended with exit code {done.returncode}; see above")
     failed = pickle.loads(done.stdout)  # noqa: S301 -- from the process above
     if failed is not None:
         raise failed
-    folder.write(ROWS_OF, made_of.encode())
-    return rows_place(folder)
+
+
+def keep_rows(rows: Path, made_of: bytes, folder: Folder) -> None:
+    """Into the run, unless another process was faster, which nothing keeps from it at a URL."""
+    if not _are_there(folder, made_of):
+        folder.write(ROWS, rows.read_bytes())
+        folder.write(ROWS_OF, made_of)
 
 
 def rows_place(folder: Folder) -> str:
@@ -113,9 +131,9 @@ def is_archive(root: str) -> bool:
     return root.lower().endswith(ARCHIVES) or needs_unpacking((root,))
 
 
-def columns_query(columns: dict[str, str]) -> str:
+def columns_query(columns: dict[str, str], keep: tuple[str, ...] = ()) -> str:
     """A manifest's [columns] as the query that it stands for; a picture's bytes are met as its address."""
-    columns = {ours.replace("_bytes", "_path"): theirs for ours, theirs in columns.items()}
+    columns = {ours.replace("_bytes", "_path"): theirs for ours, theirs in columns.items()} | {own: own for own in keep}
     return f"select {', '.join(f'{quoted(theirs)} as {quoted(ours)}' for ours, theirs in columns.items())} from source"
 
 

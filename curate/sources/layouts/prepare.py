@@ -22,7 +22,16 @@ from curate.database.queries import query_text
 from curate.database.user_sql import one_select
 from curate.errors import CurateError, SourceError, nearest
 from curate.sources.layouts.members import list_members, needs_unpacking, read_members, unpacked
-from curate.sources.layouts.preparation import FOLDER, ROWS, VIRTUAL, Preparation, is_archive, kind_of, quoted
+from curate.sources.layouts.preparation import (
+    FOLDER,
+    ROWS,
+    VIRTUAL,
+    Preparation,
+    is_archive,
+    keep_rows,
+    kind_of,
+    quoted,
+)
 from curate.sources.layouts.relation import connect_source
 from curate.terminal.progress import say
 from schemas.manifests import CANDIDATE_COLUMNS, COLUMN_KEYS
@@ -34,13 +43,13 @@ NUMBERS = ("rank", "rating", "votes_0", "votes_1", "share_0")
 
 def main() -> None:
     """What `preparation.ready_rows` runs in a process of its own: reads its task from stdin, answers on stdout."""
-    preparation, folder = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from the process that began this one
+    preparation, made_of, folder = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from the process that began this one
     failed: CurateError | None = None
     try:
         with TemporaryDirectory() as temporary:
             rows = Path(temporary) / ROWS
             write_rows(_unpacked(preparation), rows)
-            folder.write(ROWS, rows.read_bytes())
+            keep_rows(rows, made_of, folder)
     except CurateError as error:
         failed = error
     sys.stdout.buffer.write(pickle.dumps(failed))
@@ -109,6 +118,11 @@ def _checked_columns(connection: duckdb.DuckDBPyConnection, body: str, preparati
             raise SourceError(f"{preparation.where}: the query returns a column '{name}' that is not known{hint}")
         if name in NUMBERS and column_type == "BOOLEAN":
             raise SourceError(f"{preparation.where}: column '{name}' holds {column_type}, it needs numbers")
+        if name.endswith("_path") and ("BLOB" in column_type or column_type.startswith("STRUCT")):
+            raise SourceError(
+                f"{preparation.where}: column '{name}' holds {column_type}, it needs paths; pictures in "
+                "a column are read where each row has one"
+            )
     needed = ["prompt", "image_path"] if preparation.candidates else ["prompt", "image_0_path", "image_1_path"]
     if preparation.candidates and not {"rank", "rating"} & set(columns):
         needed.append("rank")
@@ -153,7 +167,21 @@ def _pair_candidates(
 def _find_pictures(
     connection: duckdb.DuckDBPyConnection, body: str, columns: dict[str, str], preparation: Preparation
 ) -> None:
-    """The tables `members` (name, address) of archives named as roots, and `hashes` of cells without a uid."""
+    """The tables `members` (name, address) of archives named as roots, and `hashes` of cells without a uid.
+
+    Raises: SourceError, also where equal relative paths may be different pictures.
+    """
+    folders = {file.rpartition("/")[0] for file in preparation.files}
+    if not preparation.images and len(folders) > 1:
+        paths = " union all ".join(
+            f"select image_{side}_path::varchar as path from (select * {body})" for side in (0, 1)
+        )
+        relative = connection.execute(f"select path from ({paths}) where {_is_relative('path')} limit 1").fetchall()
+        if relative:
+            raise SourceError(
+                f"{preparation.where}: the files lie in {len(folders)} folders and hold relative paths, such as "
+                f"'{relative[0][0]}'; say by --images where these start, or read one folder"
+            )
     members: dict[str, str] = {}
     for root in preparation.images:
         if is_archive(root):
@@ -186,7 +214,7 @@ def _final(body: str, columns: dict[str, str], preparation: Preparation) -> str:
     for side in (0, 1):
         path = f"rows.image_{side}_path::varchar"
         named = f"rows.image_{side}_uid::varchar" if f"image_{side}_uid" in columns else "null"
-        selected.append(f"coalesce({named}, hash_{side}.sha256, {path}) as image_{side}_uid")
+        selected.append(f"coalesce({named}, hash_{side}.sha256, {_known_as(path, preparation)}) as image_{side}_uid")
         selected.append(f"{_address(path, side, preparation)} as image_{side}_path")
         joins += (
             f" left join hashes as hash_{side} on hash_{side}.address = {path}"
@@ -194,6 +222,16 @@ def _final(body: str, columns: dict[str, str], preparation: Preparation) -> str:
         )
     numbered = f"select *, row_number() over () as place {body}"
     return f"select {', '.join(selected)} from ({numbered}) as rows{joins} order by rows.place"
+
+
+def _known_as(path: str, preparation: Preparation) -> str:
+    """SQL: a picture's path without the place of the set, which may move: of a folder pair, or of tars with samples."""
+    files = preparation.files
+    if kind_of(files[0]) == FOLDER and len(files) == 1:
+        return f"replace({path}, {literal(files[0].rstrip('/') + '/')}, '')"
+    if len({file.rpartition("/")[2] for file in files}) == len(files):
+        return rf"regexp_replace({path}, '^(?:.*/)?([^/]*\.tar::.*)@\d+\+\d+$', '\1', 'si')"
+    return path
 
 
 def _address(path: str, side: int, preparation: Preparation) -> str:
@@ -205,12 +243,19 @@ def _address(path: str, side: int, preparation: Preparation) -> str:
     root = folders[0] if folders else beside
     otherwise = "null" if preparation.images and not folders else f"{literal(root.rstrip('/') + '/')} || {path}"
     return (
-        f"case when {path} = '' then null when contains({path}, '://') or starts_with({path}, '/') "
-        f"or contains({path}, '::') then {path} else coalesce(member_{side}.address, {otherwise}) end"
+        f"case when {path} = '' then null when {_is_relative(path)} "
+        f"then coalesce(member_{side}.address, {otherwise}) else {path} end"
     )
 
 
+def _is_relative(path: str) -> str:
+    """SQL: whether a path is to be looked for below a root."""
+    return f"not (contains({path}, '://') or starts_with({path}, '/') or contains({path}, '::'))"
+
+
 def _cast(name: str, column_type: str) -> str:
+    if column_type == "JSON":  # of several types: text is met without its quotes
+        return f"rows.{quoted(name)} ->> '$' as {quoted(name)}"
     if name in TEXTS:
         return f"rows.{quoted(name)}::varchar as {quoted(name)}"
     return f"rows.{quoted(name)}"

@@ -13,10 +13,9 @@ from curate.sources.layouts.preparation import FOLDER, kind_of, quoted
 from curate.sources.layouts.samples import folder_rows, tar_rows
 
 READERS = {
-    ".parquet": "read_parquet({files}, union_by_name = true, hive_partitioning = false, filename = true, "
-    "file_row_number = true)",
-    ".json": "read_json({files}, union_by_name = true, hive_partitioning = false, filename = true)",
-    ".csv": "read_csv({files}, union_by_name = true, hive_partitioning = false, filename = true)",
+    ".parquet": "read_parquet({files}, union_by_name = true, hive_partitioning = false{named}, file_row_number = true)",
+    ".json": "read_json({files}, union_by_name = true, hive_partitioning = false{named})",
+    ".csv": "read_csv({files}, union_by_name = true, hive_partitioning = false{named})",
 }
 READERS |= dict.fromkeys((".jsonl", ".ndjson"), READERS[".json"]) | {".tsv": READERS[".csv"]}
 TABLES: dict[str, Callable[[list[str]], pa.Table]] = {
@@ -30,7 +29,8 @@ def connect_source(
 ) -> duckdb.DuckDBPyConnection:
     """A connection with the view `source` over the files, which reads nothing else: no file, network or extension.
 
-    Beside a table's own columns there is `filename`, and for Parquet `file_row_number`. A column of bytes or of
+    Beside a table's own columns there is `filename` (`source_filename` where it has one of this name), and for Parquet
+    `file_row_number`. A column of bytes or of
     Hugging Face images holds each picture's address instead, so that no picture is read. also: paths it may write.
     Raises: SourceError.
     """
@@ -55,12 +55,15 @@ def connect_source(
 def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[str]) -> None:
     for protocol in {file.split("://", 1)[0] for file in files if "://" in file}:
         connection.register_filesystem(fsspec.filesystem(protocol))
-    reader = READERS[kind].format(files=f"[{', '.join(map(literal, files))}]")
+    listed = f"[{', '.join(map(literal, files))}]"
     try:
+        own = connection.execute(f"describe from {READERS[kind].format(files=listed, named='')}").fetchall()
+        named = "source_filename" if "filename" in {name.lower() for name, *_ in own} else "filename"
+        reader = READERS[kind].format(files=listed, named=f", filename = '{named}'")
         columns = connection.execute(f"describe from {reader}").fetchall()
         pictures = [name for name, column_type, *_ in columns if _holds_bytes(column_type)]
         addresses = [
-            f"""filename || {literal(f"::{name}/")} || file_row_number as {quoted(name)}""" for name in pictures
+            f"""{named} || {literal(f"::{name}/")} || file_row_number as {quoted(name)}""" for name in pictures
         ]
         stars = f"* replace ({', '.join(addresses)})" if addresses else "*"
         connection.execute(f"create view source as select {stars} from {reader}")
@@ -69,4 +72,5 @@ def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[str]) ->
 
 
 def _holds_bytes(column_type: str) -> bool:
-    return column_type == "BLOB" or (column_type.startswith("STRUCT(") and "bytes BLOB" in column_type)
+    image = column_type.startswith("STRUCT(") and "bytes BLOB" in column_type and not column_type.endswith("]")
+    return image or column_type == "BLOB"

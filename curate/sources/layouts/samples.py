@@ -23,13 +23,14 @@ def tar_rows(tars: list[str]) -> pa.Table:
     A picture's column holds its address, any other the member's text. Samples are grouped as the webdataset library
     does: members in a row whose names are equal up to the first dot. Raises: SourceError.
     """
-    rows: list[dict[str, str]] = []
+    tables = []
     with progress("tars", len(tars)) as advance:
         for tar in tars:
-            rows.extend(_samples(tar))
+            rows = list(_samples(tar))
+            columns = {name: None for row in rows for name in row}
+            tables.append(pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in columns}))
             advance(1)
-    columns = {name: None for row in rows for name in row}
-    return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in columns})
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _samples(tar: str) -> Iterator[dict[str, str]]:
@@ -42,6 +43,7 @@ def _samples(tar: str) -> Iterator[dict[str, str]]:
         key, extension = base_plus_ext(member.name)
         if key is None:
             continue
+        extension = extension.lower()  # as the library does; DuckDB holds jpg and JPG for one column
         if not sample or sample["__key__"] != key or extension in sample:
             sample = {"__key__": key, "filename": tar}
             rows.append(sample)

@@ -365,11 +365,13 @@ def test_touched_source_is_read_and_said(
     assert f"note: {source} changed since it was embedded: modified " in done.err
 
 
-@pytest.mark.parametrize(("form", "width"), [("WEBP", 16_384), ("JPEG", 65_501)])
-def test_a_picture_too_wide_for_a_format_is_named(form: str, width: int) -> None:
+@pytest.mark.parametrize(("form", "size"), [("WEBP", (16_384, 164)), ("JPEG", (65_501, 656))])
+def test_a_picture_too_wide_for_a_format_is_named(form: str, size: tuple[int, int]) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", size).save(buffer, "PNG")
     with pytest.raises(SourceError) as caught:
-        encoded_anew(picture_bytes(0, (width, 8), form="PNG"), Encoding(None, form), "row 3 of a.parquet")
+        encoded_anew(buffer.getvalue(), Encoding(None, form), "row 3 of a.parquet")
     said = str(caught.value)
-    assert said.startswith(f"row 3 of a.parquet: {width:,} x 8 px cannot be written as {form} (")
+    assert said.startswith(f"row 3 of a.parquet: {size[0]:,} x {size[1]} px cannot be written as {form} (")
     assert said.endswith("); give --resize or png")
-    assert encoded_anew(picture_bytes(0, (width, 8), form="PNG"), Encoding(4, form), "")[2:] == (width // 2, 4)
+    assert encoded_anew(buffer.getvalue(), Encoding(4, form), "")[3] == 4

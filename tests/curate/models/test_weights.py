@@ -6,6 +6,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import enable_progress_bars
 
 from curate.errors import CurateError, ManifestError, ModelError
 from curate.models.model_set import load_model_set
@@ -238,6 +239,7 @@ def test_offline_it_is_said_that_the_hub_may_not_be_asked(tmp_path: Path) -> Non
 
 def test_a_long_download_is_shown_in_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """What the hub's client counts: one bar of bytes, by the name of what is fetched; nothing of the others."""
+    enable_progress_bars()  # another test may have had them off
     bar = _bar("owner/name")
     with bar(unit="B", unit_scale=True, total=100, delay=9, name="huggingface_hub.http_get") as shown:
         shown.delay = 0  # as after the first second

@@ -65,6 +65,18 @@ def test_from_s3_to_s3(curate: Curate, gate: Gate, source_url: str, source_file:
 
     checked = json.loads(curate("verify", output, "--run", remote, "--json").out)
     assert (checked["sound"], checked["checked"]["compared with the ranking"]) == (True, 8)
+    layout = ["export-for", "folders", "--reencode", "png"]
+    done = curate(*layout, "--run", remote, "--output", f"s3://{BUCKET}/pairs")
+    assert done.code == 0, done.err
+    assert curate(*layout, "--run", local).code == 0
+    here = local / "exports/default-folders"
+    kept = [str(path.relative_to(here)) for path in here.rglob("*.*") if path.suffix != ".json"]
+    there = filesystem.find(f"s3://{BUCKET}/pairs")
+    assert sorted([*kept, "dataset_config.json", "export.json"]) == [name.partition("/pairs/")[2] for name in there]
+    for name in kept:
+        assert filesystem.cat_file(f"{BUCKET}/pairs/{name}") == (here / name).read_bytes(), name
+    assert not list((remote / ".export").iterdir())
+
     gate.requests.clear()
     again = curate("export-shards", "--run", remote, "--output", output, "--pairs-per-shard", 3, "--json")
     assert json.loads(again.out)["kept_shards"] == 3

@@ -124,6 +124,11 @@ def test_without_a_cache_pictures_are_read_by_several_threads_and_stay_in_order(
     torch.testing.assert_close(cached.latents, direct.latents, rtol=2e-3, atol=2e-3)
 
 
+def test_without_a_cache_fewer_large_pictures_are_encoded_at_once(model: DiffusionModel, pairs: PairSet) -> None:
+    """For what a VAE needs grows with the area."""
+    assert [OnTheFly(model, pairs, side_px).at_once.count for side_px in (64, 512, 1024, 1536)] == [16, 4, 1, 1]
+
+
 def test_a_vae_that_overflows_names_the_image_without_a_cache_too(
     model: DiffusionModel, pairs: PairSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,25 @@ def test_another_vae_takes_the_place_of_the_pipeline_s_own(sd: Path, sdxl: Path,
     )
 
 
+def test_a_folder_made_of_other_parts_is_made_again(sd: Path, tmp_path: Path) -> None:
+    """A run that never came to a checkpoint may be begun again with another VAE."""
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        other = tiny.vae()
+        other.save_pretrained(tmp_path / f"vae{seed}")
+        base = load(str(made(tmp_path, sd, vae=str(tmp_path / f"vae{seed}"))))
+        assert all(torch.equal(value, base.vae.state_dict()[name]) for name, value in other.state_dict().items())
+    written = (tmp_path / "base" / "model_index.json").stat().st_mtime_ns
+    made(tmp_path, sd, vae=str(tmp_path / "vae6"))
+    assert (tmp_path / "base" / "model_index.json").stat().st_mtime_ns == written
+
+
+def test_sd3_without_its_third_encoder_takes_another_vae(tmp_path: Path) -> None:
+    tiny.vae(shift_factor=0.1).save_pretrained(tmp_path / "vae")
+    base = made(tmp_path, tiny.save_sd3(tmp_path / "sd3", t5=False), vae=str(tmp_path / "vae"))
+    assert len(load(str(base)).text_encoders) == 2
+
+
 def test_what_cannot_be_put_together_is_one_sentence(sd: Path, tmp_path: Path) -> None:
     assert refused(tmp_path, sd, revision="main") == (
         f"revision is of a hub id; {sd} lies on this machine: leave it out."
@@ -80,6 +99,7 @@ def test_a_run_on_parts_says_of_what_and_a_lora_draws_with_them(
     options: tuple[Any, ...] = ("--config", config, "--lora-rank", 2, "--steps", 1)
     result = run_tiny(tmp_path / "out", *options)
     assert result.code == 0, result.err
+    assert f"Putting {sd} together in {tmp_path / 'out' / 'base'}; " in result.err
     assert json.loads((tmp_path / "out" / "run.json").read_text())["composed_of"]["vae"] == str(tmp_path / "vae")
     drawn_with = open_pipeline(result.json()["model"], torch.float32).vae.state_dict()
     assert all(torch.equal(value, drawn_with[name]) for name, value in other.state_dict().items())

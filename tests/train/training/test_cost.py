@@ -1,8 +1,10 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -13,7 +15,16 @@ from train.model.families import Conditioning, load
 from train.model.lora import trainable
 from train.model.policy import make_policy
 from train.objectives import pair_loss
-from train.training.cost import ENOUGH_PAIRS, MOST_PAIRS, USED_SHARE, StepCounter, cost, fitted
+from train.training.cost import (
+    ENCODING_BYTES,
+    ENOUGH_PAIRS,
+    MOST_PAIRS,
+    USED_SHARE,
+    StepCounter,
+    cost,
+    fitted,
+    free_bytes,
+)
 from train.training.pair_errors import pair_errors
 
 CPU = torch.device("cpu")
@@ -99,6 +110,16 @@ def test_auto_takes_as_many_pairs_as_fit_and_checkpointing_only_where_it_must(sd
     assert fitted(auto(sd, batch_pairs=34 * 3, fsdp=True), 2**40, 3).run.micro_batch_pairs == 17
     given = fitted(auto(sd, micro_batch_pairs=40), 2**40, 1).run
     assert (given.micro_batch_pairs, given.gradient_checkpointing) == (40, False)
+
+
+def test_without_a_cache_the_encoders_hold_memory_too(sd3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    model = load(str(sd3))
+    held = sum(weight.numel() for one in (model.vae, *model.text_encoders) for weight in one.parameters())
+    for precision, weight_bytes in (("no", 4), ("bf16", 2)):
+        asked = auto(sd3, mixed_precision=precision)
+        assert free_bytes(CPU, asked, use_cache=True) == 2**40
+        assert free_bytes(CPU, asked, use_cache=False) == 2**40 - weight_bytes * held - ENCODING_BYTES
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def test_what_is_not_finite_or_too_large_is_a_fault_and_is_counted() -> None:
     assert Guard(None).fault(0.7, 1e9) is None
 
 
-def test_steps_that_look_for_a_loss_scale_are_counted_but_not_in_a_row() -> None:
+def test_steps_at_too_large_a_loss_scale_are_counted_but_not_in_a_row() -> None:
     guard, scaler = Guard(None), torch.amp.GradScaler("cpu", init_scale=4.0)
     scaler.scale(torch.ones(()))  # a scale is there from its first use on
     assert guard.fault(0.7, math.inf, scaler) == "the gradient norm is inf at fp16's loss scale 4, which is halved"

@@ -174,8 +174,8 @@ def fill(rows: Rows, missing: dict[str, list[int]], device: torch.device, report
     with enough_memory(rows.too_little_memory), on_device(rows.module, device):
         for group, items in missing.items():
             with rows.store.writer(group) as writer:
-                for count, encoded in _encoded(rows, items, AtOnce(rows.at_once(group))):
-                    writer.add(encoded)
+                for count, encoded in _encoded(rows, items, AtOnce(rows.at_once(group), padded=True)):
+                    writer.add({name: row for name, row in encoded.items() if name not in rows.store})
                     done += count
                     reporter.advance(f"encode {rows.what}", done, total)
             written += writer.files

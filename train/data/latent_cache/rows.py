@@ -15,12 +15,17 @@ from torch import Tensor
 
 from train.data.images import Crop
 from train.data.latent_cache.store import RowStore
-from train.data.latents import check_finite, check_finite_prompts, encode_posterior, read_crop
+from train.data.latents import (
+    MOST_AT_ONCE,
+    check_finite,
+    check_finite_prompts,
+    encode_posterior,
+    pictures_at_once,
+    read_crop,
+)
 from train.data.pairs import PairSet
 from train.model.families import DiffusionModel, digest, encode_text, has_pooled, text_tokens
 
-MOST_AT_ONCE = 16  # pictures or prompts through an encoder
-PX_AT_ONCE = 1024 * 1024  # of pictures together; SDXL's VAE takes 2.5 GiB for them
 FORMAT = 3  # of the rows; another format is another folder
 CROP = "centre"  # how `images.centre_crop` cuts; another cut is another folder
 KEPT = torch.float16  # half of float32's disk, error 2^-11 of the value
@@ -101,13 +106,16 @@ class PictureRows:
         name = self.name(item)
         return [f"{name}/time_ids", *(f"{name}/view{view}" for view in range(self.views))]
 
+    def _lacks(self, item: int, view: int) -> bool:
+        return f"{self.name(item)}/view{view}" not in self.store
+
     def row_bytes(self) -> int:
         channels, height, width = self.model.latent_shape(self.resolution_px)
         return self.views * 2 * channels * height * width * KEPT.itemsize
 
     def at_once(self, group: str) -> int:
         height, width = map(int, group.split("x"))
-        return min(MOST_AT_ONCE, max(1, PX_AT_ONCE // (height * width)))
+        return pictures_at_once(height, width)
 
     def read(self, item: int) -> Crop:
         return read_crop(self.pairs, item, self.resolution_px)
@@ -117,7 +125,8 @@ class PictureRows:
         rows = {
             f"{self.name(item)}/time_ids": torch.tensor(crop.time_ids) for item, crop in zip(items, read, strict=True)
         }
-        for view in range(self.views):
+        lacking = [view for view in range(self.views) if any(self._lacks(item, view) for item in items)]
+        for view in lacking:
             posterior = encode_posterior(self.model, pixels.flip(-1) if view else pixels)
             moments = torch.stack(posterior, dim=1)[: len(items)].to("cpu", KEPT)
             check_finite(self.pairs, items, moments)
@@ -143,7 +152,6 @@ class PromptRows:
             "family": self.model.family,
             "encoder": self.index,
             "weights": digest(self.module),
-            "zero_empty_prompt": self.model.zero_empty_prompt,
         }
         self.store = RowStore(self.root, "text", key)
         weights_bytes = 4 * sum(weight.numel() for weight in self.module.parameters())
@@ -154,13 +162,13 @@ class PromptRows:
 
     @cached_property
     def hashes(self) -> list[str]:
-        """Of each prompt's text and tokens: a prompt is known by what the encoder sees of it."""
-        found = []
+        """Of each prompt's text and tokens, and of what stands for "": a prompt is known by what comes of it."""
+        found, empty = [], b"zeros" if self.model.zero_empty_prompt else b""
         for start in range(0, len(self.prompts), TOKENIZED_AT_ONCE):
             texts = self.prompts[start : start + TOKENIZED_AT_ONCE]
             tokens = text_tokens(self.model, self.index, texts).numpy()
             found += [
-                hashlib.sha256(text.encode() + row.tobytes()).hexdigest()
+                hashlib.sha256((text.encode() or empty) + row.tobytes()).hexdigest()
                 for text, row in zip(texts, tokens, strict=True)
             ]
         return found

@@ -8,6 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel
@@ -178,6 +179,12 @@ def test_a_model_with_missing_weights_is_refused(models: ModelSet, tmp_path: Pat
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"/cut: its checkpoint is not of the architecture: it lacks visual_proj\S+$"):
         load_tower(TowerSpec("pickscore", "transformers_clip", {"model": "./cut"}), tmp_path, "cpu", "fp32")
+
+
+def test_later_downloads_are_shown_where_a_tower_is_loaded(models: ModelSet) -> None:
+    enable_progress_bars()  # another test may have had them off
+    load_tower(models.towers["pickscore"], models.folder, "cpu", "fp32")
+    assert not are_progress_bars_disabled()
 
 
 def test_stated_sha256_is_held(models: ModelSet, tmp_path: Path) -> None:

@@ -151,4 +151,47 @@ def test_a_cut_archive_leaves_nothing_under_its_name(tmp_path: Path) -> None:
     file.write_bytes(packed[: len(packed) // 2])
     with pytest.raises(SourceError, match=r"images.tar.gz is no whole archive"):
         unpacked((str(file),), tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".turn"]
+
+
+def test_archives_of_one_name_lie_beside_each_other(tmp_path: Path) -> None:
+    found = {}
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        packed = gzip.compress(write_tar(tmp_path / f"{place}.tar", {place: place.encode() * 99}).read_bytes())
+        (tmp_path / place / "images.tar.gz").write_bytes(packed)
+        found[place] = unpacked((str(tmp_path / place / "images.tar.gz"),), tmp_path / "out")
+    assert {place: list_members(tar)[0].name for place, tar in found.items()} == {"one": "one", "two": "two"}
+
+
+@pytest.mark.parametrize("kept", [1024, 1024 + 100])  # at a member's end, and within a header
+def test_a_tar_that_ends_before_its_end_mark_is_named(tmp_path: Path, kept: int) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"1.png": b"one", "2.png": b"two"})
+    tar.write_bytes(tar.read_bytes()[:kept])
+    with pytest.raises(SourceError, match=r"no whole archive \(neither a member nor its end at byte 1,024\)"):
+        list_members(str(tar))
+
+
+def test_a_damaged_header_is_no_end(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"1.png": b"one", "2.png": b"two", "3.png": b"three"})
+    data = tar.read_bytes()
+    tar.write_bytes(data[:1024] + b"\xff" * 512 + data[1536:])
+    with pytest.raises(SourceError, match="at byte 1,024"):
+        list_members(str(tar))
+
+
+def test_a_damaged_compressed_member_costs_its_own_picture(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("1.png", bytes(range(256)) * 9)
+        archive.writestr("2.png", b"two")
+    data = bytearray(path.read_bytes())
+    data[35:60] = b"\xff" * 25
+    path.write_bytes(data)
+    assert dict(read_members([f"{path}::1.png", f"{path}::2.png"])) == {f"{path}::1.png": b"", f"{path}::2.png": b"two"}
+
+
+def test_an_address_that_leads_nowhere_is_a_sentence(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "x.parquet")
+    with pytest.raises(SourceError, match=r"x\.parquet cannot be read: "):
+        dict(read_members([f"{tmp_path}/x.parquet::image/7"]))

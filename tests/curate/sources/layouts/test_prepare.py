@@ -18,6 +18,7 @@ from curate.sources.manifest import Candidates
 from tests.curate.sources.layouts.test_members import write_tar, write_zip
 
 TWO = "select prompt, a as image_0_path, b as image_1_path from source"
+LABELLED = "select prompt, a as image_0_path, b as image_1_path, label as label_0 from source"
 ROWS = [{"prompt": "p", "a": "1.png", "b": "2.png"}, {"prompt": "q", "a": "3.png", "b": "4.png"}]
 
 
@@ -209,6 +210,67 @@ def test_a_line_cut_in_half_ends_in_a_sentence_that_names_the_file(tmp_path: Pat
     file.write_text(file.read_text()[:-9])
     with pytest.raises(CurateError, match=r"x\.jsonl"):
         prepared(tmp_path, file)
+
+
+def test_relative_paths_of_files_in_two_folders_need_a_root(tmp_path: Path) -> None:
+    """Below each file's folder, or the first one's? They may be different pictures."""
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+    files = [write_lines(tmp_path / place / "x.jsonl", ROWS) for place in ("a", "b")]
+    with pytest.raises(
+        CurateError, match=r"m.toml: the files lie in 2 folders and hold relative paths, such as '1.png'"
+    ):
+        prepared(tmp_path, files)
+    assert len(prepared(tmp_path, files, images=("/data",))) == 4
+    urls: list[dict[str, Any]] = [{"prompt": "p", "a": "https://example.org/1.png", "b": "/abs/2.png"}]
+    assert len(prepared(tmp_path, [write_lines(file, urls) for file in files])) == 2
+
+
+def test_a_column_named_filename_is_the_sets_own(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "filename": "1.png", "b": "2.png"}]
+    file = write_lines(tmp_path / "x.jsonl", rows)
+    sql = "select source_filename as prompt, filename as image_0_path, b as image_1_path from source"
+    found = prepared(tmp_path, file, sql)
+    assert (found[0]["prompt"], found[0]["image_0_uid"]) == (str(file), "1.png")
+    cells = write_parquet(tmp_path / "x.parquet", [{"prompt": "p", "filename": b"A", "b": b"B"}])
+    found = prepared(tmp_path, cells, "select prompt, filename as image_0_path, b as image_1_path from source")
+    assert [data for _, data in read_members([found[0]["image_0_path"]])] == [b"A"]
+
+
+def test_a_mark_that_is_a_number_here_and_text_there_is_text(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [ROWS[0] | {"label": 1}, ROWS[1] | {"label": "tie"}]
+    found = prepared(tmp_path, write_lines(tmp_path / "x.jsonl", rows), LABELLED)
+    assert [row["label_0"] for row in found] == ["1", "tie"]
+
+
+LISTS = {"of bytes": [b"A", b"B"], "of images": [{"bytes": b"A", "path": None}, {"bytes": b"B", "path": None}]}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_lists_of_pictures_in_a_column_are_refused(tmp_path: Path, case: str) -> None:
+    file = write_parquet(tmp_path / "x.parquet", [{"prompt": "p", "images": LISTS[case]}])
+    sql = "select prompt, images[1] as image_0_path, images[2] as image_1_path from source"
+    with pytest.raises(CurateError, match=r"m.toml: column 'image_0_path' holds .*, it needs paths"):
+        prepared(tmp_path, file, sql)
+
+
+def test_pictures_are_known_by_the_same_names_wherever_the_set_lies(tmp_path: Path) -> None:
+    sql = 'select txt as prompt, "a.jpg" as image_0_path, "b.jpg" as image_1_path from source'
+    known = []
+    for place, before in (("here", {}), ("there", {"x.txt": b"more"})):
+        (tmp_path / place).mkdir()
+        tar = write_tar(tmp_path / place / "0.tar", before | {"d/1.a.jpg": b"A", "d/1.b.jpg": b"B", "d/1.txt": b"p"})
+        known.append(prepared(tmp_path, tar, sql)[-1])
+    assert known[0]["image_0_path"] != known[1]["image_0_path"]
+    assert {row["image_0_uid"] for row in known} == {"0.tar::d/1.a.jpg"}
+
+
+def test_a_sets_jpg_and_JPG_are_one_column(tmp_path: Path) -> None:  # noqa: N802
+    tar = write_tar(tmp_path / "x.tar", {"1.A.JPG": b"A", "1.txt": b"p", "2.a.jpg": b"B", "2.txt": b"q"})
+    found = prepared(
+        tmp_path, tar, 'select txt as prompt, "a.jpg" as image_0_path, "a.jpg" as image_1_path from source'
+    )
+    assert [data for _, data in read_members([row["image_0_path"] for row in found])] == [b"A", b"B"]
 
 
 def test_kinds_are_not_mixed_and_unknown_endings_are_named(tmp_path: Path) -> None:

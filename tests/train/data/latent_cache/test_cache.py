@@ -120,8 +120,10 @@ def test_one_cache_serves_sizes_flips_and_models_with_one_vae(
     build(tmp_path, model, pairs, flips=False)
     build(tmp_path, model, pairs, flips=False)
     assert encoded == [9]
-    build(tmp_path, model, pairs, flips=True)  # mirror images were not asked for before
+    pictures = len(rows(tmp_path))
+    build(tmp_path, model, pairs, flips=True)  # mirror images were not asked for before, and alone are encoded now
     assert encoded == [9, 9]
+    assert len(rows(tmp_path)) == pictures + 9
     build(tmp_path, DiffusionModel(**(vars(other) | {"vae": model.vae})), pairs)
     opened(tmp_path, model, pairs, resolution_px=64)
     assert encoded == [9, 9, 9]
@@ -131,10 +133,17 @@ def test_one_cache_serves_sizes_flips_and_models_with_one_vae(
     assert [len(list(tmp_path.glob(kind))) for kind in ("vae-*", "text-*")] == [2, 2]
 
 
+def with_config(model: DiffusionModel, **changes: Any) -> DiffusionModel:
+    """The same weights in a text encoder that computes otherwise."""
+    encoder = copy.deepcopy(model.text_encoders[0])
+    encoder.config.update(changes)
+    return replace(model, text_encoders=[encoder])
+
+
 def test_what_changes_a_row_but_no_weight_has_a_folder_or_a_name_of_its_own(
     model: DiffusionModel, shards: Path, tmp_path: Path
 ) -> None:
-    """Scale and shift of the latents, tokens, and what stands for an empty prompt."""
+    """Scale and shift of the latents, tokens, what stands for an empty prompt, an encoder's activation."""
     pairs = read_pairs(shards)
 
     def scaled(**config: float) -> DiffusionModel:
@@ -150,7 +159,8 @@ def test_what_changes_a_row_but_no_weight_has_a_folder_or_a_name_of_its_own(
         (scaled(shift_factor=0.1), 0, 4),
         (replace(model, tokenizers=[tiny.tokenizer(max_length=10)]), 9, 0),
         (replace(model, tokenizers=[padded]), 9, 0),
-        (replace(model, zero_empty_prompt=True), 9, 0),
+        (replace(model, zero_empty_prompt=True), 9, 3),
+        (with_config(model, hidden_act="gelu"), 9, 0),
         (replace(model, tokenizers=[tiny.tokenizer()]), 9, 4),
     ):
         said = opened(tmp_path, other, pairs)[1]
@@ -224,6 +234,15 @@ def test_fewer_pictures_at_once_where_memory_is_short(
     assert wide.keys() == narrow.keys()
     for name, row in wide.items():
         torch.testing.assert_close(narrow[name], row, rtol=2e-3, atol=1e-5)
+
+
+def test_a_lone_picture_is_halved_too_for_it_is_filled_up_to_as_many_as_others(
+    model: DiffusionModel, pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(model.vae, "encode", refusing(model, 5, tried))
+    build(tmp_path, model, replace(pairs, pairs=[], images=pairs.images[:1], hashes=pairs.hashes[:1]), flips=False)
+    assert tried == [16, 8, 4]
 
 
 def test_no_room_for_one_picture(
