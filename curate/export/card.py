@@ -27,7 +27,11 @@ SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "1
 
 
 def write_card(
-    destination: Destination, settings: dict[str, Any], ranking: dict[str, Any], indices: dict[str, dict[str, Any]]
+    destination: Destination,
+    settings: dict[str, Any],
+    ranking: dict[str, Any],
+    indices: dict[str, dict[str, Any]],
+    votes: bool,
 ) -> None:
     """Write README.md beside the shards of each split; one that is not ours stays as it is, and that is said."""
     # A split's folder is opened by itself, too: without a card `datasets` may take its shards.json for the data.
@@ -38,11 +42,16 @@ def write_card(
         if there is not None and MARK not in there:
             say(f"{destination.output}/{name} is not ours and stays as it is; no card is written")
         else:
-            destination.write_text(name, card_text(settings, ranking, held))
+            destination.write_text(name, card_text(settings, ranking, held, votes))
 
 
-def card_text(settings: dict[str, Any], ranking: dict[str, Any], indices: dict[str, dict[str, Any]]) -> str:
-    """The card. settings: run.toml; ranking: its toml; indices: shards.json of each split, "" where there are none."""
+def card_text(
+    settings: dict[str, Any], ranking: dict[str, Any], indices: dict[str, dict[str, Any]], votes: bool = False
+) -> str:
+    """The card. settings: run.toml; ranking: its toml; indices: shards.json of each split, "" where there are none.
+
+    votes: whether the source counts them, so that pairs have a strength.
+    """
     about, stated = data_set_facts(settings), settings["settings"]
     pairs = sum(index["pairs"] for index in indices.values())
     tars = [
@@ -58,7 +67,7 @@ def card_text(settings: dict[str, Any], ranking: dict[str, Any], indices: dict[s
         "tags": ["preference", "diffusion-dpo", "webdataset"],
         # `datasets` tells exports in its cache by this text, and guesses types from the first samples, nulls and all.
         "configs": [{"config_name": "default", "data_files": tars, "description": _digest(indices)}],
-        "dataset_info": {"features": features(next(iter(indices.values())), list(stated["models"]["scorers"]))},
+        "dataset_info": {"features": features(next(iter(indices.values())), list(stated["models"]["scorers"]), votes)},
     }
     return jinja2.Template(
         Path(__file__).with_suffix(".md").read_text("utf-8"),
@@ -79,8 +88,8 @@ def card_text(settings: dict[str, Any], ranking: dict[str, Any], indices: dict[s
     )
 
 
-def features(index: dict[str, Any], scorers: list[str]) -> list[dict[str, Any]]:
-    """What a sample holds, as the `features` of a data set card say it."""
+def features(index: dict[str, Any], scorers: list[str], votes: bool) -> list[dict[str, Any]]:
+    """What a sample holds, as the `features` of a data set card say it. votes: whether pairs have a strength."""
     side: dict[str, Any] = {
         "image_uid": "string",
         "sha256": "string",
@@ -91,6 +100,7 @@ def features(index: dict[str, Any], scorers: list[str]) -> list[dict[str, Any]]:
     side |= {"source_sha256": "string"} if index["encoded"] else {}
     source = {"dataset": "string", "split": "string", "file": "string", "row_group": "int64", "row": "int64"}
     meta: dict[str, Any] = {"pair_id": "string", "prompt_id": "string", "quality": "float64", "rank": "int64"}
+    meta |= {"strength": "float64"} if votes else {}
     meta |= {"scores": {scorer: dict.fromkeys(SIDES, "float64") for scorer in scorers}, **dict.fromkeys(SIDES, side)}
     meta |= {"source": source | {"annotator_id": "string"}}
     images = {f"{name}.{index['extension']}": "image" for name in SIDES}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from curate.database.connection import create_parquet_view, fetch_count
+from curate.database.connection import create_parquet_view, fetch, fetch_count
 from curate.database.queries import query_text
 from curate.sources.parquet import Location
 from curate.storage.run import Run
@@ -43,6 +43,7 @@ class SelectedPairs:
         connection.execute("set enable_progress_bar = false")  # it would be drawn on stdout, into the report
         create_parquet_view(connection, "ranking", (run.rankings / f"{name}.parquet").resolve())
         connection.execute(f"create temp table shard_order as {query_text('export/order')}", {"seed": seed}).fetchall()
+        self.votes = bool(fetch(connection, "select count(strength) from pairs")[0][0])
         columns = connection.execute("select * from images limit 0").description
         self.measured = MEASURED in {column[0] for column in columns}
 

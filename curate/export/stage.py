@@ -84,7 +84,7 @@ def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, A
         for split, index in indices.items():
             if not index["pairs"]:
                 say(f"note: no prompt fell into the split '{split}'" if split else "note: the ranking selects no pair")
-        write_card(destination, settings, ranking, indices)
+        write_card(destination, settings, ranking, indices, pairs.votes)
         folder.write(indices, options.shares)
         destination.clear()
     return _report(output, options, indices, len(folder.entries) - len(staged.layouts))

@@ -90,6 +90,7 @@ def test_json_with_votes_and_an_archive_of_pictures(
     assert set(samples) == {"a cat", "a dog"}
     assert (samples["a cat"]["preferred"], samples["a cat"]["rejected"]) == (picture_bytes(1), picture_bytes(0))
     assert (samples["a dog"]["preferred"], samples["a dog"]["rejected"]) == (picture_bytes(2), picture_bytes(3))
+    assert '"name": "strength", "dtype": "float64"' in (tmp_path / "shards" / "README.md").read_text()
     assert {prompt: sample["meta"]["strength"] for prompt, sample in samples.items()} == {"a cat": 0.75, "a dog": 1.0}
 
 
