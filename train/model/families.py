@@ -9,6 +9,7 @@ transformer. A further family is one more row of FAMILIES, and what `encode_prom
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,6 +171,9 @@ class DiffusionModel:
         width_px = height_px if width_px is None else width_px
         if height_px % self.multiple_px or width_px % self.multiple_px:
             raise ModelError(f"data.resolution_px is {height_px}; this model needs a multiple of {self.multiple_px}.")
+        most_px = self.multiple_px * self.denoiser.config.get("pos_embed_max_size", math.inf)  # of SD3's transformer
+        if max(height_px, width_px) > most_px:
+            raise ModelError(f"data.resolution_px is {height_px}; this model takes pictures of {most_px} px at most.")
         return self.vae.config["latent_channels"], height_px // self.factor, width_px // self.factor
 
 
