@@ -199,8 +199,8 @@ def locate(source: str) -> str:
     return source
 
 
-def pipeline_index(source: str) -> dict[str, Any]:
-    """model_index.json of a pipeline folder or hub id, its class checked.
+def pipeline_index(source: str, revision: str | None = None) -> dict[str, Any]:
+    """model_index.json of a pipeline folder or hub id, of a revision if one is named, its class checked.
 
     Raises: ModelError saying what was found instead.
     """
@@ -208,7 +208,7 @@ def pipeline_index(source: str) -> dict[str, Any]:
     try:
         path = Path(located, "model_index.json")
         if not Path(located).is_dir():
-            path = Path(hf_hub_download(located, "model_index.json"))
+            path = Path(hf_hub_download(located, "model_index.json", revision=revision))
         path.stat()
     except GatedRepoError as error:
         raise ModelError(
@@ -236,9 +236,9 @@ def pipeline_index(source: str) -> dict[str, Any]:
     return index
 
 
-def left_out(source: str) -> dict[str, Any]:
+def left_out(source: str, revision: str | None = None) -> dict[str, Any]:
     """None for each part that a pipeline was saved without, as SD3 may be without T5: diffusers asks to be told."""
-    return {name: None for name, kind in pipeline_index(source).items() if kind == [None, None]}
+    return {name: None for name, kind in pipeline_index(source, revision).items() if kind == [None, None]}
 
 
 def fetched(source: str) -> bool:
@@ -247,9 +247,9 @@ def fetched(source: str) -> bool:
     return Path(located).is_dir() or isinstance(try_to_load_from_cache(located, f"{name}/config.json"), str)
 
 
-def family_of(source: str) -> Family:
+def family_of(source: str, revision: str | None = None) -> Family:
     """Raises: ModelError when the pipeline is of another class."""
-    return FAMILY_OF_PIPELINE[pipeline_index(source)["_class_name"]]
+    return FAMILY_OF_PIPELINE[pipeline_index(source, revision)["_class_name"]]
 
 
 @contextmanager
