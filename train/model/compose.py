@@ -65,8 +65,8 @@ def compose(parts: dict[str, Any], folder: Path) -> None:
 
 def _of_pipeline(parts: dict[str, Any]) -> Any:
     source, chosen = parts["model"], {name: parts[name] for name in ("revision", "variant") if parts[name]}
-    without = left_out(source)
-    if family_of(source) == "sd":
+    without = left_out(source, parts["revision"])
+    if family_of(source, parts["revision"]) == "sd":
         without |= {"safety_checker": None, "requires_safety_checker": False}
     try:
         return DiffusionPipeline.from_pretrained(locate(source), dtype=torch.float32, **without, **chosen)

@@ -9,6 +9,7 @@ transformer. A further family is one more row of FAMILIES, and what `encode_prom
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,6 +171,9 @@ class DiffusionModel:
         width_px = height_px if width_px is None else width_px
         if height_px % self.multiple_px or width_px % self.multiple_px:
             raise ModelError(f"data.resolution_px is {height_px}; this model needs a multiple of {self.multiple_px}.")
+        most_px = self.multiple_px * self.denoiser.config.get("pos_embed_max_size", math.inf)  # of SD3's transformer
+        if max(height_px, width_px) > most_px:
+            raise ModelError(f"data.resolution_px is {height_px}; this model takes pictures of {most_px} px at most.")
         return self.vae.config["latent_channels"], height_px // self.factor, width_px // self.factor
 
 
@@ -195,8 +199,8 @@ def locate(source: str) -> str:
     return source
 
 
-def pipeline_index(source: str) -> dict[str, Any]:
-    """model_index.json of a pipeline folder or hub id, its class checked.
+def pipeline_index(source: str, revision: str | None = None) -> dict[str, Any]:
+    """model_index.json of a pipeline folder or hub id, of a revision if one is named, its class checked.
 
     Raises: ModelError saying what was found instead.
     """
@@ -204,7 +208,7 @@ def pipeline_index(source: str) -> dict[str, Any]:
     try:
         path = Path(located, "model_index.json")
         if not Path(located).is_dir():
-            path = Path(hf_hub_download(located, "model_index.json"))
+            path = Path(hf_hub_download(located, "model_index.json", revision=revision))
         path.stat()
     except GatedRepoError as error:
         raise ModelError(
@@ -232,9 +236,9 @@ def pipeline_index(source: str) -> dict[str, Any]:
     return index
 
 
-def left_out(source: str) -> dict[str, Any]:
+def left_out(source: str, revision: str | None = None) -> dict[str, Any]:
     """None for each part that a pipeline was saved without, as SD3 may be without T5: diffusers asks to be told."""
-    return {name: None for name, kind in pipeline_index(source).items() if kind == [None, None]}
+    return {name: None for name, kind in pipeline_index(source, revision).items() if kind == [None, None]}
 
 
 def fetched(source: str) -> bool:
@@ -243,9 +247,9 @@ def fetched(source: str) -> bool:
     return Path(located).is_dir() or isinstance(try_to_load_from_cache(located, f"{name}/config.json"), str)
 
 
-def family_of(source: str) -> Family:
+def family_of(source: str, revision: str | None = None) -> Family:
     """Raises: ModelError when the pipeline is of another class."""
-    return FAMILY_OF_PIPELINE[pipeline_index(source)["_class_name"]]
+    return FAMILY_OF_PIPELINE[pipeline_index(source, revision)["_class_name"]]
 
 
 @contextmanager

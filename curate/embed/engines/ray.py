@@ -37,7 +37,7 @@ class RayEngine:
         """What a function answers on a machine that can be a worker."""
         import ray
 
-        answer = ray.remote(function).options(**self._place()).remote(*values)
+        answer = ray.remote(_answer).options(**self._place()).remote(function, *values)  # ray takes no partial as it is
         while not ray.wait([answer], timeout=WAIT_SEC)[0]:
             say(NO_ROOM)
         return ray.get(answer)
@@ -71,6 +71,10 @@ class RayEngine:
 
     def _place(self) -> dict[str, int]:
         return {"num_gpus": 1} if self.device == "cuda" else {"num_cpus": 1}
+
+
+def _answer(function: Callable[..., R], *values: object) -> R:
+    return function(*values)
 
 
 @contextmanager

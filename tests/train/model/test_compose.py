@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from huggingface_hub import close_session, constants, hf_api
 
+from tests.curate.web import COMMIT, web_server
 from tests.train import tiny
 from tests.train.conftest import Outcome
 from train.config import load_recipe
 from train.errors import ModelError, SettingsError
 from train.model.compose import compose, composed
-from train.model.families import load
+from train.model.families import encode_prompts, load
 from train.model.saving import open_pipeline
+from train.model.single_file import write_single_file
 
 
 def made(output: Path, model: Path, **parts: str) -> Path:
@@ -76,6 +81,37 @@ def test_sd3_without_its_third_encoder_takes_another_vae(tmp_path: Path) -> None
     tiny.vae(shift_factor=0.1).save_pretrained(tmp_path / "vae")
     base = made(tmp_path, tiny.save_sd3(tmp_path / "sd3", t5=False), vae=str(tmp_path / "vae"))
     assert len(load(str(base)).text_encoders) == 2
+
+
+def test_one_file_is_the_model_that_it_holds(sd: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sd, tmp_path / "sd"))
+    base = load(str(made(tmp_path, write_single_file(folder), single_file_config=str(sd))))
+    wanted = load(str(sd))
+    for one, other in ((base.denoiser, wanted.denoiser), (base.vae, wanted.vae)):
+        assert all(torch.equal(value, one.state_dict()[name]) for name, value in other.state_dict().items())
+    assert torch.equal(encode_prompts(base, ["red"]).prompt_embeds, encode_prompts(wanted, ["red"]).prompt_embeds)
+
+
+def test_a_revision_is_all_that_the_hub_is_asked_for(sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {str(path.relative_to(sd)): path.read_bytes() for path in sd.rglob("*") if path.is_file()}
+    names = [{"rfilename": name} for name in files]
+    about = json.dumps({"_id": "1", "id": "some/model", "sha": COMMIT, "siblings": names}).encode()
+    with web_server() as hub:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        hub.repositories["models/some/model"] = files
+        hub.files["/api/models/some/model/revision/half"] = about
+        base = made(tmp_path, Path("some/model"), revision="half")
+        close_session()
+    found, wanted = (load(str(folder)).denoiser.state_dict() for folder in (base, sd))
+    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+    asked = {found for request in hub.requests for found in re.findall("/(?:resolve|revision|tree)/([^/]+)", request)}
+    assert asked == {"half", COMMIT}
 
 
 def test_what_cannot_be_put_together_is_one_sentence(sd: Path, tmp_path: Path) -> None:
