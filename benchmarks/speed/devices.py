@@ -37,7 +37,7 @@ from curate.models.scoring import EmbeddedPrompts, Scoring, stacked
 from curate.models.towers.precision import choose_device, describe_device
 from curate.sources.images import Rejected
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import open_source
+from curate.sources.opening import open_source
 
 TOP = 0.0533
 PROMPTS = [f"a photograph of a fox number {index}" for index in range(8)]

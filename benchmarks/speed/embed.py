@@ -34,7 +34,7 @@ from curate.embed.options import CORES, ComputeOptions
 from curate.embed.stage import embed_source
 from curate.models.scoring import Scoring
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import open_source
+from curate.sources.opening import open_source
 from curate.storage.run import Run
 from curate.storage.threads import batched
 

@@ -20,7 +20,7 @@ from benchmarks.speed.photos import photo, unique_pairs, write_source
 from curate.embed.options import ComputeOptions
 from curate.embed.stage import embed_source
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import open_source
+from curate.sources.opening import open_source
 from curate.storage.run import Run
 
 SIDE_PX = 64

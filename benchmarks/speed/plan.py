@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from curate.embed.planning.plan import make_plan
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import open_source
+from curate.sources.opening import open_source
 
 MANIFEST = """
 [splits.train]

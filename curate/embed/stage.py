@@ -19,7 +19,8 @@ from curate.errors import RunError, UsageError
 from curate.models.model_set import load_model_set
 from curate.sources.manifest import DEMO, load_manifest
 from curate.sources.moved import as_recorded
-from curate.sources.parquet import Source, open_source
+from curate.sources.opening import open_source
+from curate.sources.parquet import Source
 from curate.storage.run import PAIRS_FILE, RunFiles, rows_of_parts, sound_parts, write_plan
 from curate.terminal.progress import Advance, progress, say
 from schemas import tables

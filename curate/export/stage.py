@@ -23,7 +23,7 @@ from curate.export.tars.plan import PlannedShard, ShardPlan, ShardSize, plan_sha
 from curate.export.tars.spool import Spool, spooled
 from curate.rank.rankings import ranking_settings
 from curate.sources.moved import relocate
-from curate.sources.parquet import reopen_source
+from curate.sources.opening import reopen_source
 from curate.storage.files import file_sha256
 from curate.storage.run import Run
 from curate.storage.threads import in_threads

@@ -8,12 +8,12 @@ import duckdb
 from curate.database.connection import first_line
 from curate.errors import ManifestError, SourceError, WriteError
 from curate.inspect.guess import guessed_manifest
+from curate.sources.files import expanded
 from curate.sources.layouts.members import list_members, needs_unpacking
 from curate.sources.layouts.preparation import VIRTUAL, columns_query, kind_of
 from curate.sources.layouts.relation import connect_source
 from curate.sources.layouts.samples import PICTURES, is_folder_pair
 from curate.sources.manifest import BUNDLED, Manifest, load_manifest
-from curate.sources.parquet import expanded
 from curate.storage.tables import write_text
 
 EXAMPLES = 3

@@ -11,8 +11,10 @@ import duckdb
 from PIL import Image
 
 from curate.errors import SourceError
+from curate.sources.files import check_unchanged
 from curate.sources.images import Decoded, Rejected, decode
-from curate.sources.parquet import Location, Source, check_unchanged, recorded_source
+from curate.sources.opening import recorded_source
+from curate.sources.parquet import Location, Source
 from curate.storage.files import Fingerprint
 from curate.storage.prefetch import prefetched
 from curate.storage.run import Run

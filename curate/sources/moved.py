@@ -5,7 +5,8 @@ from itertools import takewhile
 from typing import Any
 
 from curate.errors import SourceError
-from curate.sources.parquet import Source, named_files
+from curate.sources.files import named_files
+from curate.sources.parquet import Source
 from curate.storage.files import Fingerprint, fingerprint
 from curate.storage.run import SETTINGS_FILE, RunFiles
 

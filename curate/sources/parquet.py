@@ -9,9 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from glob import escape, has_magic
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -28,29 +26,23 @@ from curate.sources.columns import (
     rows_together,
     whole_text,
 )
+from curate.sources.files import changed_words, state_of
 from curate.sources.layouts.members import is_member, read_members
 from curate.sources.layouts.preparation import (
     ROWS,
     Preparation,
-    is_archive,
-    needs_rows,
-    preparation_of,
     ready_rows,
-    rows_place,
 )
-from curate.sources.layouts.samples import is_folder_pair
 from curate.sources.manifest import LABEL_COLUMNS, Manifest
 from curate.storage.files import (
     Fingerprint,
     filesystem_of,
     fingerprint,
     is_local,
-    local_path,
     read_whole,
     retrying,
 )
 from curate.storage.folder import Folder
-from curate.terminal.progress import say
 from schemas.manifests import COLUMN_KEYS
 from schemas.remote import changed_meanwhile, is_absent, is_transient, why
 
@@ -169,7 +161,7 @@ class Source:
         inputs = self.files if self.preparation is None else self.preparation.inputs
         for file in inputs:
             if file not in self.known:
-                self.known[file] = _state(file)
+                self.known[file] = state_of(file)
         return {file: self.known[file] for file in inputs}
 
     def sizes(self) -> dict[str, int]:
@@ -321,149 +313,6 @@ class Source:
             raise SourceError(
                 f"{file}: row group {row_group} cannot be read ({error}); fetch the file again"
             ) from error
-
-
-def open_source(
-    manifest: Manifest,
-    split_name: str | None,
-    override: list[str] | None = None,
-    images: tuple[str, ...] = (),
-    unpack: Path | None = None,
-    dimension: str | None = None,
-) -> Source:
-    """Resolve a split's files; `override` (from --source) replaces them, relative to the current folder.
-
-    images: replaces the manifest's. unpack: where compressed and split archives are unpacked.
-    Raises: SourceError when nothing matches.
-    """
-    name, split = manifest.split(split_name)
-    patterns = override or [_from_manifest(pattern, manifest) for pattern in split.files]
-    files = named_files(patterns)
-    preparation = None
-    if needs_rows(manifest, files, images):
-        roots = images or tuple(_from_manifest(root, manifest) for root in manifest.images)
-        roots = tuple(found for root in roots for found in _roots(root))
-        preparation = preparation_of(manifest, tuple(files), roots, unpack)
-    stated = None if override else split.rows
-    return Source(
-        manifest, name, tuple(files), stated, preparation=preparation, dimension=dimension or manifest.dimension
-    )
-
-
-def named_files(patterns: list[str]) -> list[str]:
-    """Each file that a path, folder, glob or URL names, once, sorted. Raises: SourceError when there is none."""
-    files = sorted({file for pattern in patterns for file in expanded(pattern)})
-    if not files:
-        raise SourceError(f"no file matches {', '.join(patterns)}; correct --source or the manifest's files")
-    return files
-
-
-def reopen_source(settings: dict[str, Any], folder: Folder, moved: dict[str, str] | None = None) -> Source:
-    """The files that a run was embedded from, by its run.toml. Raises SourceError when one is gone or changed.
-
-    moved: where each lies now, where that is elsewhere.
-
-    A file of the same size with another time of change is a note only: this is for readers that compare each
-    image's sha256 with the run's.
-    """
-    for file, recorded in settings["files"].items():
-        if (note := check_unchanged(file, recorded, moved)) is not None:
-            say(f"note: {note}; each image is compared with the sha256 of the one that was scored")
-    return recorded_source(settings, folder, moved)
-
-
-def recorded_source(settings: dict[str, Any], folder: Folder, moved: dict[str, str] | None = None) -> Source:
-    """The same without a look at the files: for readers that can do without one of them."""
-    stated, split = settings["manifest"], settings["split"]
-    columns = {name: name for side in (0, 1) for name in (f"image_{side}_uid", f"image_{side}_path")}
-    prepared = "rows" in stated
-    manifest = Manifest(stated["name"], Path(stated["name"]), columns if prepared else stated["columns"], {}, split)
-    if prepared:
-        return Source(manifest, split, (ROWS,), None, rows_file=rows_place(folder))
-    return Source(manifest, split, tuple(settings["files"]), None, places=moved or {})
-
-
-def check_unchanged(file: str, recorded: int | Fingerprint, moved: dict[str, str] | None = None) -> str | None:
-    """What else changed of a file since it was embedded, in words, or None.
-
-    recorded: of run.toml; a number is the size alone, as earlier runs have it.
-    Raises: SourceError when the file is gone, or of another size.
-    """
-    before: Fingerprint = recorded if isinstance(recorded, dict) else {"size": recorded}
-    if moved and file in moved:
-        file, before = moved[file], {"size": before["size"]}  # a copy has a time of its own
-    now = _state(file)
-    words = changed_words(file, before, now)
-    if words is not None and before.get("size") != now.get("size"):
-        raise SourceError(f"{words}; embed it again")
-    return words
-
-
-def changed_words(file: str, before: Fingerprint, now: Fingerprint) -> str | None:
-    """Which of `before`'s values is another now, as a sentence that names the file; None when none is."""
-    for key, then in before.items():
-        if then != now.get(key):
-            shown = [f"{one:,} bytes" if key == "size" else str(one) for one in (then, now.get(key, "unknown"))]
-            what = "" if key == "size" else f"{key} "
-            return f"{file} changed since it was embedded: {what}{shown[0]} then, {shown[1]} now"
-    return None
-
-
-def _from_manifest(pattern: str, manifest: Manifest) -> str:
-    """A relative path in a manifest starts from the manifest's own folder."""
-    return pattern if "://" in pattern else str(manifest.path.resolve().parent / pattern)
-
-
-def _roots(root: str) -> list[str]:
-    """A folder or URL below which paths start, or the archives that a pattern names. Raises: SourceError."""
-    if is_local(root) and Path(local_path(root)).is_dir():
-        return [str(Path(local_path(root)).absolute())]
-    files = sorted(expanded(root, inside=False))
-    if is_local(root) and not (files and all(map(is_archive, files)) and Path(files[0]).exists()):
-        raise SourceError(f"{root} is no folder, zip or tar of pictures; correct it, or unpack it and name its folder")
-    return files or [root]
-
-
-def expanded(pattern: str, *, inside: bool = True) -> list[str]:
-    """The files that a path, glob or URL names; a folder of two sides is one. Raises: SourceError.
-
-    inside: of another folder the Parquet files in it.
-    """
-    try:
-        filesystem, path = filesystem_of(pattern)
-        names = retrying(lambda: _names(filesystem, path, inside), pattern)
-    except ValueError as error:
-        raise SourceError(f"cannot list {pattern}: {error}") from error
-    except Exception as error:  # every remote file system raises its own errors
-        raise SourceError(f"cannot list {pattern}: {why(error)}") from error
-    return [filesystem.unstrip_protocol(name) if "://" in pattern else name for name in names]
-
-
-def _names(filesystem: Any, path: str, inside: bool) -> list[str]:
-    """What bears this very name, whatever signs are in it; else what matches it as a pattern."""
-    http, folder = "http" in filesystem.protocol, path.rpartition("/")[0]
-    costly = http or "hf" in filesystem.protocol  # the hub counts what it is asked, and `exists` hides its refusals
-    if not has_magic(path.replace("?", "") if http else path) or (not costly and filesystem.exists(path)):
-        # To ask an HTTP server whether it is a folder is to read the file.
-        if http or not filesystem.isdir(path) or is_folder_pair(path):
-            return [path]
-        listed = filesystem.ls(path, detail=True) if inside else []
-        return [one["name"] for one in listed if one["name"].endswith(".parquet")]
-    if has_magic(folder) and not costly and filesystem.exists(folder):
-        path = f"{escape(folder)}{path.removeprefix(folder)}"
-    return [name for name, one in filesystem.glob(path, detail=True).items() if one["type"] != "directory"]
-
-
-def _state(file: str) -> Fingerprint:
-    if is_local(file) and Path(file).is_dir():
-        inside = [path.stat().st_size for path in Path(file).rglob("*") if path.is_file()]
-        return {"size": sum(inside), "files": len(inside)}
-    try:
-        return fingerprint(file)
-    except Exception as error:  # every remote file system raises its own errors
-        if isinstance(error, FileNotFoundError) and is_absent(error):
-            raise SourceError(f"{file} is not there; correct --source, or put it back") from error
-        raise SourceError(f"{file} cannot be read: {why(error)}") from error
 
 
 def _parquet(file: str) -> pq.ParquetFile:

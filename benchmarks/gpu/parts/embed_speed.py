@@ -29,7 +29,8 @@ from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring
 from curate.models.towers.precision import autocast, memory_format
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import Source, open_source
+from curate.sources.opening import open_source
+from curate.sources.parquet import Source
 from curate.storage.run import Run
 
 SETS = {"ViT-L/14 + ViT-H/14": ("clip", "pickscore"), "and HPSv2's ViT-H/14": ("clip", "pickscore", "hpsv2")}

@@ -25,7 +25,8 @@ from curate.export.tars.fill import StagedShards, fill_shards
 from curate.export.tars.layout import TarLayout
 from curate.export.tars.spool import spooled
 from curate.rank.rankings import ranking_settings
-from curate.sources.parquet import Location, reopen_source
+from curate.sources.opening import reopen_source
+from curate.sources.parquet import Location
 from curate.storage.run import Run
 from curate.terminal.progress import progress, say
 

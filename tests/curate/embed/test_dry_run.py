@@ -16,7 +16,7 @@ from curate.models.model_set import TowerSpec, load_model_set
 from curate.models.scoring import load_scoring
 from curate.models.towers.flops import tower_flop
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import open_source
+from curate.sources.opening import open_source
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 Curate = Callable[..., Outcome]

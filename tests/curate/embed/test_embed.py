@@ -26,7 +26,7 @@ from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring
 from curate.sources.images import decode
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import open_source
+from curate.sources.opening import open_source
 from curate.storage.run import Run, RunFiles
 from schemas import tables
 from tests.curate.builders import CONTROL_UID, MODELS, pair_row, picture_bytes, write_pairs

@@ -17,7 +17,8 @@ from curate.errors import RunError
 from curate.models.model_set import ModelSet, load_model_set
 from curate.models.scoring import load_scoring
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import Source, open_source
+from curate.sources.opening import open_source
+from curate.sources.parquet import Source
 from curate.storage.run import Run
 from curate.storage.tables import write_table
 from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs

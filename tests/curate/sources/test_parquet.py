@@ -16,7 +16,8 @@ import tomli_w
 
 from curate.errors import SourceError
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import Location, Source, open_source, reopen_source
+from curate.sources.opening import open_source, reopen_source
+from curate.sources.parquet import Location, Source
 from curate.storage.folder import LocalFolder
 from tests.curate.builders import PICKAPIC, pair_row, picture_bytes, write_pairs
 

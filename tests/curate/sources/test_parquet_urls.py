@@ -10,8 +10,10 @@ import pytest
 import tomli_w
 
 from curate.errors import SourceError
+from curate.sources.files import check_unchanged
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import Location, Source, check_unchanged, open_source
+from curate.sources.opening import open_source
+from curate.sources.parquet import Location, Source
 from curate.storage import files
 from tests.curate.builders import pair_row, picture_bytes, write_pairs
 from tests.curate.web import Web

@@ -15,7 +15,8 @@ import tomli_w
 from curate.errors import SourceError
 from curate.models.weights import weights_file
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import Location, Source, open_source
+from curate.sources.opening import open_source
+from curate.sources.parquet import Location, Source
 from curate.storage import files
 from curate.storage.files import fingerprint, retrying
 from schemas.remote import is_transient

@@ -19,7 +19,7 @@ from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring, rows_of
 from curate.models.towers.compiled import StaticBatch
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import open_source
+from curate.sources.opening import open_source
 from curate.storage.run import Run
 from tests.curate.builders import MODELS
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 from curate.embed.planning.plan import Part, Plan, make_plan, stable_id
 from curate.errors import SourceError
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import open_source
+from curate.sources.opening import open_source
 from schemas import tables
 from schemas.reasons import PAIR_REASONS
 from tests.curate.builders import CONTROL_UID, PICKAPIC, pair_row

@@ -14,7 +14,8 @@ import pytest
 from curate.errors import CurateError
 from curate.sources.layouts import preparation
 from curate.sources.manifest import load_manifest
-from curate.sources.parquet import Source, open_source
+from curate.sources.opening import open_source
+from curate.sources.parquet import Source
 from curate.storage.folder import LocalFolder
 from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs
 from tests.curate.object_store import BUCKET, Gate
