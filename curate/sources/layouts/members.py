@@ -19,17 +19,18 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any, NamedTuple, Protocol
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import SourceError
+from curate.sources.columns import image_at
 from curate.storage.files import fingerprint, retrying
 from curate.storage.folder import LocalFolder
 from curate.terminal.progress import say
@@ -40,6 +41,7 @@ PLACED = re.compile(r"^(?P<name>.*)@(?P<offset>\d+)\+(?P<size>\d+)$", re.DOTALL)
 COMPRESSED_TAR = re.compile(r"\.(tgz|tar\.gz|tar\.bz2|tar\.xz)(?:\.[\w-]+)?$", re.IGNORECASE)
 SPLIT_TAR = re.compile(r"\.tar\.(?!gz|bz2|xz|zst)[\w-]+$", re.IGNORECASE)
 OPEN_AT_ONCE = 64
+CELLS_TOGETHER = 256
 END_BYTES = 64
 
 
@@ -117,14 +119,15 @@ def unpacked(files: tuple[str, ...], folder: Path) -> str:
     wait for each other.
     Raises: SourceError when the disk is too small, or the archive ends early; nothing half-written keeps the name.
     """
-    first = sorted(files)[0]
-    sizes = {file: int(fingerprint(file)["size"]) for file in sorted(files)}
+    files = tuple(sorted(files, key=_by_number))
+    first = files[0]
+    sizes = {file: int(fingerprint(file)["size"]) for file in files}
     made_from = [(Path(file).name, size, _end(file, size)) for file, size in sizes.items()]
     made = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:8]
     target = folder / f"{re.split(r'[.](?:tar|tgz)', Path(first).name, maxsplit=1)[0]}-{made}.tar"
     with LocalFolder(folder).alone():
         if not target.exists():
-            _unpack(sorted(files), target, sum(sizes.values()))
+            _unpack(list(files), target, sum(sizes.values()))
     return str(target)
 
 
@@ -188,6 +191,11 @@ class _Joined(io.RawIOBase):
                 return len(data)
             self.streams.pop(0)
         return 0
+
+
+def _by_number(name: str) -> list[str | int]:
+    """Pieces in their order: part2 before part10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _inner_name(name: str) -> str:
@@ -288,10 +296,9 @@ class _Cells:
 
     def __post_init__(self) -> None:
         self.parquet = pq.ParquetFile(self.stream)
-        groups = range(self.parquet.num_row_groups)
-        self.ends = [0]
-        for group in groups:
-            self.ends.append(self.ends[-1] + self.parquet.metadata.row_group(group).num_rows)
+        counts = [self.parquet.metadata.row_group(group).num_rows for group in range(self.parquet.num_row_groups)]
+        self.ends = [0, *accumulate(counts)]
+        self.last: dict[str, tuple[int, list[pa.RecordBatch]]] = {}
 
     def read(self, members: list[str]) -> Iterator[tuple[str, bytes | None]]:
         wanted: dict[tuple[int, str], dict[str, int]] = {}
@@ -300,12 +307,20 @@ class _Cells:
             group = bisect(self.ends, int(row)) - 1
             wanted.setdefault((group, column), {})[member] = int(row) - self.ends[group]
         for (group, column), rows in sorted(wanted.items(), key=lambda item: item[0]):
-            with self.lock:
-                cells = retrying(partial(self.parquet.read_row_group, group, columns=[column]), self.file)[column]
-            taken = bytes_of(cells).take(pa.array(list(rows.values())))
-            yield from zip(rows, taken.to_pylist(), strict=True)
+            batches = self._batches(group, column)
+            for member, place_in_group in rows.items():
+                batch, cell = divmod(place_in_group, CELLS_TOGETHER)
+                data, _ = image_at(batches[batch].column(0), cell)
+                yield member, None if data is None else data.to_pybytes()
 
+    def _batches(self, group: int, column: str) -> list[pa.RecordBatch]:
+        """A column of a row group, some rows at a time; of each column the one that was read last is at hand."""
 
-def bytes_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A Hugging Face `Image` column's bytes; a column of bytes as it is."""
-    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+        def read() -> list[pa.RecordBatch]:
+            return list(self.parquet.iter_batches(CELLS_TOGETHER, row_groups=[group], columns=[column]))
+
+        with self.lock:
+            if column not in self.last or self.last[column][0] != group:
+                self.last.pop(column, None)  # two are never held
+                self.last[column] = (group, retrying(read, self.file))
+            return self.last[column][1]

@@ -1,7 +1,7 @@
--- purpose: pairs of the candidates of a prompt, by a rule over their ranks or ratings
--- grain: one pair; image 0 is the better one, so it is the preferred one
--- inputs: candidates (prompt, image_group, image_uid, image_path, image_model, level (1 = best), and kept columns)
--- parameters: $rule (all, adjacent, best-worst, best-rest), $per_prompt (most pairs of a group; null: all)
+-- Purpose: pairs of the candidates of a prompt, by a rule over their ranks or ratings
+-- Grain:   one pair; image 0 is the better one, so it is the preferred one
+-- Inputs:  candidates (prompt, image_group, image_uid, image_path, image_model, level (1 = best), and kept columns)
+-- Parameters: $rule (all, adjacent, best-worst, best-rest), $per_prompt (most pairs of a group; null: all)
 with candidates_with_ends as (
     select
         *,

@@ -1,13 +1,13 @@
--- purpose: what of the candidates made no pair, and why
--- grain: one reason
--- inputs: candidates, pairs_of_candidates
+-- Purpose: what of the candidates made no pair, and why
+-- Grain:   one reason
+-- Inputs:  candidates, pairs_of_candidates
 with groups as (
     select
         image_group,
         count(*) as pictures,
         max(level) as levels
     from candidates
-    where level is not null and image_path is not null
+    where level is not null and image_path is not null and image_group is not null
     group by image_group
 ),
 
@@ -17,6 +17,14 @@ reasons as (
         count(*) as pictures
     from candidates
     where level is null
+
+    union all
+
+    select
+        'pictures_without_prompt' as reason,
+        count(*) as pictures
+    from candidates
+    where image_group is null
 
     union all
 

@@ -140,6 +140,15 @@ def test_pieces_of_a_plain_tar(tmp_path: Path) -> None:
     assert Path(unpacked(files, tmp_path / "out")).read_bytes() == data
 
 
+def test_pieces_follow_each_other_by_number(tmp_path: Path) -> None:
+    data = write_tar(tmp_path / "plain.tar", PICTURES).read_bytes()
+    files = tuple(str(tmp_path / f"images.tar.part{place}") for place in range(12))
+    size = -(-len(data) // 12)
+    for place, file in enumerate(files):
+        Path(file).write_bytes(data[place * size : (place + 1) * size])
+    assert Path(unpacked(files, tmp_path / "out")).read_bytes() == data
+
+
 def test_a_plain_tar_needs_no_unpacking() -> None:
     assert not needs_unpacking(("images.tar",))
     assert not needs_unpacking(("images.zip",))
