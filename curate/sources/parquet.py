@@ -123,7 +123,8 @@ class Source:
         rows_file = ready_rows(self.preparation, self.settings() | {"files": self.fingerprints()}, folder)
         names = pq.read_schema(rows_file).names if is_local(rows_file) else _parquet(rows_file).schema_arrow.names
         columns = {name: name for name in names if name in COLUMN_KEYS}
-        return replace(self, files=(ROWS,), rows_file=rows_file, columns=columns)
+        stated = None if self.manifest.candidates else self.expected_rows  # the publisher counts prompts or pictures
+        return replace(self, files=(ROWS,), expected_rows=stated, rows_file=rows_file, columns=columns)
 
     def key_rows(self) -> Iterator[pa.Table]:
         """Tables of some row groups of one file each: everything but images, under our names.

@@ -192,7 +192,7 @@ def _why_dropped(source: Source, prompts: pl.Series) -> pl.Expr:
     bad_label = pl.col("label_0").is_null() if source.judged else pl.lit(False)
     if source.dimension is not None and "dimension" not in source.columns:
         raise SourceError(f"there is no column 'dimension' to find '{source.dimension}' in; map it, or choose none")
-    other = pl.col("dimension") != source.dimension if source.dimension is not None else pl.lit(False)
+    other = pl.col("dimension").ne_missing(pl.lit(source.dimension)) if source.dimension is not None else pl.lit(False)
     checks = {
         "unlabelled": unlabelled,
         "other_dimension": other,

@@ -139,6 +139,7 @@ DIMENSIONS = [
     {"prompt": "p", "a": "0.jpg", "b": "1.jpg", "question": "style", "share": 0.9},
     {"prompt": "p", "a": "0.jpg", "b": "1.jpg", "question": "text", "share": 0.4},
     {"prompt": "q", "a": "1.jpg", "b": "2.jpg", "question": "text", "share": 0.2},
+    {"prompt": "r", "a": "0.jpg", "b": "2.jpg", "question": None, "share": 0.9},
 ]
 DIMENSIONS_MANIFEST = """
 [splits.train]
@@ -158,17 +159,18 @@ def test_several_questions_about_a_pair(curate: Curate, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     columns = ["pair_id", "preference", "strength", "disagreement"]
     mean = embedded(curate, tmp_path, DIMENSIONS_MANIFEST)
-    assert (mean["pairs"], mean["dropped_pairs"]) == (2, {"other_dimension": 1})
+    assert (mean["pairs"], mean["dropped_pairs"]) == (3, {"other_dimension": 1})
     of_mean = pq.read_table("run/pairs.parquet", columns=columns).to_pylist()
     assert [(row["preference"], round(row["strength"], 6), row["disagreement"]) for row in of_mean] == [
         (0, 0.65, 0.5),  # (0.9 + 0.4) / 2, and the text says otherwise
         (1, 0.8, 0.0),
+        (0, 0.9, 0.0),
     ]
     text = embedded(curate, tmp_path, DIMENSIONS_MANIFEST, "--dimension", "text", "--run", "text")
-    assert (text["pairs"], text["dropped_pairs"]) == (2, {"other_dimension": 1})
+    assert (text["pairs"], text["dropped_pairs"]) == (2, {"other_dimension": 2})
     of_text = pq.read_table("text/pairs.parquet", columns=columns).to_pylist()
     assert [(row["preference"], round(row["strength"], 6)) for row in of_text] == [(1, 0.6), (1, 0.8)]
-    assert [row["pair_id"] for row in of_text] == [row["pair_id"] for row in of_mean]
+    assert [row["pair_id"] for row in of_text] == [row["pair_id"] for row in of_mean[:2]]
 
 
 def test_two_folders_and_a_set_of_tars(curate: Curate, tmp_path: Path) -> None:
