@@ -262,7 +262,9 @@ def test_a_pipe_brings_the_queries(curate: Curate, root: Path, monkeypatch: pyte
     refused = curate("sql", "--run", root, "--csv")
     assert (refused.code, refused.err) == (1, "curate: sql: one SQL statement is needed, got 2\n")
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert curate("sql", "--run", root).err == "curate: sql: one SQL statement is needed, got 0\n"
+    assert curate("sql", "--run", root).err == (
+        'curate: no query was given; write one, such as "from pairs limit 5", or bring it by a pipe\n'
+    )
 
 
 def test_a_form_needs_a_query(curate: Curate, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
