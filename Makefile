@@ -27,8 +27,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed ## score, rank, pack, train, sample, compare: 3 to 4 minutes on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo_world/demo.sh "$(DEMO_RUN)"
 
-test: $(VENV)/installed ## run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(VENV)/installed ## run every test but those of the night
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
 
 constraints-lowest.txt: pyproject.toml $(VENV)/installed
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --resolution lowest-direct --python-version 3.11 \
@@ -40,7 +40,8 @@ LOWEST_TESTS ?= tests/curate/models tests/curate/sources/test_parquet.py tests/c
 lowest: $(VENV)/installed ## the built wheel at the lowest versions allowed: the demo from another folder, then tests
 	.ci/lowest $(LOWEST_TESTS)
 
-nightly: ## what CI has no time for: every fast test at the lowest versions
+nightly: $(VENV)/installed ## what CI has no time for: models at full size, every fast test at the lowest versions
+	$(BIN)/python -m pytest -m nightly
 	$(MAKE) lowest LOWEST_TESTS=tests
 
 check: $(VENV)/installed ## lint, format and types

@@ -67,7 +67,8 @@ def test_small_with_the_same_keys(tmp_path: Path, name: str) -> None:
     check(tmp_path, name, small=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", NEEDED_GIB)
 def test_at_full_size_where_memory_allows(tmp_path: Path, name: str) -> None:
     if available_gib() < NEEDED_GIB[name]:

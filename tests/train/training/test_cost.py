@@ -122,7 +122,7 @@ def test_without_a_cache_the_encoders_hold_memory_too(sd3: Path, monkeypatch: py
         assert free_bytes(CPU, asked, use_cache=False) == 2**40 - weight_bytes * held - ENCODING_BYTES
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("checkpointing", "tflop", "gib"), [(False, 6.546, (3.2 + 1.6, 3.2, 6.4)), (True, 7.736, (3.2 + 1.6, 3.2, 6.4))]
 )
