@@ -116,7 +116,6 @@ def test_a_device_that_fails_is_a_death(tmp_path: Path, capsys: pytest.CaptureFi
     assert failed in told
     again = told.partition(failed)[2].removesuffix(" will be computed again").split(", ")
     assert "item-2" in again  # and what else the worker had in hand
-    assert len(work.processes()) in (2, 3)
 
 
 def test_a_task_that_keeps_killing_ends_the_run_in_one_sentence(tmp_path: Path) -> None:
