@@ -98,6 +98,8 @@ def write_run(run: Run, world: World, seed: int, accuracy: float) -> None:
             "image_0_uid": uids[0::2],
             "image_1_uid": uids[1::2],
             "preference": pa.array(judgements(world.truth.reshape(-1, 2), accuracy, seed), pa.int8()),
+            "strength": pa.nulls(world.pairs, pa.float32()),
+            "disagreement": pa.nulls(world.pairs, pa.float32()),
             "split": ["train"] * world.pairs,
             "annotator_id": [f"annotator-{number}" for number in annotator],
             "image_0_model": pa.nulls(world.pairs, pa.string()),
