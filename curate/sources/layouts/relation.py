@@ -1,5 +1,6 @@
 """A split's files as one DuckDB view, `source`, on a connection that sees them and nothing else."""
 
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from curate.sources.layouts.samples import folder_rows, tar_rows
 
 READERS = {
     ".parquet": "read_parquet({files}, union_by_name = true, hive_partitioning = false{named}, file_row_number = true)",
-    ".json": "read_json({files}, union_by_name = true, hive_partitioning = false{named})",
-    ".csv": "read_csv({files}, union_by_name = true, hive_partitioning = false{named})",
+    ".json": "read_json({files}, union_by_name = true, hive_partitioning = false{named}{json})",
+    # As the standard says it: what a look at the first rows would guess fails at a quote or a # in a later one.
+    ".csv": "read_csv({files}, union_by_name = true, hive_partitioning = false, header = true, quote = '\"', "
+    "escape = '\"', comment = ''{named})",
 }
 READERS |= dict.fromkeys((".jsonl", ".ndjson"), READERS[".json"]) | {".tsv": READERS[".csv"]}
 TABLES: dict[str, Callable[[list[str]], pa.Table]] = {
@@ -56,10 +59,11 @@ def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[str]) ->
     for protocol in {file.split("://", 1)[0] for file in files if "://" in file}:
         connection.register_filesystem(fsspec.filesystem(protocol))
     listed = f"[{', '.join(map(literal, files))}]"
+    told = {"files": listed, "json": _json_form(files[0]) if kind == ".json" else ""}
     try:
-        own = connection.execute(f"describe from {READERS[kind].format(files=listed, named='')}").fetchall()
+        own = connection.execute(f"describe from {READERS[kind].format(**told, named='')}").fetchall()
         named = "source_filename" if "filename" in {name.lower() for name, *_ in own} else "filename"
-        reader = READERS[kind].format(files=listed, named=f", filename = '{named}'")
+        reader = READERS[kind].format(**told, named=f", filename = '{named}'")
         columns = connection.execute(f"describe from {reader}").fetchall()
         pictures = [name for name, column_type, *_ in columns if _holds_bytes(column_type)]
         addresses = [
@@ -69,6 +73,13 @@ def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[str]) ->
         connection.execute(f"create view source as select {stars} from {reader}")
     except duckdb.Error as error:
         raise SourceError(f"{files[0]} cannot be read: {first_line(error)}") from error
+
+
+def _json_form(file: str) -> str:
+    """An array is said to be one where a byte order mark leads: DuckDB's own look at it is misled by the mark."""
+    with fsspec.open(file, "rb") as stream:
+        head = stream.read(64)
+    return ", format = 'array'" if head.startswith(BOM_UTF8) and head[3:].lstrip().startswith(b"[") else ""
 
 
 def _holds_bytes(column_type: str) -> bool:

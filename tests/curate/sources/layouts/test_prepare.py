@@ -1,5 +1,6 @@
 """Any layout as one table of pairs: queries, columns, candidates, roots, and what is refused."""
 
+import codecs
 import csv
 import gzip
 import json
@@ -75,6 +76,24 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path, name: str) -> N
         }
         for row in ROWS
     ]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.csv"])
+def test_a_byte_order_mark_is_no_part_of_the_table(tmp_path: Path, name: str) -> None:
+    """duckdb#16568, #1570: what Windows' programs write."""
+    file = WRITERS[name](tmp_path / name, ROWS)
+    plain = prepared(tmp_path, file)
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert prepared(tmp_path, file) == plain
+
+
+def test_csv_is_read_as_its_standard_says_whatever_the_first_rows_are_like(tmp_path: Path) -> None:
+    """duckdb#21000, #11838, #17744, #11403: a quote after 20,480 rows without one, #, and lines within a prompt."""
+    rows = [{"prompt": "p", "a": "1.png", "b": "2.png"}] * 21_000
+    rows += [{"prompt": text, "a": "1.png", "b": "2.png"} for text in ("a fox, red", "two\nlines", '"said"', "#tag")]
+    found = prepared(tmp_path, write_table(tmp_path / "x.csv", rows))
+    assert len(found) == 21_004
+    assert [row["prompt"] for row in found[-4:]] == ["a fox, red", "two\nlines", '"said"', "#tag"]
 
 
 def test_compressed_text_is_read(tmp_path: Path) -> None:
