@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from curate.sources.layouts.preparation import FOLDER
-
 # Our key -> names that published sets have for it, the likeliest first; compared without case and underscores.
 NAMES = {
     "prompt": ("prompt", "caption", "text", "originalprompt.txt", "prompt.txt", "txt", "instruction"),
@@ -12,6 +10,8 @@ NAMES = {
     "rejected": ("rejected", "lose", "imglose", "loser", "imagel", "rejected.jpg", "rejectedimage"),
     "image_0": ("image0", "jpg0", "image1", "img1", "leftimage", "imageleft", "left", "imagea", "path1", "jpg0.jpg"),
     "image_1": ("image1", "jpg1", "image2", "img2", "rightimage", "imageright", "right", "imageb", "path2", "jpg1.jpg"),
+    "image_0_uid": ("image0uid", "image0id", "imageleftid"),
+    "image_1_uid": ("image1uid", "image1id", "imagerightid"),
     "label_0": ("label0", "label", "preference", "pref", "choice", "votetype", "winner", "label0.txt"),
     "votes_0": ("votes0", "votesimage1", "votesleft", "vote1", "votesa"),
     "votes_1": ("votes1", "votesimage2", "votesright", "vote2", "votesb"),
@@ -23,6 +23,7 @@ NAMES = {
     "rank": ("rank", "ranking", "ranks"),
     "rating": ("rating", "score", "overallrating", "overallscore"),
 }
+BESIDE = ("image_0_uid", "image_1_uid", "image_0_model", "image_1_model", "annotator_id")
 SECOND = {"image_0": "image_1", "image_0_model": "image_1_model"}  # both begin at 1 where there is no 0
 
 
@@ -55,7 +56,11 @@ def guessed_manifest(name: str, files: list[str], columns: list[dict[str, Any]],
             lines.append(_line("votes_1", found, "votes for the other picture"))
         if label == "label_0" and types.get(found.get(label, ""), "VARCHAR") == "VARCHAR":
             lines += ["", "# [labels]", "# values = { left = 1, right = 0, tie = 0.5 } # what the label may hold"]
-    lines += [_line(key, found, "") for key in ("image_0_model", "image_1_model", "annotator_id") if key in found]
+    lines += [
+        _line(key, found, "")
+        for key in ("image_0_uid", "image_1_uid", "image_0_model", "image_1_model", "annotator_id")
+        if key in found
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -72,8 +77,8 @@ def _found(names: list[str]) -> dict[str, str]:
 
 
 def _holds(column_type: str, kind: str) -> str:
-    """A column's type as `describe source` says it: addresses of bytes are text there, too."""
-    return "bytes" if kind in (".tar",) else "path" if kind == FOLDER or column_type == "VARCHAR" else "bytes"
+    """Whether a column holds pictures or the paths of them."""
+    return "bytes" if kind == ".tar" or column_type == "BLOB" else "path"
 
 
 def _line(key: str, found: dict[str, str], what: str, column: str | None = None) -> str:

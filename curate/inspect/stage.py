@@ -9,7 +9,7 @@ from curate.database.connection import first_line
 from curate.errors import ManifestError, SourceError, WriteError
 from curate.inspect.guess import guessed_manifest
 from curate.sources.files import expanded
-from curate.sources.layouts.members import list_members, needs_unpacking
+from curate.sources.layouts.members import is_member, list_members, needs_unpacking
 from curate.sources.layouts.preparation import VIRTUAL, columns_query, kind_of
 from curate.sources.layouts.relation import connect_source
 from curate.sources.layouts.samples import PICTURES, is_folder_pair
@@ -19,6 +19,7 @@ from curate.storage.tables import write_text
 EXAMPLES = 3
 LONGEST_VALUE = 60
 NOT_SETS = ("demo", "generic")
+PICTURE = "(a picture)"
 
 
 def inspect(source: str, write: Path | None = None) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def inspect(source: str, write: Path | None = None) -> dict[str, Any]:
     finally:
         connection.close()
     found = {
-        "kind": kind, "files": len(files), "first_file": files[0], "rows": rows, "columns": columns,
+        "kind": kind, "files": len(files), "first_file": files[0], "source": _named(source, files, kind),
+        "rows": rows, "columns": columns,
         "pictures": pictures, "fits": fits,
     }  # fmt: skip
     if write is not None:
@@ -52,6 +54,14 @@ def inspect(source: str, write: Path | None = None) -> dict[str, Any]:
         write_text(guessed_manifest(write.stem, files, columns, kind), write)
         found["written"] = str(write)
     return found
+
+
+def _named(source: str, files: list[str], kind: str) -> str:
+    """What to give to --source for all of the files; a folder stands for the Parquet files in it."""
+    if len(files) == 1:
+        return files[0]
+    whole = kind == ".parquet" or "://" in source or not Path(source).is_dir()
+    return source if whole else f"{Path(files[0]).parent}/*{kind}"
 
 
 def _tables_in(source: str) -> tuple[list[str], dict[str, int]]:
@@ -95,13 +105,17 @@ def _pictures(inside: list[Path]) -> dict[str, int]:
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Name, type and some values of each column; of pictures in a column there is an address, which is no value."""
     described = connection.execute("describe source").fetchall()
     sample = connection.execute(f"select * from source limit {EXAMPLES}").fetchall()
-    return [
-        {"name": name, "type": kind, "values": [_short(row[place]) for row in sample]}
-        for place, (name, kind, *_) in enumerate(described)
-        if name not in VIRTUAL
-    ]
+    found = []
+    for place, (name, kind, *_) in enumerate(described):
+        values = [row[place] for row in sample]
+        inside = all(isinstance(value, str) and is_member(value) for value in values) and bool(values)
+        if name not in VIRTUAL:
+            shown = [PICTURE] * len(values) if inside else [_short(value) for value in values]
+            found.append({"name": name, "type": "BLOB" if inside else kind, "values": shown})
+    return found
 
 
 def _short(value: object) -> str:

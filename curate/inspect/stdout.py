@@ -14,7 +14,7 @@ def inspect_lines(found: dict[str, Any]) -> list[str]:
         for column in found["columns"]
     ]
     lines += [f"{count:,} pictures in {place}" for place, count in found["pictures"].items()]
-    source = found["first_file"]
+    source = found["source"]
     for name in found["fits"]:
         lines.append(f"fits the shipped manifest {name}: curate embed --manifest {name} --source '{source}'")
     if written := found.get("written"):

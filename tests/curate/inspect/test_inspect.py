@@ -1,6 +1,7 @@
 """`curate inspect`: what a set is, which shipped manifest fits, and a manifest to begin with that embeds."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from curate.errors import CurateError
 from curate.inspect import inspect
 from curate.sources.manifest import load_manifest
-from tests.curate.builders import MODELS, Outcome, picture_bytes
+from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs
 from tests.curate.sources.layouts.test_shipped import SETS
 
 
@@ -70,6 +71,21 @@ def test_ranked_pictures_become_candidates(tmp_path: Path) -> None:
     manifest = load_manifest(str(tmp_path / "m.toml"))
     assert manifest.candidates is not None
     assert manifest.query == 'select "prompt" as prompt, "image_path" as image_path, "rank" as rank from source'
+
+
+def test_pictures_in_a_column_are_no_paths(curate: Callable[..., Outcome], tmp_path: Path) -> None:
+    for part in range(2):
+        write_pairs(tmp_path / "set" / f"train-{part}.parquet", (pair_row(4 * part + i) for i in range(4)))
+    outcome = curate("inspect", tmp_path / "set", "--write", tmp_path / "my.toml")
+    assert re.search(r"  jpg_0 +BLOB: \(a picture\), \(a picture\), \(a picture\)", outcome.out)
+    assert f"curate embed --manifest pickapic_v2 --source '{tmp_path}/set'" in outcome.out
+    columns = load_manifest(str(tmp_path / "my.toml")).columns
+    assert (columns["image_0_bytes"], columns["image_1_uid"]) == ("jpg_0", "image_1_uid")
+    planned = curate(
+        "embed", "--manifest", tmp_path / "my.toml", "--models", MODELS, "--dry-run", "--run", tmp_path / "r"
+    )
+    assert planned.code == 0, planned.err
+    assert json.loads(planned.out)["pairs"] == 8
 
 
 def test_what_is_no_set_is_said(tmp_path: Path) -> None:
