@@ -41,7 +41,11 @@ class UrlFolder(Folder):
         return self.url
 
     def read(self, name: str) -> bytes:
-        return self._reading(name, lambda: bytes(self.filesystem.cat_file(self._at(name))))
+        def ask() -> bytes:
+            self.filesystem.invalidate_cache(self._at(name))  # a listing from before another process wrote it
+            return bytes(self.filesystem.cat_file(self._at(name)))
+
+        return self._reading(name, ask)
 
     def write(self, name: str, data: bytes) -> None:
         with self._writing(name):
@@ -128,7 +132,12 @@ class UrlFolder(Folder):
 
     def get(self, name: str, local: Path) -> None:
         """Download a file to this machine. Raises: FileNotFoundError, RunError."""
-        self._reading(name, lambda: self.filesystem.get_file(self._at(name), str(local)))
+
+        def ask() -> None:
+            self.filesystem.invalidate_cache(self._at(name))
+            self.filesystem.get_file(self._at(name), str(local))
+
+        self._reading(name, ask)
 
     def _at(self, name: str) -> str:
         return f"{self.root}/{name}"

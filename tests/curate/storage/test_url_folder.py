@@ -113,6 +113,22 @@ def test_processes_that_write_one_part_leave_a_sound_one(remote: UrlFolder) -> N
     assert part_rows(run, "part-00000") == {"images": 1, "scores": 1}
 
 
+def test_a_listing_from_before_hides_no_file_of_another_process(
+    remote: UrlFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As s3fs does: a file that its last listing lacks is not there, until it is told that the listing is old."""
+    listed, cat = {"stale": True}, remote.filesystem.cat_file
+
+    def cat_as_listed(path: str) -> bytes:
+        if listed["stale"]:
+            raise FileNotFoundError(path)
+        return bytes(cat(path))
+
+    monkeypatch.setattr(remote.filesystem, "cat_file", cat_as_listed)
+    monkeypatch.setattr(remote.filesystem, "invalidate_cache", lambda path=None: listed.update(stale=False))
+    assert remote.write_table(numbers(1), "t.parquet", SCHEMA) == remote.write_table(numbers(1), "t.parquet", SCHEMA)
+
+
 @pytest.mark.parametrize("refusal", [TypeError("mode"), NotImplementedError(), OSError(errno.ENOSYS, "no such header")])
 def test_where_nothing_creates_exclusively_it_is_asked_before(
     remote: UrlFolder, monkeypatch: pytest.MonkeyPatch, refusal: Exception
