@@ -33,6 +33,7 @@ CURATE = {
         *("ask", "compare", "embed", "export", "inspect", "rank", "report", "review"),
     ),
     "cli": ("errors", "terminal", "database", "commands"),
+    "__main__": ("cli",),
 }
 TRAIN = {
     "errors": (),
@@ -46,6 +47,7 @@ TRAIN = {
     "sample": ("errors", "files", "terminal", "model"),
     "training": ("errors", "files", "processes", "config", "terminal", "objectives", "model", "data", "sample"),
     "cli": ("errors", "config", "sample", "training"),
+    "__main__": ("cli",),
 }
 HALVES = {"curate": CURATE, "train": TRAIN}
 NEVER = {

@@ -8,16 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from schemas.command_line import Command, command_line, in_groups
 from train.config import flat
 from train.errors import TrainError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Train a text-to-image model on preference pairs, and draw with it beside its base.",
-)
+app = command_line("Train a text-to-image model on preference pairs, and draw with it beside its base.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -34,7 +29,13 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-@app.command()
+@app.command(cls=Command)
+@in_groups(
+    {
+        "The recipe": "config steps batch_pairs lr objective beta lora_rank seed",
+        "Where files lie": "shard_store cache no_cache single_file",
+    }
+)
 def run(
     shards: Annotated[
         str | None, typer.Option(help="Folder or URL with shards.json and its tars; run/shards if absent.")
@@ -89,7 +90,8 @@ def run(
         _print(found, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=Command)
+@in_groups({"How it draws": "images_per_prompt steps guidance scheduler batch seed", "What is written": "models grid"})
 def sample(
     model: Annotated[
         list[str] | None,

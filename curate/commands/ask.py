@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from curate.commands.common import JsonOption, RunOption, ranking_name
+from curate.commands.common import JsonOption, RankingOption, RunOption, ranking_name
 from curate.errors import UsageError
 from curate.storage.run import Run
 from curate.terminal.text import json_text
@@ -60,7 +60,7 @@ def _piped() -> str:
 def search(
     text: Annotated[str, typer.Argument(help="What the prompts should be like.")],
     run: RunOption = "run",
-    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    name: RankingOption = "default",
     limit: Annotated[int, typer.Option(help="Most prompts, or pairs, that are shown.", min=1)] = 10,
     pairs: Annotated[bool, typer.Option("--pairs", help="List the pairs instead of the prompts.")] = False,
     tower: Annotated[str | None, typer.Option(help="Whose embeddings.  [default: clip, else the run's first]")] = None,

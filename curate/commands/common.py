@@ -32,6 +32,7 @@ RunOption = Annotated[
 RunOrUrlOption = Annotated[
     str, typer.Option("--run", help="Run directory, or its URL.", envvar="PAIRSIEVE_RUN", show_default=True)
 ]
+RankingOption = Annotated[str, typer.Option("--name", help="Which ranking.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 

@@ -11,8 +11,16 @@ from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS
 from curate.sources.manifest import DEMO
 from curate.storage.run import Run, run_at
+from schemas.command_line import in_groups
 
 
+@in_groups(
+    {
+        "Sets in other layouts": "unpack dimension split",
+        "Speed and precision": "device precision batch compiled decode decode_processes parity calibrate",
+        "Sharing the work": "part_images part_bytes part_range workers engine address",
+    }
+)
 def embed(
     run: RunOrUrlOption = "run",
     manifest: Annotated[str, typer.Option(help="Data set: a bundled name, or a TOML file.")] = DEMO,

@@ -6,15 +6,20 @@ from typing import Annotated
 
 import typer
 
-from curate.commands.common import JsonOption, RunOption, local_folder, print_report, ranking_name
+from curate.commands.common import JsonOption, RankingOption, RunOption, local_folder, print_report, ranking_name
 from curate.storage.run import Run
+from schemas.command_line import in_groups
 
 WORKERS = min(4, os.cpu_count() or 1)
+ResizeOption = Annotated[int | None, typer.Option(help="Most pixels of an image's shorter side.", min=1)]
+ReencodeOption = Annotated[str | None, typer.Option(help="Encode images anew: jpeg:95, webp:90 or png.")]
+WorkersOption = Annotated[int, typer.Option(help="Threads; the bytes do not depend on it.", min=1)]
 
 
+@in_groups({"The pictures": "resize reencode", "The tars": "order seed pairs_per_shard shard_bytes split"})
 def export_shards(
     run: RunOption = "run",
-    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    name: RankingOption = "default",
     output: Annotated[
         str | None, typer.Option(help="Folder or URL for the tars and shards.json.  [default: RUN/shards]")
     ] = None,
@@ -28,9 +33,9 @@ def export_shards(
     split: Annotated[
         str | None, typer.Option(help="NAME=SHARE of the prompts, each its own folder: train=0.95,validation=0.05.")
     ] = None,
-    resize: Annotated[int | None, typer.Option(help="Most pixels of an image's shorter side.", min=1)] = None,
-    reencode: Annotated[str | None, typer.Option(help="Encode images anew: jpeg:95, webp:90 or png.")] = None,
-    workers: Annotated[int, typer.Option(help="Threads; the bytes do not depend on it.", min=1)] = WORKERS,
+    resize: ResizeOption = None,
+    reencode: ReencodeOption = None,
+    workers: WorkersOption = WORKERS,
     as_json: JsonOption = False,
 ) -> None:
     """Write the selected pairs as WebDataset shards, the source's bytes untouched unless you ask otherwise.
@@ -63,13 +68,13 @@ def export_for(
         typer.Argument(help="folders, parquet, chosen-rejected, jsonl, flow-factory, or that of an installed package."),
     ],
     run: RunOption = "run",
-    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    name: RankingOption = "default",
     output: Annotated[
         str | None, typer.Option(help="Folder or URL, empty or new.  [default: RUN/exports/NAME-LAYOUT]")
     ] = None,
-    resize: Annotated[int | None, typer.Option(help="Most pixels of an image's shorter side.", min=1)] = None,
-    reencode: Annotated[str | None, typer.Option(help="Encode images anew: jpeg:95, webp:90 or png.")] = None,
-    workers: Annotated[int, typer.Option(help="Threads; the bytes do not depend on it.", min=1)] = WORKERS,
+    resize: ResizeOption = None,
+    reencode: ReencodeOption = None,
+    workers: WorkersOption = WORKERS,
     as_json: JsonOption = False,
 ) -> None:
     """Write the selected pairs in the layout that another trainer reads, best first.

@@ -9,8 +9,16 @@ from curate.commands.common import JsonOption, RunOption, print_report, ranking_
 from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS
 from curate.storage.run import Run
+from schemas.command_line import PLAIN, Command, Group, in_groups
 
 
+@in_groups(
+    {
+        "The metric": "param seed reverse psi_norm",
+        "Which pairs are ranked": "where split min_score min_annotator_agreement max_nsfw",
+        "Which of them are selected": "max_per_prompt max_per_image max_per_annotator near_duplicates diversity",
+    }
+)
 def rank(
     run: RunOption = "run",
     top: Annotated[str, typer.Option(help="Fraction of the ranked pairs (0.0533), or a count (5000).")] = "0.0533",
@@ -93,8 +101,9 @@ def _minimum_scores(terms: list[str]) -> dict[str, float]:
 
 
 metrics_app = typer.Typer(
-    rich_markup_mode=None,
+    cls=Group,
     help="List the metrics that `curate rank` ships, or check one of your own.\n\nExample: curate metrics",
+    **PLAIN,
 )
 
 
@@ -113,7 +122,7 @@ def metrics(context: typer.Context, as_json: JsonOption = False) -> None:
     print_report({"metrics": found}, as_json, metrics_lines(found))
 
 
-@metrics_app.command(short_help="Run a metric of your own on a run and say what it does.")
+@metrics_app.command(cls=Command, short_help="Run a metric of your own on a run and say what it does.")
 def check(
     file: Annotated[str, typer.Argument(help="A .sql file that returns pair_id, quality.")],
     run: RunOption = "run",

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from curate.commands.common import JsonOption, RunOption, print_report, ranking_name
+from curate.commands.common import JsonOption, RankingOption, RunOption, print_report, ranking_name
 from curate.storage.run import Run
 
 
 def report(
     run: RunOption = "run",
-    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    name: RankingOption = "default",
     page: Annotated[
         Path | None, typer.Option(help="HTML page.  [default: RUN/report.html, or RUN/report-NAME.html]")
     ] = None,
@@ -32,7 +32,7 @@ def report(
 
 def browse(
     run: RunOption = "run",
-    name: Annotated[str, typer.Option(help="Which ranking.")] = "default",
+    name: RankingOption = "default",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8765,
 ) -> None:
     """Serve the page of a ranking on this machine, with every pair in its gallery, until Ctrl-C.

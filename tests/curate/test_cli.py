@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from curate import cli
 from curate.sources.manifest import load_manifest
 from curate.storage.run import Run
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
+from tests.demo import ROOT
 
 Curate = Callable[..., Outcome]
 GROUP: Any = typer.main.get_command(cli.app)  # Typer's own copy of click carries no public types
@@ -117,6 +119,34 @@ def test_overview_lists_each_command_with_a_whole_sentence(curate: Curate) -> No
     text = curate("--help").out
     for name in COMMANDS:
         assert re.search(rf"^  {name} +[A-Z][^.]+\.$", text, re.MULTILINE), name
+
+
+def test_the_version_and_the_short_help(curate: Curate) -> None:
+    assert curate("--version") == Outcome(0, f"pairsieve {version('pairsieve')}\n", "")
+    assert curate("-h") == curate("--help")
+    for name in (*COMMANDS, "metrics check"):
+        assert curate(*name.split(), "-h").code == 0
+
+
+def test_options_stand_in_groups_with_what_matters_first(curate: Curate) -> None:
+    text = curate("rank", "--help").out
+    for command in COMMANDS.values():
+        assert set(getattr(command.callback, "option_groups", {})) <= {param.name for param in command.params}
+    places = [text.index(f"\n  --{name} ") for name in ("top", "psi-norm", "max-nsfw", "max-per-prompt")]
+    titles = [text.index(f"\n{title}:\n") for title in ("The metric", "Which pairs are ranked")]
+    assert sorted([*places, *titles]) == [places[0], titles[0], places[1], titles[1], *places[2:]]
+
+
+@pytest.mark.parametrize("name", ["curate", "train"])
+def test_python_m_is_the_command_and_completes_names(name: str) -> None:
+    environment = os.environ | {
+        f"_{name.upper()}_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"{name} {'ran' if name == 'curate' else 'sam'}",
+        "COMP_CWORD": "1",
+    }
+    command = [sys.executable, "-m", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["rank" if name == "curate" else "sample"]
 
 
 @pytest.mark.parametrize(
