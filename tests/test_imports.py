@@ -37,10 +37,10 @@ CURATE = {
 }
 TRAIN = {
     "errors": (),
-    "files": ("errors",),
+    "terminal": (),
+    "files": ("errors", "terminal"),
     "processes": ("errors",),
     "config": ("errors",),
-    "terminal": (),
     "objectives": ("config",),
     "model": ("errors", "files", "config"),
     "data": ("errors", "files", "processes", "config", "terminal", "model"),

@@ -5,12 +5,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from schemas.runs import RUN, found_run
 from train.errors import StorageError
+from train.terminal import note
+
+_note_once = cache(note)
 
 
 @contextmanager
@@ -88,8 +93,13 @@ def _sync(path: Path) -> None:
 
 
 def run_folder() -> Path:
-    """The run directory that defaults lie in: PAIRSIEVE_RUN, or ./run."""
-    return Path(os.environ.get("PAIRSIEVE_RUN") or "run")
+    """The run directory that defaults lie in: PAIRSIEVE_RUN, ./run, or the run that is found from where one stands."""
+    named, here = os.environ.get("PAIRSIEVE_RUN"), Path(RUN)
+    if named or (here / "shards").exists() or (here / "trained").exists():
+        return Path(named or here)
+    if (found := found_run()) != here:
+        _note_once(f"Taking the run {found}, found from here.")
+    return found
 
 
 def absolute(source: str) -> str:

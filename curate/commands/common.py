@@ -7,7 +7,9 @@ import typer
 
 from curate.errors import UsageError
 from curate.storage.files import is_local, local_path
+from curate.terminal.progress import say
 from curate.terminal.text import json_text
+from schemas.runs import found_run
 
 
 def local_folder(run: str | None) -> str | None:
@@ -19,18 +21,30 @@ def local_folder(run: str | None) -> str | None:
     return local_path(run)
 
 
+def run_from_here(context: typer.Context, param: typer.CallbackParam, run: str) -> str:
+    """Where none is named, the run that is found from where one stands; said when it is not the default."""
+    source = context.get_parameter_source(param.name or "")
+    if source is None or source.name != "DEFAULT" or str(found := found_run()) == run:
+        return run
+    say(f"run: {found} (--run names another)")
+    return str(found)
+
+
+def folder_from_here(context: typer.Context, param: typer.CallbackParam, run: str) -> str | None:
+    """The same, for a command that needs a folder. Raises UsageError for a URL other than file://."""
+    return local_folder(run_from_here(context, param, run))
+
+
 def fetch_command(url: str) -> str:
     """What to type to have the run at a URL in a folder of this machine."""
     url = url.rstrip("/")
     return f"curate fetch {shlex.quote(url)} --run {shlex.quote(url.rpartition('/')[2])}"
 
 
-RunOption = Annotated[
-    str,
-    typer.Option("--run", help="Run directory.", envvar="PAIRSIEVE_RUN", show_default=True, callback=local_folder),
-]
+RUN_DIRECTORY: dict[str, Any] = {"envvar": "PAIRSIEVE_RUN", "show_default": True}
+RunOption = Annotated[str, typer.Option("--run", help="Run directory.", callback=folder_from_here, **RUN_DIRECTORY)]
 RunOrUrlOption = Annotated[
-    str, typer.Option("--run", help="Run directory, or its URL.", envvar="PAIRSIEVE_RUN", show_default=True)
+    str, typer.Option("--run", help="Run directory, or its URL.", callback=run_from_here, **RUN_DIRECTORY)
 ]
 RankingOption = Annotated[str, typer.Option("--name", help="Which ranking.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

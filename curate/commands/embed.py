@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from curate.commands.common import JsonOption, RunOption, RunOrUrlOption, print_report
+from curate.commands.common import RUN_DIRECTORY, JsonOption, RunOrUrlOption, local_folder, print_report
 from curate.errors import UsageError
 from curate.models.model_set import DEFAULT_SCORERS
 from curate.sources.manifest import DEMO
@@ -22,7 +22,7 @@ from schemas.command_line import in_groups
     }
 )
 def embed(
-    run: RunOrUrlOption = "run",
+    run: Annotated[str, typer.Option("--run", help="Run directory, or its URL.", **RUN_DIRECTORY)] = "run",
     manifest: Annotated[str, typer.Option(help="Data set: a bundled name, or a TOML file.")] = DEMO,
     source: Annotated[
         list[str] | None, typer.Option(help="File, folder, glob or URL instead of the manifest's files; repeatable.")
@@ -135,7 +135,7 @@ def status(run: RunOrUrlOption = "run", as_json: JsonOption = False) -> None:
 
 def fetch(
     url: Annotated[str, typer.Argument(help="URL that `curate embed --run URL` wrote to.")],
-    run: RunOption = "run",
+    run: Annotated[str, typer.Option("--run", help="Run directory.", callback=local_folder, **RUN_DIRECTORY)] = "run",
     as_json: JsonOption = False,
 ) -> None:
     """Bring an embedded run from a URL to a folder, each file checked by its sha256.

@@ -17,12 +17,12 @@ from curate.storage.folder import Folder, LocalFolder
 from curate.storage.threads import in_threads
 from curate.storage.url_folder import folder_at
 from curate.terminal.progress import say
+from schemas.runs import RUN, SETTINGS_FILE, runs_near
 
 if TYPE_CHECKING:
     import duckdb
     import polars as pl
 
-SETTINGS_FILE = "run.toml"
 SUMMARY_FILE = "embed.json"
 PAIRS_FILE = "pairs.parquet"
 PARTS = "parts"
@@ -46,7 +46,8 @@ class RunFiles:
                 raise ValueError("no [settings]")
             return stated
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunError(f"no run in {self.folder}; run `curate embed --run {self.folder}` first") from error
+            near = "" if self.folder.remote else runs_near(Path(str(self.folder)))
+            raise RunError(f"no run in {self.folder}; run `curate embed --run {self.folder}` first{near}") from error
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.folder}/{SETTINGS_FILE} is damaged ({error}); delete {self.folder} and run `curate embed` again"
@@ -188,7 +189,7 @@ class Run(RunFiles):
         return self.root / "curation.duckdb"
 
 
-def open_run(path: str | Path = "run") -> Run:
+def open_run(path: str | Path = RUN) -> Run:
     """A run directory of this machine, there already or to be made by `embed`.
 
     >>> open_run("run").frame("pairs").columns[:2]

@@ -441,6 +441,43 @@ def test_run_directory_from_the_environment(curate: Curate, run: Path, monkeypat
     assert json.loads(curate("sql", "select count(*) as n from ranking where selected", "--json").out) == [{"n": 5}]
 
 
+def count_of_pairs(curate: Curate) -> tuple[str, str]:
+    outcome = curate("sql", "select count(*) as n from pairs", "--csv")
+    assert outcome.code == 0, outcome.err
+    return outcome.out, outcome.err
+
+
+def test_the_run_is_found_from_where_one_stands(curate: Curate, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = "n\n20\n"
+    monkeypatch.chdir(run.parent)
+    assert count_of_pairs(curate) == (counted, "")
+    for inside in (run, run / "parts"):
+        monkeypatch.chdir(inside)
+        assert count_of_pairs(curate) == (counted, f"run: {run} (--run names another)\n")
+    (run.parent / "notes").mkdir()
+    monkeypatch.chdir(run.parent / "notes")
+    assert count_of_pairs(curate) == (counted, f"run: {run} (--run names another)\n")
+    assert json.loads(curate("status", "--json").out)["run"] == str(run)
+    below = run.parent / "notes" / "run" / "first"
+    shutil.copytree(run, below)
+    assert count_of_pairs(curate) == (counted, "run: run/first (--run names another)\n")
+    shutil.copytree(run, below.parent / "second")  # of two in `run` neither is meant
+    assert count_of_pairs(curate) == (counted, f"run: {run} (--run names another)\n")
+    expect(
+        curate("rank", "--run", "ran"),
+        1,
+        "no run in ran; run `curate embed --run ran` first; near it are run/first, run/second",
+    )
+
+
+def test_where_a_run_is_made_none_is_found(curate: Curate, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that differ would name the run that was found."""
+    monkeypatch.chdir(run)
+    source = next(iter(Run(run).settings()["settings"]["files"]))
+    assert curate(*embed_arguments(source), "--part-images", 7).code == 0
+    assert Run(run / "run").is_begun()
+
+
 def test_json_is_one_document_on_stdout(curate: Curate, run: Path) -> None:
     ranked = json.loads(curate("rank", "--run", run, "--top", "0.5", "--json").out)
     assert (ranked["base_pairs"], ranked["selected_pairs"], ranked["top"]) == (20, 10, "0.5")

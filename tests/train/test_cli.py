@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,22 @@ def test_plain_output_is_a_line_per_value(train: Train, shards: Path) -> None:
     result = train("run", "--shards", shards, "--preset", "demo", "--dry-run")
     lines = dict(line.split(maxsplit=1) for line in result.out.splitlines() if len(line.split()) > 1)
     assert (lines["recipe.run.batch_pairs"], lines["pairs"], lines["recipe.objective.beta"]) == ("32", "6", "2000")
+
+
+def test_the_run_is_found_from_where_one_stands(
+    train: Train, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(shards, tmp_path / "run" / "shards")
+    (tmp_path / "run" / "run.toml").touch()
+    (tmp_path / "notes").mkdir()
+    for place, note in (
+        (tmp_path, ""),
+        (tmp_path / "notes", f"Taking the run {tmp_path}/run, found from here.\n"),
+    ):
+        monkeypatch.chdir(place)
+        result = train("run", "--preset", "demo", "--dry-run", "--json")
+        assert result.err == note
+        assert Path(result.json()["output"]).resolve() == tmp_path / "run" / "trained"
 
 
 def test_defaults_lie_in_the_run_directory(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
