@@ -121,7 +121,7 @@ class OnTheFly:
         check_finite_prompts([texts[prompt] for prompt in unique], found.prompt_embeds)
         rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
         conditioning = found.mapped(lambda part: part[rows].float())
-        if self.model.spec.has_time_ids:
+        if self.model.family.has_time_ids:
             time_ids = torch.tensor([one.time_ids for one in crops], dtype=torch.float32, device=moments.device)
             conditioning = replace(conditioning, time_ids=time_ids)
         return moments[:, 0] + moments[:, 1] * noise.to(moments.device), conditioning
@@ -133,10 +133,7 @@ class OnTheFly:
 @torch.no_grad()
 def encode_posterior(model: DiffusionModel, pixels: Float[Tensor, "image 3 px_h px_w"]) -> tuple[Latents, Latents]:
     """Mean and standard deviation of the scaled latents, computed in the VAE's own dtype."""
-    posterior = model.vae.encode(pixels.to(model.vae.device, model.vae.dtype)).latent_dist
-    scale, shift = model.vae.config["scaling_factor"], model.vae.config.get("shift_factor")
-    mean = posterior.mean if shift is None else posterior.mean - shift
-    return mean * scale, posterior.std * scale
+    return model.family.posterior(model.vae, pixels.to(model.vae.device, model.vae.dtype))
 
 
 def check_finite(pairs: PairSet, images: list[int], moments: Float[Tensor, "image ..."]) -> None:

@@ -1,4 +1,4 @@
 """Diffusion models by family, the policy and its frozen reference, LoRA, weights over processes, saving.
 
-It may use config, files and errors only. Begin at families.py, then policy.py.
+It may use config, files and errors only. Begin at families/, then policy.py.
 """

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -18,11 +19,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from train.config import Recipe
 from train.errors import ModelError, SettingsError
 from train.files import whole_folder
-from train.model.families import FAMILIES, Family, family_of, left_out, locate
+from train.model.families import FAMILIES, family_of, left_out, locate
 
 PARTS = ("model", "revision", "variant", "vae", "single_file_config")
 COMPOSED_OF = "composed_of.json"
-FAMILY_OF_FILE: dict[str, Family] = {"v1": "sd", "v2": "sd", "xl_base": "sdxl", "sd3": "sd3", "sd35_medium": "sd3"}
+FAMILY_OF_FILE = {kind: family for family in FAMILIES.values() for kind in family.single_files}
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, HfHubHTTPError, HFValidationError)
 
 
@@ -54,7 +55,7 @@ def compose(parts: dict[str, Any], folder: Path) -> None:
     pipeline = _of_file(parts) if Path(source).is_file() else _of_pipeline(parts)
     if parts["vae"] is not None:
         pipeline.vae = _vae(parts["vae"])
-    family = next(spec for spec in FAMILIES.values() if spec.pipeline is type(pipeline))
+    family = next(one for one in FAMILIES.values() if one.pipeline == type(pipeline).__name__)
     wanted = getattr(pipeline, family.denoiser_name).config["in_channels"]
     if (given := pipeline.vae.config["latent_channels"]) != wanted:
         raise ModelError(f"The VAE {parts['vae']} has {given} latent channels; the model {source} takes {wanted}.")
@@ -66,7 +67,7 @@ def compose(parts: dict[str, Any], folder: Path) -> None:
 def _of_pipeline(parts: dict[str, Any]) -> Any:
     source, chosen = parts["model"], {name: parts[name] for name in ("revision", "variant") if parts[name]}
     without = left_out(source, parts["revision"])
-    if family_of(source, parts["revision"]) == "sd":
+    if family_of(source, parts["revision"]).name == "sd":
         without |= {"safety_checker": None, "requires_safety_checker": False}
     try:
         return DiffusionPipeline.from_pretrained(locate(source), dtype=torch.float32, **without, **chosen)
@@ -84,7 +85,8 @@ def _of_file(parts: dict[str, Any]) -> Any:
     if kind not in FAMILY_OF_FILE:
         raise ModelError(f"{source} is a checkpoint of the kind {kind}; train takes {', '.join(FAMILY_OF_FILE)}.")
     try:
-        return FAMILIES[FAMILY_OF_FILE[kind]].pipeline.from_single_file(source, config=config, dtype=torch.float32)
+        pipeline = getattr(diffusers, FAMILY_OF_FILE[kind].pipeline)
+        return pipeline.from_single_file(source, config=config, dtype=torch.float32)
     except UNREADABLE as error:
         raise ModelError(
             f"{source} cannot be opened with the configuration of {config or 'its kind on the hub'}:"

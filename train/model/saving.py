@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from train.errors import ModelError, TrainError
 from train.files import whole_folder
-from train.model.families import FAMILIES, Family, left_out, locate, pipeline_around, pipeline_index, whole_pipeline
+from train.model.families import Family, left_out, locate, pipeline_around, pipeline_index, whole_pipeline
 from train.model.lora import ADAPTER
 
 TRAINING = "training.json"
@@ -77,14 +78,14 @@ def resumable(output: Path) -> Iterator[None]:
 
 
 def _save_lora(folder: Path, denoiser: Any, family: Family) -> None:
-    name = FAMILIES[family].denoiser_name
+    name = family.denoiser_name
     weights = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER)
     layers = convert_state_dict_to_diffusers(weights)
     config = denoiser.peft_config[ADAPTER].to_dict()
     metadata = {key: config[key] for key in ("r", "lora_alpha", "use_dora")}
     metadata["target_modules"] = sorted(config["target_modules"])
     parts = {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": metadata}
-    FAMILIES[family].pipeline.save_lora_weights(folder, weight_name=LORA_WEIGHTS, **parts)
+    getattr(diffusers, family.pipeline).save_lora_weights(folder, weight_name=LORA_WEIGHTS, **parts)
     if name == "unet" and not config["use_dora"]:  # SD3 they read in diffusers' form; DoRA each in its own way
         save_file(kohya_weights(weights, config["lora_alpha"]), folder / KOHYA_WEIGHTS)
 

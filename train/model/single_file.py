@@ -45,8 +45,9 @@ def check_single_file(source: str | None, *, lora: bool) -> None:
         raise SettingsError("--single-file is for a full fine-tune; a LoRA has its kohya_lora.safetensors.")
     if source is None:
         return
-    known = family_of(source) != "sd3"
-    if known and family_of(source) == "sd":
+    family = family_of(source).name
+    known = family in ("sd", "sdxl")
+    if family == "sd":
         with whole_pipeline(source):  # SD2 has another text encoder, of which diffusers keeps no last layer
             known = not UNet2DConditionModel.load_config(locate(source), subfolder="unet").get("use_linear_projection")
     if not known:

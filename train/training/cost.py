@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from train.config import Optimizer, Recipe
 from train.data.latents import Batch
 from train.data.pairs import PairSet
-from train.model.families import T5_TOKENS, Conditioning, DiffusionModel, encoder_weights, outline
+from train.model.families import DiffusionModel, TextStates, encoder_weights, outline
 from train.model.lora import trainable
 from train.model.policy import make_policy
 from train.objectives import pair_loss
@@ -36,7 +36,6 @@ from train.training.pair_errors import pair_errors
 USED_SHARE = 0.85  # of the free memory, by what is counted
 ENOUGH_PAIRS = 2  # with fewer in a forward a GPU waits for its kernels to be launched: then rather compute again
 MOST_PAIRS = 32  # more in one forward gain nothing
-CLIP_TOKENS = 77
 ENCODING_BYTES = 5 << 29  # of activations, where the VAE encodes as many pictures at once as `latents` lets it
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 META = torch.device("meta")
@@ -122,10 +121,8 @@ def _cache_bytes(recipe: Recipe, pairs: PairSet) -> int:
     """What a run adds to an empty latent cache: two moments of each image and mirror image, each prompt's states."""
     model = outline(recipe.model)
     latent = math.prod(model.latent_shape(recipe.data.resolution_px))
-    told = _batch(model, recipe, 1).conditioning
-    prompt = sum(one[0].numel() for name, one in told.parts().items() if name != "time_ids")
-    if model.family == "sd3":  # what CLIP's states are padded with is not kept
-        prompt -= CLIP_TOKENS * (told.prompt_embeds.shape[-1] - model.denoiser.config["pooled_projection_dim"])
+    text = model.family.text_shapes(model.denoiser.config)
+    prompt = sum(tokens * width + (pooled or 0) for tokens, width, pooled in text)
     images = len(pairs.images) * (1 + recipe.data.flips) * 2 * latent
     return 2 * (images + (len(pairs.prompts) + 1) * prompt)  # float16
 
@@ -197,23 +194,22 @@ def _moment_bytes(optimizer: Optimizer, weight: Tensor) -> float:
 
 def _batch(model: DiffusionModel, recipe: Recipe, pairs: int) -> Batch:
     """A micro-batch of squares, on the meta device."""
-    config, images = model.denoiser.config, 2 * pairs
-    shape = model.latent_shape(recipe.data.resolution_px)
-    width = config.get("joint_attention_dim") or config["cross_attention_dim"]
-    tokens = CLIP_TOKENS + T5_TOKENS * (model.family == "sd3")
-    pooled, time_ids = config.get("pooled_projection_dim"), None
-    if model.spec.has_time_ids:
-        time_ids = torch.empty(images, 6, device=META)
-        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    images, shape = 2 * pairs, model.latent_shape(recipe.data.resolution_px)
+    texts = [
+        TextStates(
+            torch.empty(images, tokens, width, device=META),
+            None if pooled is None else torch.empty(images, pooled, device=META),
+        )
+        for tokens, width, pooled in model.family.text_shapes(model.denoiser.config)
+    ]
+    told = model.family.joined(texts, model.text_width)
+    if model.family.has_time_ids:
+        told = replace(told, time_ids=torch.empty(images, 6, device=META))
     return Batch(
         latents=torch.empty(2, pairs, *shape, device=META),
         noise=torch.empty(pairs, *shape, device=META),
         timesteps=torch.zeros(pairs, dtype=torch.int64, device=META),
-        conditioning=Conditioning(
-            torch.empty(images, tokens, width, device=META),
-            None if pooled is None else torch.empty(images, pooled, device=META),
-            time_ids,
-        ),
+        conditioning=told,
     )
 
 

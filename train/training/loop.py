@@ -309,7 +309,7 @@ def open_encoded(
         forget_peak(device)
         return opened, opened.prompts_cut
     dtype = DTYPES[recipe.run.mixed_precision]
-    upcast = model.spec.vae_may_overflow and model.vae.config.get("force_upcast", True)
+    upcast = model.family.vae_may_overflow and model.vae.config.get("force_upcast", True)
     model.vae.to(device, torch.float32 if upcast else dtype)
     for encoder in model.text_encoders:
         encoder.to(device, dtype)

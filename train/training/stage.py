@@ -144,10 +144,10 @@ def _preset(preset: str | None, model: str | None) -> str:
     if model is None:
         note("No --model and no --preset: training the bundled demo model by preset demo.")
         return "demo"
-    from train.model.families import BUNDLED, FAMILIES, family_of
+    from train.model.families import BUNDLED, family_of
 
     if Path(model).is_file():
         raise SettingsError(f"{model} is one file, which names no class of pipeline; add --preset.")
-    chosen = "demo" if model in BUNDLED else FAMILIES[family_of(model)].preset
+    chosen = "demo" if model in BUNDLED else family_of(model).preset
     note(f"No --preset: taking {chosen}, which fits {model}.")
     return chosen

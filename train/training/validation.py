@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from train.config import Recipe
 from train.data.batches import BatchPlan
-from train.model.families import FAMILIES, Scheduler, family_of, pipeline_around
+from train.model.families import Scheduler, family_of, pipeline_around
 from train.model.policy import Reference
 from train.objectives import implicit_accuracy, pair_loss
 from train.sample.generate import GenerationSettings, PictureRequest, generate, picture_requests, to_picture
@@ -54,7 +54,7 @@ def sample_grid(
     pipeline = pipeline_around(recipe.model, policy).to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.decode = torch.autocast(accelerator.device.type, enabled=False)(pipeline.vae.decode)
-    name = FAMILIES[family_of(recipe.model)].denoiser_name
+    name = family_of(recipe.model).denoiser_name
     policy.eval()
     with accelerator.autocast(), reference() as base:
         setattr(pipeline, name, base)

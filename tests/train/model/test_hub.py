@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 
 from train.errors import ModelError
-from train.model import families
+from train.model.families import loading
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -32,7 +32,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         address = f"http://127.0.0.1:{server.server_port}"
         download = partial(hf_hub_download, endpoint=address, cache_dir=tmp_path)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # no test asks the real one
-        monkeypatch.setattr(families, "hf_hub_download", download)
+        monkeypatch.setattr(loading, "hf_hub_download", download)
         yield
         server.shutdown()
 
@@ -55,5 +55,5 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_a_model_that_the_hub_refuses_says_how_to_get_it(source: str, said: str) -> None:
     with pytest.raises(ModelError) as caught:
-        families.pipeline_index(source)
+        loading.pipeline_index(source)
     assert str(caught.value) == said

@@ -29,7 +29,7 @@ from train.data.latent_cache.store import RowStore, check_room, locked
 from train.data.latents import DECODE_THREADS
 from train.data.pairs import PairSet
 from train.data.prefetch import prefetched
-from train.model.families import Conditioning, DiffusionModel, Latents, TextShape, TextStates, joined, prompts_cut
+from train.model.families import Conditioning, DiffusionModel, Family, Latents, TextStates, prompts_cut
 from train.model.memory import AtOnce, enough_memory, on_device, peak_memory_bytes
 from train.processes import by_one
 from train.terminal import Reporter
@@ -46,8 +46,8 @@ class LatentCache:
     image_rows: list[str]
     texts: list[RowStore]
     prompt_rows: list[list[str]]
-    text_shape: TextShape
-    has_time_ids: bool
+    family: Family
+    text_width: int
     prompts_cut: int
 
     def encoded(
@@ -59,8 +59,8 @@ class LatentCache:
         unique = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
         parts = [self._text(index, list(unique)) for index in range(len(self.texts))]
         places = torch.tensor([unique[prompt] for prompt in prompts])
-        conditioning = joined(self.text_shape, parts).mapped(lambda part: part[places])
-        if self.has_time_ids:
+        conditioning = self.family.joined(parts, self.text_width).mapped(lambda part: part[places])
+        if self.family.has_time_ids:
             time_ids = _rows(self.pictures, [f"{name}/time_ids" for name in names])
             conditioning = replace(conditioning, time_ids=time_ids)
         return moments[:, 0] + moments[:, 1] * noise, conditioning
@@ -120,8 +120,8 @@ def open_cache(
         image_rows=[pictures.name(image) for image in range(len(pairs.images))],
         texts=[rows.store for rows in texts],
         prompt_rows=[rows.hashes for rows in texts],
-        text_shape=TextShape(model.family, model.text_width),
-        has_time_ids=model.spec.has_time_ids,
+        family=model.family,
+        text_width=model.text_width,
         prompts_cut=prompts_cut(model, pairs.prompts),
     )
 

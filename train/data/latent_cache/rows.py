@@ -24,7 +24,7 @@ from train.data.latents import (
     read_crop,
 )
 from train.data.pairs import PairSet
-from train.model.families import DiffusionModel, digest, encode_text, has_pooled, text_tokens
+from train.model.families import DiffusionModel, digest, encode_text, text_tokens
 
 FORMAT = 3  # of the rows; another format is another folder
 CROP = "centre"  # how `images.centre_crop` cuts; another cut is another folder
@@ -149,7 +149,7 @@ class PromptRows:
         self.what = f"prompts by text encoder {self.index + 1}"
         key = {
             "format": FORMAT,
-            "family": self.model.family,
+            "family": self.model.family.name,
             "encoder": self.index,
             "weights": digest(self.module),
         }
@@ -181,7 +181,7 @@ class PromptRows:
 
     @cached_property
     def _parts(self) -> list[str]:
-        return ["states", "pooled"] if has_pooled(self.model, self.index) else ["states"]
+        return ["states", "pooled"] if self.model.family.text[self.index].has_pooled else ["states"]
 
     def row_bytes(self) -> int:
         return text_tokens(self.model, self.index, [""]).numel() * self.width * KEPT.itemsize
