@@ -9,7 +9,7 @@ from curate.database.interrupts import stoppable
 from curate.errors import CurateError
 from curate.terminal.progress import say
 from curate.terminal.streams import sound_streams
-from schemas.command_line import Command, command_line
+from schemas.command_line import INTERRUPTED, INTERRUPTED_CODE, Command, command_line
 
 app = command_line("Score the pairs of a preference data set, rank them by a SQL metric, and pack the best as shards.")
 COMMANDS: dict[str, dict[Callable[..., None], str]] = {
@@ -58,8 +58,9 @@ def main() -> None:
     try:
         with sound_streams(), stoppable():
             app(prog_name="curate")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt:  # as DuckDB says it, or before a command begins
+        say(f"curate: {INTERRUPTED}")
+        sys.exit(INTERRUPTED_CODE)
     except CurateError as error:
         say(f"curate: {error}")
         sys.exit(error.exit_code)

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from schemas.command_line import INTERRUPTED_CODE
+
 
 class CurateError(Exception):
     """Something the user can mend; the message says what, where, and what to do next."""
@@ -46,6 +48,12 @@ class WriteError(CurateError):
 
 class UploadError(WriteError):
     """A finished file could not be brought to a URL; it is kept here, and a later attempt goes on with it."""
+
+
+class StoppedError(CurateError):
+    """Ctrl-C ended the work; the message says what stands and how to go on."""
+
+    exit_code = INTERRUPTED_CODE
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

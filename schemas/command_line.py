@@ -15,6 +15,8 @@ PLAIN: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 """What every app is made with."""
+INTERRUPTED = "stopped by Ctrl-C; no file is left half-written, and the same command can be run again"
+INTERRUPTED_CODE = 130
 
 
 def command_line(help_text: str) -> typer.Typer:
@@ -49,6 +51,14 @@ def in_groups(groups: dict[str, str]) -> Callable[[F], F]:
 
 class Command(TyperCommand):
     """A command whose options stand in groups; those that `in_groups` does not name come first."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Ctrl-C ends it with one sentence, where nothing below has a better one."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            typer.echo(f"{ctx.find_root().info_name}: {INTERRUPTED}", err=True)
+            raise typer.Exit(INTERRUPTED_CODE) from stop
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """The arguments, then the options by group, each in the order of the function's parameters."""

@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from curate.embed.device.reports import DeviceReport, RunProgress
 from curate.embed.stdout import progress_line
-from curate.errors import WriteError
+from curate.errors import StoppedError, WriteError
 from curate.storage.folder import Folder
+from curate.storage.run import PARTS
 from curate.terminal.progress import say, stderr
 from curate.terminal.text import json_text
 
@@ -68,6 +69,9 @@ def kept_progress(
     ticker.start()
     try:
         yield
+    except KeyboardInterrupt as stop:
+        error = _stopped(folder, run_progress)
+        raise error from stop
     except BaseException as raised:
         error = raised
         raise
@@ -78,6 +82,18 @@ def kept_progress(
         if error:
             reason = str(error) or type(error).__name__
             write_progress(folder, "stopped", settings, run_progress, error=reason)
+
+
+def _stopped(folder: Folder, run_progress: RunProgress) -> StoppedError:
+    return StoppedError(
+        f"stopped by Ctrl-C; {parts_there(folder):,} of {run_progress.parts:,} parts stand in {folder}, and the same "
+        "command goes on from there"
+    )
+
+
+def parts_there(folder: Folder) -> int:
+    """How many parts of images have a marker, whichever process wrote them."""
+    return sum(name.startswith("part-") and name.endswith(".json") for name in folder.names(PARTS))
 
 
 def write_progress(

@@ -5,10 +5,10 @@ from typing import Any
 
 from filelock import lock_descriptor
 
-from curate.embed.progress import read_progress
+from curate.embed.progress import parts_there, read_progress
 from curate.errors import RunError
 from curate.storage.folder import LocalFolder
-from curate.storage.run import PARTS, SUMMARY_FILE, RunFiles
+from curate.storage.run import SUMMARY_FILE, RunFiles
 
 SILENT_SEC = 60.0
 """At a URL, where there is no lock to look at, a run that has written no progress for so long has stopped."""
@@ -32,9 +32,10 @@ def status(run: RunFiles) -> dict[str, Any]:
         progress |= _summary(run)
     if state == "running":
         progress.pop("error", None)
+    elif "seconds_left" in progress:
+        progress["seconds_left"] = None  # nothing is at work
     if state != "finished" and "parts_done" in progress:
-        markers = [name for name in run.folder.names(PARTS) if name.startswith("part-") and name.endswith(".json")]
-        there = max(len(markers), progress["parts_done"])
+        there = max(parts_there(run.folder), progress["parts_done"])
         progress["parts_done"] = min(there, progress["parts"])  # those of a range may be fewer than there are
     return {"run": str(run.folder), "state": state} | progress
 

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from curate.database.interrupts import stoppable, stops_at_ctrl_c
+from schemas.command_line import INTERRUPTED
 from tests.curate.builders import Outcome
 from tests.curate.runs import HAND_PAIRS, HAND_SCORES, make_run
 
@@ -48,5 +49,7 @@ def test_a_query_of_the_users_that_does_not_end(curate: Callable[..., Outcome], 
     metric.write_text(f"select pair_id, ({LONG}) as quality from pair_scores")
     value = f"({LONG}) > 0" if option == "--where" else metric
     with ctrl_c_in(2.0):
-        assert curate("rank", "--run", run.root, "--psi", "clip", option, value) == Outcome(130, "", "")
+        assert curate("rank", "--run", run.root, "--psi", "clip", option, value) == Outcome(
+            130, "", f"curate: {INTERRUPTED}\n"
+        )
     assert not list(run.rankings.glob("*"))

@@ -21,6 +21,7 @@ from curate.errors import SourceError
 from curate.storage.folder import LocalFolder
 from curate.storage.run import Run
 from curate.terminal.text import duration
+from schemas.command_line import INTERRUPTED
 from tests.curate.builders import MODELS, Outcome, pair_row, write_pairs
 
 Curate = Callable[..., Outcome]
@@ -96,6 +97,39 @@ def test_the_file_follows_the_run_and_says_how_it_ended(tmp_path: Path, monkeypa
         "stopped",
         "file is gone",
     )
+
+
+def test_ctrl_c_says_what_stands_and_promises_no_seconds(
+    curate: Curate, source_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ["--part-images", 5]
+    arguments = ["--manifest", "pickapic_v2", "--models", MODELS, "--source", source_file, "--device", "cpu", *parts]
+
+    def interrupted(self: RunProgress, done: DeviceReport) -> None:
+        add(self, done)
+        if self.done_parts == 2:
+            raise KeyboardInterrupt
+
+    add = RunProgress.add
+    with monkeypatch.context() as patch:
+        patch.setattr(RunProgress, "add", interrupted)
+        ended = curate("embed", *arguments, "--run", tmp_path / "run")
+    stand = progress.parts_there(LocalFolder(tmp_path / "run"))
+    words = f"stopped by Ctrl-C; {stand} of 4 parts stand in {tmp_path}/run, and the same command goes on from there"
+    assert stand >= 2
+    assert (ended.code, ended.out, ended.err.splitlines()[-1]) == (130, "", f"curate: {words}")
+    said = curate("status", "--run", tmp_path / "run").out
+    assert said.startswith(f"stopped   {tmp_path}/run: {words}\nprogress  images ")
+    assert " left" not in said
+    assert curate("embed", *arguments, "--run", tmp_path / "run").code == 0
+
+
+def test_ctrl_c_elsewhere_is_one_sentence(curate: Curate, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("curate.compare.compare", interrupted)
+    assert curate("compare", "--run", finished) == Outcome(130, "", f"curate: {INTERRUPTED}\n")
 
 
 def test_lines_come_every_half_minute_and_at_the_end(
