@@ -18,6 +18,10 @@ def compare(
     ] = None,
     page: Annotated[Path | None, typer.Option(help="HTML page.  [default: RUN/compare.html]")] = None,
     gallery: Annotated[int, typer.Option(help="Prompts that the page shows pictures of.", min=0)] = 2000,
+    tie_band: Annotated[
+        float,
+        typer.Option(help="A smaller difference is a tie, in units of what another seed changes; 0: none is.", min=0),
+    ] = 0.2,
     csv: Annotated[Path | None, typer.Option(help="Write every win rate, by category too, to this CSV.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write a LaTeX table of means and win rates.")] = None,
     as_json: JsonOption = False,
@@ -31,7 +35,7 @@ def compare(
     from curate.compare.stdout import compare_lines
     from curate.storage.tables import write_text
 
-    report = run_compare(Run(Path(run)), CompareOptions(tuple(model or ()), against, page, gallery))
+    report = run_compare(Run(Path(run)), CompareOptions(tuple(model or ()), against, page, gallery, tie_band))
     for path, form in ((csv, csv_text), (latex, latex_text)):
         if path is not None:
             write_text(form(report), path)

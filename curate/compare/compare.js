@@ -46,7 +46,7 @@ function figure(row, index) {
   return box;
 }
 
-function card(prompt, by) {
+function card(prompt, by, most = prompt.rows.length) {
   const article = make("article", "prompt"), header = make("header"), title = make("h3", "", prompt.text);
   title.dir = "auto";
   header.append(title);
@@ -54,14 +54,14 @@ function card(prompt, by) {
   const difference = change(prompt, by.scorer, by.one, by.other);
   if (difference !== null) header.append(make("span", difference > 0 ? "up" : difference < 0 ? "down" : "", `${scorers[by.scorer]} ${difference > 0 ? "+" : ""}${shown(difference)}`));
   article.append(header);
-  for (const row of prompt.rows) {
+  for (const row of prompt.rows.slice(0, most)) {
     if (row.every(cell => cell === null || cell[0] === null) && row !== prompt.rows[0]) continue;
     const line = make("div", "models");
     models.forEach((_, index) => line.append(figure(row, index)));
     article.append(line);
   }
   const hidden = prompt.rows.filter((row, place) => place && row.every(cell => cell === null || cell[0] === null)).length;
-  if (hidden) article.append(make("p", "why", `${hidden} more of each count in the difference; the file has no room for their pictures.`));
+  if (hidden && most > 1) article.append(make("p", "why", `${hidden} more of each count in the difference; the file has no room for their pictures.`));
   return article;
 }
 
@@ -92,6 +92,14 @@ function arrange() {
 function more() {
   const end = Math.min(made + 12, queue.length);
   for (; made < end; made++) home.append(card(queue[made], by));
+}
+/* The clearest cases, before all numbers. */
+const MOST = 3;
+{
+  const plain = { scorer: 0, one: 0, other: models.length - 1 };
+  const known = prompts.map(one => [change(one, 0, 0, plain.other), one]).filter(([value]) => value).sort((a, b) => b[0] - a[0]);
+  for (const [, one] of known.slice(0, MOST).filter(([value]) => value > 0)) byId("wins").append(card(one, plain, 1));
+  for (const [, one] of known.slice(-MOST).reverse().filter(([value]) => value < 0)) byId("losses").append(card(one, plain, 1));
 }
 filter.addEventListener("input", arrange);
 for (const id of ["category", "order", "scorer", "model", "against"]) byId(id)?.addEventListener("change", arrange);

@@ -22,13 +22,14 @@ def csv_text(report: dict[str, Any]) -> str:
 
 def latex_text(report: dict[str, Any]) -> str:
     """A booktabs table: a row a model; each scorer's mean, and its win rate against the reference with its interval."""
-    scorers = list(dict.fromkeys(item["scorer"] for item in report["standings"]))
+    scorers = report["scorers"]
     standings = {(item["scorer"], item["model"]): item for item in report["standings"]}
     against = {(v["scorer"], v["model"]): v for v in report["verdicts"] if v["against"] == report["against"]}
     head = " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{_plain(scorer)}}}" for scorer in scorers)])
     below = " & ".join(["model", *(r"mean & win rate (\%)" for _ in scorers)])
     lines = [
-        rf"% {_plain(report['confidence'])}; win rates against {_plain(report['against'])}, a tie is half a win.",
+        rf"% {_plain(report['confidence'])}; win rates against {_plain(report['against'])}.",
+        rf"% A tie is half a win: a difference of at most {report['tie_band']:g} of what another seed changes.",
         r"% needs \usepackage{booktabs}; a dagger marks the win rate of a scorer that chose the training pairs.",
         rf"\begin{{tabular}}{{l{'rr' * len(scorers)}}}",
         r"\toprule",

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from curate.compare.statistics.win_rates import Pictures
+from curate.compare.statistics.pictures import Pictures
 from curate.pages.pictures import data_uri, picture_places, thumbnails
 from curate.sources.images import Rejected
 from curate.storage.run import Run
@@ -40,13 +40,18 @@ class Gallery:
 
 
 def make_gallery(
-    run: Run, connection: duckdb.DuckDBPyConnection, pictures: Pictures, prompts: int, room_bytes: int
+    run: Run,
+    connection: duckdb.DuckDBPyConnection,
+    pictures: Pictures,
+    judges: list[str],
+    prompts: int,
+    room_bytes: int,
 ) -> Gallery:
     """As many pictures as fit into `room_bytes`: of each prompt one drawing, then a second of each, and so on.
 
-    prompts: of how many, the most telling first.
+    judges: the scorers that say which prompts tell most. prompts: of how many, the most telling first.
     """
-    gallery = Gallery(by_importance(pictures), drawing_rows(pictures))
+    gallery = Gallery(by_importance(pictures, judges), drawing_rows(pictures))
     rows = [gallery.rows[prompt] for prompt in gallery.order[:prompts]]
     queue = [one for turn in zip_longest(*rows, fillvalue=[]) for row in turn for one in row if one is not None]
     gallery.wanted = len(queue)
@@ -68,8 +73,8 @@ def make_gallery(
     return gallery
 
 
-def by_importance(pictures: Pictures) -> list[int]:
-    """Prompts, those first on which the first model differs most from the last, over all scorers' standardised changes.
+def by_importance(pictures: Pictures, judges: list[str]) -> list[int]:
+    """Prompts, those first on which the first model differs most from the last, over the scorers' standardised changes.
 
     The best and the worst cases stand first alike.
     """
@@ -77,7 +82,7 @@ def by_importance(pictures: Pictures) -> list[int]:
     total = np.zeros(count)
     ours = pictures.couple == pictures.couples.index((0, len(pictures.models) - 1))
     prompt = pictures.prompt[pictures.one][ours]
-    for scores in pictures.scores.values():
+    for scores in map(pictures.scores.__getitem__, judges):
         change = (scores[pictures.one] - scores[pictures.two])[ours]
         known = np.isfinite(change)
         sums = np.bincount(prompt[known], change[known], count)
@@ -127,9 +132,9 @@ def _read(
         yield from ((one, small) for one in numbers[uid])
 
 
-def page_data(pictures: Pictures, gallery: Gallery, stored: dict[int, int]) -> dict[str, Any]:
+def page_data(pictures: Pictures, scorers: list[str], gallery: Gallery, stored: dict[int, int]) -> dict[str, Any]:
     """What the script draws from: prompts in order of importance, each picture as [where it is stored, *scores]."""
-    table = np.stack(list(pictures.scores.values()), axis=1)
+    table = np.stack([pictures.scores[scorer] for scorer in scorers], axis=1)
     cells = {
         one: [stored.get(one), *(float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in table[one])]
         for rows in gallery.rows
@@ -139,7 +144,7 @@ def page_data(pictures: Pictures, gallery: Gallery, stored: dict[int, int]) -> d
     }
     return {
         "models": pictures.models,
-        "scorers": list(pictures.scores),
+        "scorers": scorers,
         "prompts": [
             {
                 "text": pictures.prompts[prompt],

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.compare.statistics.win_rates import Pictures
+from curate.compare.statistics.pictures import Pictures
 
 
 def notes(pictures: Pictures, report: dict[str, Any]) -> list[str]:
@@ -17,6 +17,8 @@ def notes(pictures: Pictures, report: dict[str, Any]) -> list[str]:
         *_unequal(pictures),
         *_not_finite(pictures),
         *_identical(pictures),
+        *_alike(report),
+        *_noise(report),
         *_apart(pictures, report),
     ]
 
@@ -76,6 +78,26 @@ def _identical(pictures: Pictures) -> Iterator[str]:
                 f"{pictures.models[one]} and {pictures.models[two]} score the same on every picture: their 50 % is "
                 f"made of {int(here.sum()):,} ties"
             )
+
+
+def _alike(report: dict[str, Any]) -> Iterator[str]:
+    """Most pairs are ties, by every scorer, and not because the scores are equal."""
+    for model in report["models"][:-1]:
+        rows = [v for v in report["verdicts"] if (v["model"], v["against"]) == (model, report["against"])]
+        shares = [v["ties"] / v["pairs"] for v in rows]
+        if rows and min(shares) > 0.5 and any(v["ties"] > v["raw_ties"] for v in rows):
+            yield (
+                f"{model} and {report['against']} hardly differ: by every scorer {100 * min(shares):.0f} % of their "
+                "pairs or more are ties"
+            )
+
+
+def _noise(report: dict[str, Any]) -> Iterator[str]:
+    if any(item["between"] == "prompts" for item in report["noise"]):
+        yield (
+            "too few prompts have two pictures of one model, so the tie band and the effect are measured by how scores "
+            "differ between prompts, which is more; `train sample --images-per-prompt 2` draws two"
+        )
 
 
 def _apart(pictures: Pictures, report: dict[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.compare.gallery import Gallery, make_gallery, page_data
-from curate.compare.statistics.win_rates import Pictures
+from curate.compare.statistics.pictures import Pictures
 from curate.database.connection import connect_views
 from curate.pages.template import MOST_BYTES, data_block, render_page
 from curate.storage.run import Run
@@ -20,7 +20,8 @@ def write_page(run: Run, report: dict[str, Any], pictures: Pictures, path: Path,
     """Write the page; what it shows: page, page_bytes, gallery_prompts, pictures, pictures_wanted, picture_px."""
     text_bytes = sum(len(prompt.encode()) + PER_PROMPT_BYTES for prompt in pictures.prompts)
     room = MOST_BYTES - TABLES_BYTES - text_bytes - PER_PICTURE_BYTES * len(pictures.uids)
-    gallery = make_gallery(run, connect_views(run, rankings=False), pictures, prompts, max(room, 0))
+    judges = report["impartial"] or report["scorers"]
+    gallery = make_gallery(run, connect_views(run, rankings=False), pictures, judges, prompts, max(room, 0))
     page = render(report, pictures, gallery)
     write_text(page, path)
     shown = set(gallery.shown)
@@ -45,14 +46,14 @@ def render(report: dict[str, Any], pictures: Pictures, gallery: Gallery) -> str:
         "compare",
         live=False,
         report=report,
-        scorers=list(pictures.scores),
+        scorers=report["scorers"],
         towers=list(dict.fromkeys(item["tower"] for item in report["spreads"])),
         categories=sorted({one for one in pictures.categories if one is not None}),
         verdicts={(v["scorer"], v["model"], v["against"]): v for v in report["verdicts"]},
         standings={(item["scorer"], item["model"]): item for item in report["standings"]},
         spreads={(item["tower"], item["model"]): item for item in report["spreads"]},
         by_category={(v["category"], v["scorer"], v["model"], v["against"]): v for v in report["categories"]},
-        data=data_block(page_data(pictures, gallery, stored)),
+        data=data_block(page_data(pictures, report["scorers"], gallery, stored)),
         missing=data_block(list(gallery.missing.values())),
         blocks=[data_block(uris[start : start + BLOCK]) for start in range(0, len(uris), BLOCK)],
         block=BLOCK,

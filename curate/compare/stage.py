@@ -9,11 +9,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from curate.compare.headline import headline
 from curate.compare.notes import notes
 from curate.compare.page import write_page
 from curate.compare.statistics.bootstrap import RESAMPLES, SEED, Resamples
 from curate.compare.statistics.diversity import diversities
-from curate.compare.statistics.win_rates import Pictures, standings, verdicts
+from curate.compare.statistics.noise import TIE_BAND, noise
+from curate.compare.statistics.pictures import Pictures
+from curate.compare.statistics.win_rates import standings, verdicts
 from curate.database.connection import connect_views, create_view, fetch
 from curate.database.queries import query_text
 from curate.errors import RunError, nearest
@@ -28,13 +31,14 @@ CONFIDENCE = f"95 % percentile bootstrap over prompts, {RESAMPLES:,} resamples, 
 class CompareOptions:
     """models: which, in the order of the report; none: all. against: the one that the others are measured by.
 
-    gallery: how many prompts the page shows pictures of.
+    gallery: how many prompts the page shows pictures of. tie_band: which part of the noise a difference must exceed.
     """
 
     models: tuple[str, ...] = ()
     against: str | None = None
     page: Path | None = None
     gallery: int = 2000
+    tie_band: float = TIE_BAND
 
 
 def compare(run: Run, options: CompareOptions | None = None) -> dict[str, Any]:
@@ -56,13 +60,16 @@ def compare(run: Run, options: CompareOptions | None = None) -> dict[str, Any]:
     names = _models(connection, run, sampled, options)
     pictures = _pictures(connection, run, scorers, names)
     chosen_by = {model["name"]: model.get("chosen_by", []) for model in sampled.get("models", [])}
+    interested = {scorer for name in names for scorer in chosen_by.get(name, [])}
+    scorers = sorted(scorers, key=lambda scorer: scorer in interested)
     draws = Resamples(len(pictures.prompts))
+    noises = [noise(pictures, scorer, draws, options.tie_band) for scorer in scorers]
     categories = sorted({one for one in pictures.categories if one is not None})
     found = [
         asdict(verdict)
-        for scorer in scorers
+        for one in noises
         for category in (None, *categories)
-        for verdict in verdicts(pictures, scorer, draws, chosen_by, category)
+        for verdict in verdicts(pictures, one, draws, chosen_by, category)
     ]
     report: dict[str, Any] = {
         "dataset": summary["dataset"],
@@ -72,14 +79,18 @@ def compare(run: Run, options: CompareOptions | None = None) -> dict[str, Any]:
         "pairs": len(pictures.one),
         "prompts": len(pictures.prompts),
         "confidence": CONFIDENCE,
+        "scorers": scorers,
+        "impartial": [scorer for scorer in scorers if scorer not in interested],
+        "tie_band": options.tie_band,
+        "noise": [{"scorer": one.scorer, "between": one.between, "sd": one.sd, "tie_band": one.band} for one in noises],
         "chosen_by": {name: chosen_by.get(name, []) for name in names},
         "verdicts": [item for item in found if item["category"] is None],
-        "standings": [asdict(item) for scorer in scorers for item in standings(pictures, scorer, draws, chosen_by)],
+        "standings": [asdict(item) for one in noises for item in standings(pictures, one, draws, chosen_by)],
         "spreads": [asdict(item) for item in _spreads(connection, pictures, draws)],
         "categories": [item for item in found if item["category"] is not None],
         "faults": _faults(connection, names, sampled),
     }
-    report["notes"] = notes(pictures, report)
+    report |= {"headline": headline(report), "notes": notes(pictures, report)}
     write_text(json_text(report) + "\n", run.root / "compare.json")
     return report | write_page(run, report, pictures, options.page or run.root / "compare.html", options.gallery)
 

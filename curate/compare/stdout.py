@@ -4,8 +4,8 @@ from typing import Any
 
 
 def compare_lines(report: dict[str, Any]) -> list[str]:
-    """A table by scorer, what scores do not show, categories, and what must be known before them."""
-    lines = two_model_lines(report) if len(report["models"]) == 2 else many_model_lines(report)
+    """Who wins in a sentence and a table, what scores do not show, categories, and what must be known of them."""
+    lines = [report["headline"], *verdict_lines(report), band_line(report)]
     lines += spread_lines(report) + category_lines(report)
     lines += [f"note: {note}" for note in report["notes"]]
     left_out = report["pictures_wanted"] - report["pictures"] - report["pictures_missing"]
@@ -15,43 +15,39 @@ def compare_lines(report: dict[str, Any]) -> list[str]:
     return [*lines, f"page {report['page']} ({report['page_bytes'] / 1e6:.1f} MB, {pictures})"]
 
 
-def two_model_lines(report: dict[str, Any]) -> list[str]:
-    """One line per scorer."""
+def verdict_lines(report: dict[str, Any]) -> list[str]:
+    """A line per scorer, impartial ones first; with more than two models one per scorer and model."""
+    several = len(report["models"]) > 2
+    width = max(map(len, report["models"])) + 2 if several else 0
+    standings = {(item["scorer"], item["model"]): item for item in report["standings"]}
+    verdicts = {(v["scorer"], v["model"]): v for v in report["verdicts"] if v["against"] == report["against"]}
     lines = [
-        f"{report['model']} against {report['against']}: {report['pairs']:,} pairs over {report['prompts']:,} prompts",
-        f"{'scorer':<12}{'win rate':>9}  {'95 % interval':>15}  {'win/tie/lose':>14}  {'mean':>18}  "
-        f"{'mean change (95 % interval)':>30}  {'sign test':>10}",
+        f"{report['pairs']:,} pairs over {report['prompts']:,} prompts",
+        f"{'scorer':<12}{'model' if several else '':<{width}}{'win rate':>9}  {'95 % interval':>15}  "
+        f"{'win/tie/lose':>14}  {'any difference':>14}  {'effect (95 % interval)':>24}  {'sign test':>10}  {'mean':>18}"
+        + (f"  {'strength (95 % interval)':>24}" if several else ""),
     ]
-    for v in report["verdicts"]:
-        means = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}"
-        change = _interval(v, "mean_change", "+.3g")
-        lines.append(f"{v['scorer']:<12}{rate(v)}  {means:>18}  {change:>30}  {p_value(v)}{_mark(v)}")
+    for scorer in report["scorers"]:
+        for model in report["models"] if several else report["models"][:1]:
+            item, v = standings[scorer, model], verdicts.get((scorer, model))
+            cells = _verdict(v) if v else f"{'':>98}"
+            mean = f"{v['mean_against']:.4g} -> {v['mean_model']:.4g}" if v and not several else f"{item['mean']:.4g}"
+            mean = f"{mean:>18}" + (f"  {_interval(item, 'strength', '+.2f'):>24}" if several else "")
+            name = f"{scorer:<12}{model if several else '':<{width}}"
+            lines.append(f"{name}{cells}  {mean}" + ("  in-sample scorer" if (v or item)["in_sample"] else ""))
     return lines
 
 
-def many_model_lines(report: dict[str, Any]) -> list[str]:
-    """A block per scorer, a line per model."""
-    models, against = report["models"], report["against"]
-    width = max(12, max(map(len, models)) + 4)
-    lines = [
-        f"{len(models)} models, win rates against {against}: "
-        f"{report['pairs']:,} pairs over {report['prompts']:,} prompts"
-    ]
-    verdicts = {(v["scorer"], v["model"]): v for v in report["verdicts"] if v["against"] == against}
-    for scorer in dict.fromkeys(item["scorer"] for item in report["standings"]):
-        lines.append(
-            f"{scorer:<{width}}{'mean':>11}{'median':>11}  {'strength':>22}{'win rate':>9}  {'95 % interval':>15}"
-            f"  {'win/tie/lose':>14}  {'sign test':>10}"
-        )
-        for item in (item for item in report["standings"] if item["scorer"] == scorer):
-            strength = _interval(item, "strength", "+.2f")
-            verdict = verdicts.get((scorer, item["model"]))
-            rest = f"{rate(verdict)}  {p_value(verdict)}" if verdict else ""
-            name = f"  {item['model']}"
-            lines.append(
-                f"{name:<{width}}{item['mean']:>11.4g}{item['median']:>11.4g}  {strength:>22}{rest}{_mark(item)}"
-            )
-    return lines
+def _verdict(v: dict[str, Any]) -> str:
+    raw = f"{100 * v['raw_win_rate']:.1f} %"
+    return f"{rate(v)}  {raw:>14}  {_interval(v, 'effect', '+.2f'):>24}  {p_value(v)}"
+
+
+def band_line(report: dict[str, Any]) -> str:
+    """What a tie is, of each scorer."""
+    bands = ", ".join(f"{item['scorer']} {item['tie_band']:.3g}" for item in report["noise"])
+    unit = "another prompt" if any(item["between"] == "prompts" for item in report["noise"]) else "another seed"
+    return f"ties differ by at most {report['tie_band']:g} of what {unit} changes: {bands}; effects are in that unit"
 
 
 def spread_lines(report: dict[str, Any]) -> list[str]:
@@ -101,7 +97,3 @@ def _interval(item: dict[str, Any], name: str, form: str, absent: str = "-") -> 
 def p_value(v: dict[str, Any]) -> str:
     shown = f"p = {v['sign_p_value']:.4f}" if v["sign_p_value"] >= 0.0001 else "p < 0.0001"
     return f"{shown:>10}"
-
-
-def _mark(item: dict[str, Any]) -> str:
-    return "  in-sample scorer" if item["in_sample"] else ""

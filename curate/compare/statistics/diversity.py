@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from curate.compare.statistics.bootstrap import Floats, Resamples, by_prompt, ratio_intervals
-from curate.compare.statistics.win_rates import Pictures
+from curate.compare.statistics.pictures import Pictures
 
 
 @dataclass(frozen=True)

@@ -1,71 +1,28 @@
 """Who wins: the numbers of `curate compare` from the scores of the models' pictures.
 
-Rates, changes and intervals are over pairs; intervals draw whole prompts (bootstrap.py). A tie is half a win.
+Rates, changes and intervals are over pairs; intervals draw whole prompts (bootstrap.py). A tie is half a win; what is a
+tie, and what a change is measured in, says noise.py.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import bdtr
 
 from curate.compare.statistics.bootstrap import Floats, Resamples, by_prompt, interval, ratio_intervals
 from curate.compare.statistics.bradley_terry import comparable, strengths
-
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The scored pictures of `models`, and the pairs among them, by number.
-
-    prompt, model: (pictures,) places in `prompts` and `models`. one, two: (pairs,) pictures, the earlier model's first.
-    scores: scorer -> (pictures,), nan where not finite. categories: of each prompt, None where there is none.
-    """
-
-    models: list[str]
-    prompts: list[str]
-    categories: list[str | None]
-    prompt: Ints
-    model: Ints
-    one: Ints
-    two: Ints
-    scores: dict[str, Floats]
-    uids: list[str]
-
-    @cached_property
-    def couples(self) -> list[tuple[int, int]]:
-        """Every two of the models."""
-        return list(combinations(range(len(self.models)), 2))
-
-    @cached_property
-    def couple(self) -> Ints:
-        """(pairs,): which two models drew each pair."""
-        table = np.zeros((len(self.models), len(self.models)), np.int64)
-        table[np.triu_indices(len(self.models), 1)] = np.arange(len(self.couples))
-        return table[self.model[self.one], self.model[self.two]]
-
-    @cached_property
-    def counts(self) -> Ints:
-        """(prompts, models): how many scored pictures there are."""
-        ones = np.ones(len(self.prompt))
-        return by_prompt(self.prompt, ones, self.model, (len(self.prompts), len(self.models))).astype(np.int64)
-
-    @cached_property
-    def shared(self) -> NDArray[np.bool_]:
-        """(prompts,): whether every model has a picture; all prompts where no prompt is shared."""
-        shared = np.asarray((self.counts > 0).all(axis=1))
-        return shared if shared.any() else np.ones_like(shared)
+from curate.compare.statistics.noise import Noise
+from curate.compare.statistics.pictures import Pictures
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One scorer's comparison of two models. Rates and intervals are fractions.
 
-    sign_*: prompts on which the model wins more pairs than it loses, or fewer; sign_p_value: two-sided exact
-    binomial test of these against a half (the unit is the prompt; prompts with as many wins as losses say nothing).
+    ties: pairs whose scores differ by at most the tie band; raw_*: as if it were 0, so that any difference wins.
+    effect: the mean change in units of the noise; None where there is no noise.
+    sign_*: prompts on which the model wins more pairs than it loses, or fewer; sign_p_value: two-sided exact binomial
+    test of these against a half (the unit is the prompt; prompts with as many wins as losses say nothing).
     in_sample: this scorer had a say in which pairs one of the two was trained on.
     """
 
@@ -81,6 +38,13 @@ class Verdict:
     win_rate: float
     win_rate_low: float
     win_rate_high: float
+    raw_wins: int
+    raw_ties: int
+    raw_losses: int
+    raw_win_rate: float
+    effect: float | None
+    effect_low: float | None
+    effect_high: float | None
     mean_model: float
     mean_against: float
     mean_change: float
@@ -115,9 +79,10 @@ class Standing:
 
 
 def verdicts(
-    pictures: Pictures, scorer: str, draws: Resamples, chosen_by: dict[str, list[str]], category: str | None = None
+    pictures: Pictures, noise: Noise, draws: Resamples, chosen_by: dict[str, list[str]], category: str | None = None
 ) -> list[Verdict]:
-    """One for every two models that have pairs, over all prompts or those of one category."""
+    """One for every two models that have pairs, by the scorer of `noise`, over all prompts or those of one category."""
+    scorer = noise.scorer
     scores = pictures.scores[scorer]
     change = scores[pictures.one] - scores[pictures.two]
     prompt, couple = pictures.prompt[pictures.one], pictures.couple
@@ -128,10 +93,10 @@ def verdicts(
         rows, within = np.flatnonzero(belongs), belongs[prompt]
     known = within & np.isfinite(change)
     shape = (len(pictures.prompts), len(pictures.couples))
-    points = (change > 0) + 0.5 * (change == 0)
+    clear = outcomes(change, noise.band)
     columns = [
         by_prompt(prompt[known], values[known], couple[known], shape)
-        for values in (points, change, np.ones(len(change)), np.sign(change))
+        for values in ((clear + 1) / 2, change, np.ones(len(change)), clear)
     ]
     sums = draws.sums(np.concatenate(columns[:3], axis=1), rows)
     win, shift, size = np.split(sums, 3, axis=1)
@@ -144,14 +109,15 @@ def verdicts(
             continue
         names = pictures.models[one], pictures.models[two]
         own, pairs = change[mine], int(mine.sum())
-        wins, ties, losses = (int((np.sign(own) == sign).sum()) for sign in (1, 0, -1))
+        counts, raw = _counted(clear[mine]), _counted(np.sign(own))
         model, against = scores[pictures.one[mine]], scores[pictures.two[mine]]
         more, fewer = (int((sign * columns[3][:, index] > 0).sum()) for sign in (1, -1))
         in_sample = any(scorer in chosen_by.get(name, ()) for name in names)
         found.append(
             Verdict(
-                scorer, *names, category, pairs, int((columns[2][:, index] > 0).sum()), wins, ties, losses,
-                (wins + ties / 2) / pairs, *rates[index],
+                scorer, *names, category, pairs, int((columns[2][:, index] > 0).sum()),
+                *counts, (counts[0] + counts[1] / 2) / pairs, *rates[index], *raw, (raw[0] + raw[1] / 2) / pairs,
+                *_effect(float(own.mean()), shift[:, index], size[:, index], noise),
                 float(model.mean()), float(against.mean()), float(own.mean()), *shifts[index], float(np.median(own)),
                 more, fewer, sign_test(more, fewer), in_sample, int((within & here).sum()) - pairs,
             )
@@ -159,13 +125,32 @@ def verdicts(
     return found
 
 
+def outcomes(change: Floats, band: float) -> Floats:
+    """1, 0 or -1 of each change: a win, a tie, a loss."""
+    return np.where(np.abs(change) <= band, 0.0, np.sign(change))
+
+
+def _counted(signs: Floats) -> tuple[int, int, int]:
+    wins, ties, losses = (int((signs == sign).sum()) for sign in (1, 0, -1))
+    return wins, ties, losses
+
+
+def _effect(mean: float, shift: Floats, size: Floats, noise: Noise) -> tuple[float | None, float | None, float | None]:
+    """The mean change in units of the noise, each resample's in its own."""
+    if noise.sd == 0:
+        return None, None, None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (mean / noise.sd, *interval(shift / size / noise.drawn))
+
+
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided exact binomial p-value against a half; 1 where there is nothing to test."""
     return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))  # both tails are alike at a half
 
 
-def standings(pictures: Pictures, scorer: str, draws: Resamples, chosen_by: dict[str, list[str]]) -> list[Standing]:
-    """Each model's mean, median and strength by one scorer."""
+def standings(pictures: Pictures, noise: Noise, draws: Resamples, chosen_by: dict[str, list[str]]) -> list[Standing]:
+    """Each model's mean, median and strength by the scorer of `noise`."""
+    scorer = noise.scorer
     scores, models = pictures.scores[scorer], pictures.models
     known = np.isfinite(scores) & pictures.shared[pictures.prompt]
     shape = (len(pictures.prompts), len(models))
@@ -175,7 +160,7 @@ def standings(pictures: Pictures, scorer: str, draws: Resamples, chosen_by: dict
     )
     drawn, sizes = np.split(draws.sums(np.concatenate([total, size], axis=1)), 2, axis=1)
     means = ratio_intervals(drawn, sizes)
-    strength = _strengths(pictures, scorer, draws)
+    strength = _strengths(pictures, noise, draws)
     found = []
     for index, name in enumerate(models):
         own = scores[known & (pictures.model == index)]
@@ -186,13 +171,13 @@ def standings(pictures: Pictures, scorer: str, draws: Resamples, chosen_by: dict
 
 
 def _strengths(
-    pictures: Pictures, scorer: str, draws: Resamples
+    pictures: Pictures, noise: Noise, draws: Resamples
 ) -> list[tuple[float | None, float | None, float | None]]:
     """Strength and its interval, model by model; Nones where there are two models or some are never compared."""
-    models, scores = len(pictures.models), pictures.scores[scorer]
+    models, scores = len(pictures.models), pictures.scores[noise.scorer]
     change = scores[pictures.one] - scores[pictures.two]
     known = np.isfinite(change)
-    points = ((change > 0) + 0.5 * (change == 0))[known]
+    points = (outcomes(change[known], noise.band) + 1) / 2
     prompt, couple = pictures.prompt[pictures.one][known], pictures.couple[known]
     shape = (len(pictures.prompts), len(pictures.couples))
     won, lost = (by_prompt(prompt, values, couple, shape) for values in (points, 1 - points))

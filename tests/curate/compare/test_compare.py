@@ -40,7 +40,8 @@ def test_report_and_page(curate: Curate, tmp_path: Path) -> None:
     run = embedded(curate, tmp_path, rows)
     done = curate("compare", "--run", run)
     assert done.code == 0, done.err
-    assert done.out.startswith("alpha against beta: 8 pairs over 8 prompts\n")
+    assert done.out.startswith("Against beta, by clip and hpsv2: alpha ")
+    assert "\n8 pairs over 8 prompts\n" in done.out
     report = json.loads((run / "compare.json").read_text())
     assert [item["scorer"] for item in report["verdicts"]] == ["clip", "hpsv2"]
     scores = json.loads(
@@ -51,7 +52,7 @@ def test_report_and_page(curate: Curate, tmp_path: Path) -> None:
             "--run", run, "--json",
         ).out
     )  # fmt: skip
-    assert report["verdicts"][0]["win_rate"] == pytest.approx(scores[0]["rate"])
+    assert report["verdicts"][0]["raw_win_rate"] == pytest.approx(scores[0]["rate"])
     page = (run / "compare.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])  # type: ignore[index]
     assert {one["text"] for one in data["prompts"]} == {f"prompt <{i}> & more" for i in range(8)}
@@ -102,7 +103,7 @@ def test_more_than_two_models(curate: Curate, tmp_path: Path) -> None:
     assert (report["models"], report["pairs"]) == (["alpha", "beta", "gamma"], 10)
     assert {(v["model"], v["against"]) for v in report["verdicts"]} == {("alpha", "beta"), ("alpha", "gamma")}
     assert all(item["strength"] is not None for item in report["standings"])
-    assert done.out.startswith("3 models, win rates against gamma: 10 pairs over 5 prompts\n")
+    assert done.out.startswith("Against gamma, by clip and hpsv2: alpha ")
     some = json.loads(curate("compare", "--run", run, "--model", "gamma", "--against", "alpha", "--json").out)
     assert (some["models"], some["pairs"]) == (["gamma", "alpha"], 5)
     stopped = curate("compare", "--run", run, "--model", "gama", "--against", "alpha")
@@ -192,12 +193,13 @@ def test_the_scorer_that_chose_the_training_pairs_is_marked(curate: Curate, tmp_
     assert done.code == 0, done.err
     report = json.loads((run / "compare.json").read_text())
     assert (report["model"], report["against"]) == ("tuned", "base")
-    assert [(v["scorer"], v["in_sample"]) for v in report["verdicts"]] == [("clip", True), ("hpsv2", False)]
-    clip, hpsv2 = done.out.splitlines()[2:4]
+    assert [(v["scorer"], v["in_sample"]) for v in report["verdicts"]] == [("hpsv2", False), ("clip", True)]
+    assert report["headline"].startswith("Against base, by hpsv2: tuned ")
+    hpsv2, clip = done.out.splitlines()[3:5]
     assert clip.endswith("  in-sample scorer")
     assert not hpsv2.endswith("scorer")
     assert "note: in-sample scorer: clip chose the pairs that tuned was trained on" in done.out
-    assert "in-sample scorer" in (run / "compare.html").read_text()
+    assert "chose the training pairs" in (run / "compare.html").read_text()
     assert {v["category"] for v in report["categories"]} == {"x", "y"}
     tower = next(item for item in report["spreads"] if item["tower"] == "clip" and item["model"] == "tuned")
     assert tower["diversity"] > 0
@@ -212,6 +214,17 @@ def test_black_pictures_are_counted_by_name_and_not_compared(curate: Curate, tmp
     assert "note: tuned: 1 pictures left out: 1 black\n" in done.out
     report = json.loads((run / "compare.json").read_text())
     assert (report["pairs"], report["faults"]) == (3, {"tuned": {"black": 1}})
+
+
+def test_the_tie_band_can_be_set(curate: Curate, tmp_path: Path) -> None:
+    """So wide that nothing wins, and so narrow that everything counts."""
+    run = sampled(curate, tmp_path, MODELS_DRAWN)
+    wide, none = (
+        json.loads(curate("compare", "--run", run, "--tie-band", band, "--json").out) for band in ("1000", "0")
+    )
+    assert {(v["ties"], v["win_rate"]) for v in wide["verdicts"]} == {(4, 0.5)}
+    assert [v["raw_wins"] for v in wide["verdicts"]] == [v["wins"] for v in none["verdicts"]]
+    assert {item["tie_band"] for item in none["noise"]} == {0}
 
 
 def test_other_weights_or_seeds_are_another_run(curate: Curate, tmp_path: Path) -> None:

@@ -59,19 +59,21 @@ def page_file(report: dict[str, Any]) -> Path:
 
 
 def titles(page: Any) -> list[str]:
-    found: list[str] = page.locator(".prompt h3").all_inner_texts()
+    found: list[str] = page.locator("#prompts .prompt h3").all_inner_texts()
     return found
 
 
 def differences(page: Any) -> list[float]:
-    return [float(text.split()[-1]) for text in page.locator(".prompt header span:last-child").all_inner_texts()]
+    return [
+        float(text.split()[-1]) for text in page.locator("#prompts .prompt header span:last-child").all_inner_texts()
+    ]
 
 
 def all_of_them(page: Any) -> None:
     """Scroll until every card has been made."""
-    while (made := page.locator(".prompt").count()) < PROMPTS:
+    while (made := page.locator("#prompts .prompt").count()) < PROMPTS:
         page.locator("#more").scroll_into_view_if_needed()
-        until(page, f"document.querySelectorAll('.prompt').length > {made}")
+        until(page, f"document.querySelectorAll('#prompts .prompt').length > {made}")
 
 
 def test_it_opens_without_a_complaint_and_without_the_network(page_file: Path) -> None:
@@ -79,10 +81,10 @@ def test_it_opens_without_a_complaint_and_without_the_network(page_file: Path) -
         page.goto(page_file.as_uri())
         assert page.title() == "3 models, measured by c"
         all_of_them(page)
-        assert page.locator(".prompt").count() == PROMPTS
-        assert page.locator(".prompt img").count() == 3 * PROMPTS
-        page.locator(".prompt img").last.scroll_into_view_if_needed()
-        until(page, "[...document.querySelectorAll('.prompt img')].at(-1).naturalWidth > 0")
+        assert page.locator("#prompts .prompt").count() == PROMPTS
+        assert page.locator("#prompts .prompt img").count() == 3 * PROMPTS
+        page.locator("#prompts .prompt img").last.scroll_into_view_if_needed()
+        until(page, "[...document.querySelectorAll('#prompts .prompt img')].at(-1).naturalWidth > 0")
         assert [url for url in page.asked if not url.startswith(("data:", "file:"))] == []
         assert titles(page).count(NASTY_PROMPT) == 1
 
@@ -107,7 +109,20 @@ def test_the_best_and_the_worst_case_stand_first_and_the_order_can_be_chosen(
         assert differences(page) == pytest.approx([-one for one in ranked[::-1]])
         rate = sum(one < 0 for one in found) / PROMPTS
         verdict = next(v for v in report["verdicts"] if (v["scorer"], v["model"], v["against"]) == ("clip", "a", "c"))
-        assert verdict["win_rate"] == pytest.approx(1 - rate)
+        assert verdict["raw_win_rate"] == pytest.approx(1 - rate)
+
+
+def test_the_verdict_stands_first_and_then_the_largest_wins_and_losses(page_file: Path, report: dict[str, Any]) -> None:
+    with browser_page(viewport={"width": 390, "height": 844}) as page:
+        page.goto(page_file.as_uri())
+        assert page.locator(".headline").inner_text() == report["headline"]
+        shown = [[float(text.split()[-1]) for text in page.locator(f"#{kind} header span:last-child").all_inner_texts()]
+                 for kind in ("wins", "losses")]  # fmt: skip
+        all_of_them(page)
+        ranked = sorted(differences(page), reverse=True)
+        assert shown == [ranked[:3], ranked[:-4:-1]]
+        wide = "[...document.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth).length"
+        assert page.evaluate(wide) == 0  # on a phone no table is cut
 
 
 def test_filters_by_text_and_category(page_file: Path) -> None:
@@ -130,7 +145,7 @@ def test_filters_by_text_and_category(page_file: Path) -> None:
 def test_scores_stand_under_each_picture_and_the_best_is_marked(page_file: Path) -> None:
     with browser_page() as page:
         page.goto(page_file.as_uri())
-        card = page.locator(".prompt").first
+        card = page.locator("#prompts .prompt").first
         for place in range(3):  # each scorer's best of the row is marked once
             values = [float(text) for text in card.locator(f"dd:nth-of-type({place + 1})").all_inner_texts()]
             marked = card.locator(f"dd:nth-of-type({place + 1}).top").all_inner_texts()
@@ -180,7 +195,7 @@ def test_without_room_the_most_telling_prompts_have_pictures_and_all_have_scores
         assert tab.locator(".note").filter(has_text="pictures have room in this file").count() == 1
         all_of_them(tab)
         assert tab.locator(".none").first.inner_text() == "no room for the picture"
-        assert tab.locator("dd").count() == 3 * 3 * PROMPTS
+        assert tab.locator("#prompts dd").count() == 3 * 3 * PROMPTS
 
 
 def test_a_lost_picture_says_why(run: Path, tmp_path: Path) -> None:

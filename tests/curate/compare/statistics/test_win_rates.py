@@ -9,7 +9,9 @@ from curate.compare.gallery import by_importance, drawing_rows
 from curate.compare.notes import notes
 from curate.compare.statistics.bootstrap import Resamples
 from curate.compare.statistics.diversity import diversities
-from curate.compare.statistics.win_rates import Pictures, sign_test, standings, verdicts
+from curate.compare.statistics.noise import Noise, noise
+from curate.compare.statistics.pictures import Pictures
+from curate.compare.statistics.win_rates import sign_test, standings, verdicts
 
 DRAWS = 100
 
@@ -44,14 +46,22 @@ def three_models() -> Pictures:
     )
 
 
+def any_difference(pictures: Pictures, prompts: int = 3, count: int = DRAWS) -> tuple[Pictures, Noise, Resamples]:
+    """What verdicts and standings take, without a tie band."""
+    draws = Resamples(prompts, count)
+    return pictures, noise(pictures, "clip", draws, 0), draws
+
+
 def report_of(pictures: Pictures, **changes: object) -> dict[str, object]:
-    draws = Resamples(len(pictures.prompts), DRAWS)
-    found = [vars(one) for scorer in pictures.scores for one in standings(pictures, scorer, draws, {})]
-    return {"chosen_by": {}, "verdicts": [{"scorer": "clip"}], "faults": {}, "standings": found} | changes
+    given = any_difference(pictures, len(pictures.prompts))
+    found = [vars(one) for one in standings(*given, {})]
+    judged = [vars(one) for one in verdicts(*given, {})]
+    report = {"chosen_by": {}, "verdicts": judged, "faults": {}, "standings": found, "noise": []}
+    return report | {"models": pictures.models, "against": pictures.models[-1]} | changes
 
 
 def test_a_verdict_by_hand() -> None:
-    (found,) = verdicts(two_models(), "clip", Resamples(3, DRAWS), {})
+    (found,) = verdicts(*any_difference(two_models()), {})
     assert (found.model, found.against, found.pairs, found.prompts) == ("a", "b", 4, 3)
     assert (found.wins, found.ties, found.losses) == (2, 1, 1)
     assert found.win_rate == pytest.approx(2.5 / 4)
@@ -65,7 +75,7 @@ def test_a_verdict_by_hand() -> None:
 
 
 def test_a_category_by_hand() -> None:
-    (found,) = verdicts(two_models(), "clip", Resamples(3, DRAWS), {}, "x")
+    (found,) = verdicts(*any_difference(two_models()), {}, "x")
     assert (found.category, found.pairs, found.prompts) == ("x", 3, 2)
     assert (found.wins, found.ties, found.losses) == (1, 1, 1)
 
@@ -78,7 +88,7 @@ def test_an_interval_by_category_is_that_of_its_prompts_alone() -> None:
         np.repeat(np.arange(count), 2), np.tile([0, 1], count), np.arange(0, 2 * count, 2), np.arange(1, 2 * count, 2),
         {"clip": random.normal(size=2 * count)}, [f"u{i}" for i in range(2 * count)],
     )  # fmt: skip
-    (found,) = verdicts(whole, "clip", Resamples(count, 5000), {}, "x")
+    (found,) = verdicts(*any_difference(whole, count, 5000), {}, "x")
     change = whole.scores["clip"][0::2] - whole.scores["clip"][1::2]
     means = [random.choice(change[1::2], 30).mean() for _ in range(5000)]
     expected = tuple(np.quantile(means, (0.025, 0.975)))
@@ -92,9 +102,9 @@ def test_the_sign_test_by_hand(wins: int, losses: int, p_value: float) -> None:
 
 def test_a_scorer_that_chose_either_models_pairs_is_in_sample() -> None:
     for chosen_by, expected in (({"a": ["clip"]}, True), ({"b": ["clip"]}, True), ({"a": ["hpsv2"]}, False)):
-        (found,) = verdicts(two_models(), "clip", Resamples(3, DRAWS), chosen_by)
+        (found,) = verdicts(*any_difference(two_models()), chosen_by)
         assert found.in_sample is expected
-    marked = standings(two_models(), "clip", Resamples(3, DRAWS), {"a": ["clip"]})
+    marked = standings(*any_difference(two_models()), {"a": ["clip"]})
     assert [one.in_sample for one in marked] == [True, False]
 
 
@@ -103,24 +113,24 @@ def test_scores_that_are_not_finite_are_counted_and_not_averaged() -> None:
     scores = pictures.scores["clip"].copy()
     scores[0] = np.nan
     pictures = replace(pictures, scores={"clip": scores})
-    (found,) = verdicts(pictures, "clip", Resamples(3, DRAWS), {})
+    (found,) = verdicts(*any_difference(pictures), {})
     assert (found.pairs, found.not_finite) == (3, 1)
     assert found.mean_change == pytest.approx((0 - 0.5 + 0.5) / 3)
-    (first, _) = standings(pictures, "clip", Resamples(3, DRAWS), {})
+    (first, _) = standings(*any_difference(pictures), {})
     assert (first.pictures, first.mean) == (3, pytest.approx((0.3 + 0.2 + 0.9) / 3))
     assert "1 pictures of a have no finite clip score; clip leaves them out" in notes(pictures, report_of(pictures))
 
 
 def test_means_are_over_the_prompts_that_all_share() -> None:
     pictures = three_models()
-    found = standings(pictures, "clip", Resamples(2, DRAWS), {})
+    found = standings(*any_difference(pictures, 2), {})
     assert [(one.model, one.mean, one.median, one.pictures) for one in found] == [
         ("a", 3.0, 3.0, 1), ("b", 2.0, 2.0, 1), ("c", 1.0, 1.0, 1),
     ]  # fmt: skip
     assert found[0].strength is not None
     assert found[2].strength is not None
     assert found[0].strength > found[2].strength
-    (by_pair, *_) = verdicts(pictures, "clip", Resamples(2, DRAWS), {})
+    (by_pair, *_) = verdicts(*any_difference(pictures, 2), {})
     assert (by_pair.model, by_pair.against, by_pair.pairs, by_pair.wins) == ("a", "b", 2, 1)
     assert notes(pictures, report_of(pictures)) == [
         "c has no scored picture of 1 of the 2 prompts, such as 'q'; means are over the 1 prompts that all share"
@@ -136,7 +146,7 @@ def test_unequal_counts_identical_models_and_models_that_never_meet_are_said() -
     ]
     same = replace(pictures, scores={"clip": np.ones(8)})
     assert notes(same, report_of(same)) == ["a and b score the same on every picture: their 50 % is made of 4 ties"]
-    (found,) = verdicts(same, "clip", Resamples(3, DRAWS), {})
+    (found,) = verdicts(*any_difference(same), {})
     assert (found.win_rate, found.win_rate_low, found.win_rate_high, found.ties) == (0.5, 0.5, 0.5, 4)
     apart = replace(three_models(), one=np.array([0, 3]), two=np.array([1, 4]))
     assert notes(apart, report_of(apart))[-1] == (
@@ -169,4 +179,4 @@ def test_drawings_are_rows_and_the_most_telling_prompt_is_first() -> None:
     pictures = two_models()
     assert drawing_rows(pictures) == [[[0, 2], [1, 3]], [[4, 5]], [[6, 7]]]
     assert drawing_rows(three_models()) == [[[0, 1, 2]], [[3, 4, None]]]
-    assert by_importance(pictures)[-1] == 0  # half a point either way tells more than a quarter and a tie
+    assert by_importance(pictures, ["clip"])[-1] == 0  # half a point either way tells more than a quarter and a tie
