@@ -7,13 +7,13 @@ PYTHON ?= $(shell for one in python3.11 python3.12 python3.13 python3; do \
 	$$one -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$one && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := curate train schemas tests benchmarks
+CODE := curate train schemas tests benchmarks docs
 
 # The demo's own run directory, so that it never meets yours.
 DEMO_RUN ?= run/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lowest nightly check format bench reproduce gpu demo-world clean
+.PHONY: help demo test lowest nightly check docs format bench reproduce gpu demo-world clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -48,6 +48,14 @@ check: $(VENV)/installed ## lint, format and types
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy $(CODE)
+
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/docs-installed ## build docs/ as a site into build/docs; a dead link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "page  build/docs/index.html"
 
 format: $(VENV)/installed ## put the code in the house's format
 	$(BIN)/ruff check --fix $(CODE)

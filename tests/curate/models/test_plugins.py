@@ -109,7 +109,7 @@ def test_the_documented_example_runs(
     """Module, pyproject and set of models exactly as docs/scorers.md prints them, through the command line."""
     code = blocks("python")[-1]
     assert len(code.splitlines()) <= 20
-    project, models = map(tomllib.loads, blocks("toml"))
+    project, models = map(tomllib.loads, blocks("toml")[-2:])
     entries = project["project"]["entry-points"][GROUP]
     install(code, entries, project["project"]["name"], project["project"]["version"])
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(models))
