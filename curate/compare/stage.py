@@ -53,7 +53,6 @@ def compare(run: Run, options: CompareOptions | None = None) -> dict[str, Any]:
     summary, sampled = run.summary(), _sampled(run)
     scorers: list[str] = summary["scorers"]
     connection = connect_views(run, rankings=False)
-    connection.execute("set enable_progress_bar = false")
     create_view(
         connection, "scored", query_text("database/scored", scorer=scorers, number=[], id=["prompt_id", "image_uid"])
     )

@@ -27,9 +27,16 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
+def connect(database: str = ":memory:") -> duckdb.DuckDBPyConnection:
+    """A connection that loads no extension, sees no variable of Python, and draws no progress: that goes to stdout."""
+    connection = duckdb.connect(database, config=CONFIG)
+    connection.execute("set enable_progress_bar = false")
+    return connection
+
+
 def connect_views(run: Run, database: str = ":memory:", *, rankings: bool = True) -> duckdb.DuckDBPyConnection:
     """A connection with one view per table of the run and, with `rankings`, one per ranking. Raises RunError."""
-    connection = stops_at_ctrl_c(duckdb.connect(database, config=CONFIG))
+    connection = stops_at_ctrl_c(connect(database))
     connection.execute(f"set temp_directory = {literal(str((run.root / '.spill').resolve()))}")
     with at_once(connection):
         for name in EMBEDDED:

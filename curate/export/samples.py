@@ -40,7 +40,6 @@ class SelectedPairs:
         self.scorers: list[str] = run.summary()["scorers"]
         self.dataset: str = run.settings()["settings"]["manifest"]["name"]
         self._connection = connection
-        connection.execute("set enable_progress_bar = false")  # it would be drawn on stdout, into the report
         create_parquet_view(connection, "ranking", (run.rankings / f"{name}.parquet").resolve())
         connection.execute(f"create temp table shard_order as {query_text('export/order')}", {"seed": seed}).fetchall()
         self.votes = bool(fetch(connection, "select count(strength) from pairs")[0][0])

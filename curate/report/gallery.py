@@ -44,7 +44,6 @@ def open_ranking(run: Run, name: str) -> Ranking:
     """
     settings, scorers = ranking_settings(run, name), run.summary()["scorers"]
     connection = connect_views(run)
-    connection.execute("set enable_progress_bar = false")
     seal(connection, run)
     create_psi_tables(connection, scorers, Psi(settings["psi"], settings["psi_norm"]), "table")
     columns = connection.sql(f"from ranking_{name} limit 0").columns

@@ -30,7 +30,16 @@ LABELS = (0.0, 0.5, 1.0)
 BY_MODEL, BY_UID = "models", "uids"
 LABEL_COLUMNS = ("label_0", "label_1", "votes_0", "votes_1", "votes", "share_0")
 SIDE_WORDS = ("preferred", "rejected")
-WORKING_NAMES = ("pair", "file", "stated", "place", "bad_text", "image_0_size_bytes", "image_1_size_bytes")
+WORKING_NAMES = (
+    "pair",
+    "file",
+    "given_label",
+    "stated",
+    "place",
+    "bad_text",
+    "image_0_size_bytes",
+    "image_1_size_bytes",
+)
 SIDE_COLUMNS = ("uid", "bytes", "path", "model")
 
 

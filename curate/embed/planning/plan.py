@@ -5,6 +5,7 @@ that starts again plans the same parts.
 """
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -23,9 +24,9 @@ from curate.storage.prefetch import prefetched
 from schemas import tables
 
 OPTIONAL_TEXT = ("annotator_id", "image_0_model", "image_1_model", "category")
-IDENTITY = ("image_0_uid", "image_1_uid", "label_0", "annotator_id", "judgement_id")  # after the prompt
+IDENTITY = ("image_0_uid", "image_1_uid", "given_label", "annotator_id", "judgement_id")  # after the prompt
 SIZES = ("image_0_size_bytes", "image_1_size_bytes")
-HASHED_TOGETHER = 10_000
+HASHED_TOGETHER = 20_000
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,22 @@ def make_plan(source: Source, part_images: int, part_bytes: int = PART_BYTES) ->
     rows, texts = _canonical_rows(source)
     release_freed_memory()
     source_rows = rows.height
-    judged = _with_duplicates(_with_one_question(rows.with_columns(reason=_why_dropped(source, texts)), source))
-    del rows  # here and below: each column is held once
+    rows = rows.with_columns(reason=_why_dropped(source, texts))
+    with ThreadPoolExecutor(1) as beside:  # hashing holds the GIL, polars does not
+        found = beside.submit(_unique_images, rows.filter(pl.col("reason").is_null()))
+        rows = rows.with_columns(pair=_pair_numbers(rows, texts)).drop("given_label", "judgement_id", strict=False)
+        images = found.result()
+    judged = _with_duplicates(_with_one_question(rows, source))
+    del rows, found  # here and below: each column is held once
     kept = judged.filter(pl.col("reason").is_null())
     dropped = judged.filter(pl.col("reason").is_not_null())
     del judged
     if kept.is_empty():
         counts = ", ".join(f"{count:,} {reason}" for reason, count in _counts(dropped["reason"]).items())
         raise SourceError(f"none of the {source_rows:,} rows can be used: {counts}; correct the manifest or --source")
-    images = _unique_images(kept)
     release_freed_memory()
     used = kept["prompt"].unique(maintain_order=True)
-    prompt_ids = _hex(_digests(texts))
+    prompt_ids = _hex(b"".join(_digests(some.to_series()) for some in texts.to_frame().iter_slices(HASHED_TOGETHER)))
     bounds = cut(images, part_bytes, part_images)
     return Plan(
         source_rows=source_rows,
@@ -113,15 +118,12 @@ def stable_id(*values: object) -> str:
 
 def _digests(texts: pl.Series) -> bytes:
     """The 8 bytes of each text's `stable_id`, in a row. A tight loop: calling `stable_id` takes three times as long."""
-    empty, joined = blake2b(digest_size=8), bytearray()
-    for start in range(0, texts.len(), HASHED_TOGETHER):
-        digests = []
-        for text in texts.slice(start, HASHED_TOGETHER).cast(pl.Binary).to_list():
-            hashed = empty.copy()
-            hashed.update(text)
-            digests.append(hashed.digest())
-        joined += b"".join(digests)
-    return bytes(joined)
+    fresh, digests = blake2b(digest_size=8).copy, []
+    for text in texts.cast(pl.Binary).to_list():
+        hashed = fresh()
+        hashed.update(text)
+        digests.append(hashed.digest())
+    return b"".join(digests)
 
 
 def _hex(digests: bytes) -> pl.Series:
@@ -165,21 +167,25 @@ def _joined(frames: list[pl.DataFrame], name: str) -> pl.Series:
 
 
 def _row_frame(table: pa.Table, source: Source) -> pl.DataFrame:
-    """Rows of one file, with `pair`, the bits of the pair_id, and what the source says of the pair as one label."""
+    """Rows of one file, with what the source says of the pair as one label, and that label as it is given."""
     file = pl.lit(source.files.index(table["source_file"][0].as_py()), pl.UInt32)
     rows = pl.DataFrame(table.drop_columns(["source_file"]))
     rows = _with_all(rows, ("bad_text",), pl.Boolean).with_columns(file=file, prompt=pl.col("prompt").fill_null(""))
-    rows = rows.with_columns(pair=_pair_numbers(rows)).drop("judgement_id", strict=False)
+    if "label_0" in rows.columns:
+        rows = rows.with_columns(given_label=_as_text(rows["label_0"]))
     return with_labels(rows, source.manifest.labels, source.manifest.always_0)
 
 
-def _pair_numbers(rows: pl.DataFrame) -> pl.Series:
+def _pair_numbers(rows: pl.DataFrame, prompts: pl.Series) -> pl.Series:
     """The bits of each row's pair_id. Where several questions were asked, it is the same for each of them."""
-    left_out = {"label_0"} if "dimension" in rows.columns else set()
+    left_out = {"given_label"} if "dimension" in rows.columns else set()
     known = set(rows.columns) - left_out
-    identity = [rows["prompt"], *(_as_text(rows[name]) if name in known else pl.lit("") for name in IDENTITY)]
-    texts = pl.select(pl.concat_str(identity, separator="\x1f")).to_series()
-    return pl.Series(np.frombuffer(_digests(texts), np.uint64))
+    digests = bytearray()
+    for some in rows.iter_slices(HASHED_TOGETHER):
+        identity = [some[name].fill_null("") if name in known else pl.lit("") for name in IDENTITY]
+        texts = pl.select(pl.concat_str(prompts.gather(some["prompt"]), *identity, separator="\x1f")).to_series()
+        digests += _digests(texts)
+    return pl.Series(np.frombuffer(digests, np.uint64))
 
 
 def _why_dropped(source: Source, prompts: pl.Series) -> pl.Expr:
@@ -286,30 +292,18 @@ def _dropped_table(dropped: pl.DataFrame, source: Source) -> pa.Table:
 def _unique_images(rows: pl.DataFrame) -> pl.DataFrame:
     """Each unique image at its first location, in the source's order, with the numbers of its prompts.
 
-    rows: those that stand; a pair that is there twice brings nothing new. A prompt is listed once for each row.
+    rows: those that may stand; a pair that is there twice brings nothing new. A prompt is listed once for each row.
     """
-    uids = pl.concat([rows["image_0_uid"], rows["image_1_uid"]]).to_arrow().dictionary_encode()
-    slots = uids.indices.to_numpy().reshape(2, -1).T.reshape(-1)  # which image: sides 0 and 1 of each row in turn
-    first = np.empty(len(uids.dictionary), np.int64)
-    first[slots[::-1]] = np.arange(len(slots))[::-1]  # of repeated places the last assignment stays
-    order = _stable_order(first)
-    appearance = np.empty_like(order)
-    appearance[order] = np.arange(len(order))
-    images = appearance[slots]
-    prompts = rows["prompt"].to_numpy()[_stable_order(images) // 2]
-    ends = np.cumsum(np.bincount(images, minlength=len(order)))
-    row, side = np.divmod(first[order], 2)
+    uids = rows.select("prompt", image_uid=pl.concat_list("image_0_uid", "image_1_uid")).explode("image_uid")
+    images = uids.with_row_index("slot").group_by("image_uid", maintain_order=True)
+    found = images.agg(pl.col("slot").first(), prompts="prompt")
+    row, side = found["slot"] // 2, (found["slot"] % 2).cast(pl.UInt8)
     return _with_all(rows, SIZES, pl.Float64)[row].select(
         "file",
-        image_uid=pl.Series(uids.dictionary.take(pa.array(order))),
-        size_bytes=pl.when(pl.Series(side == 0)).then("image_0_size_bytes").otherwise("image_1_size_bytes"),
+        found["image_uid"],
+        size_bytes=pl.when(side == 0).then("image_0_size_bytes").otherwise("image_1_size_bytes"),
         row_group="source_row_group",
         row="source_row",
-        side=pl.Series(side.astype(np.uint8)),
-        prompts=pl.Series(pa.LargeListArray.from_arrays(np.append(0, ends), pa.array(prompts))),
+        side=side,
+        prompts=found["prompts"],
     )
-
-
-def _stable_order(numbers: np.ndarray) -> np.ndarray:
-    """`np.argsort(numbers, kind="stable")` of numbers below 2^31, three times as fast: they and their places as one."""
-    return np.sort(numbers << 32 | np.arange(len(numbers))) & 0xFFFFFFFF

@@ -340,6 +340,5 @@ class _Ranking:
 def _selected(run: Run, name: str) -> dict[str, tuple[Any, ...]]:
     ranking_settings(run, name)  # says which rankings there are
     connection = connect_views(run)
-    connection.execute("set enable_progress_bar = false")  # it would be drawn on stdout, into the report
     query = query_text("export/verified_samples").replace("from ranking\n", f'from "ranking_{name}" as ranking\n')
     return {row[0]: row[1:] for row in connection.execute(query).fetchall()}

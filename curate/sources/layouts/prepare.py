@@ -5,6 +5,7 @@ it is read as any other set.
 """
 
 import hashlib
+import os
 import pickle
 import re
 import sys
@@ -44,6 +45,8 @@ NUMBERS = ("rank", "rating", "votes_0", "votes_1", "share_0")
 def main() -> None:
     """What `preparation.ready_rows` runs in a process of its own: reads its task from stdin, answers on stdout."""
     preparation, made_of, folder = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from the process that began this one
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no part of the answer
     failed: CurateError | None = None
     try:
         with TemporaryDirectory() as temporary:
@@ -52,7 +55,8 @@ def main() -> None:
             keep_rows(rows, made_of, folder)
     except CurateError as error:
         failed = error
-    sys.stdout.buffer.write(pickle.dumps(failed))
+    with answer:
+        pickle.dump(failed, answer)
 
 
 def _unpacked(preparation: Preparation) -> Preparation:
@@ -87,8 +91,7 @@ def write_rows(preparation: Preparation, path: Path) -> dict[str, int]:
                 "from pairs_of_candidates",
                 dict.fromkeys(_names(connection, "from pairs_of_candidates"), "VARCHAR"),
             )
-        _find_pictures(connection, body, columns, preparation)
-        query = _final(body, columns, preparation)
+        query = _final(body, columns, preparation, _find_pictures(connection, body, columns, preparation))
         connection.execute(f"copy ({query}) to {literal(str(partial))} (format parquet, compression zstd)").fetchall()
     except duckdb.Error as error:
         raise SourceError(f"{preparation.where}: {first_line(error)}") from error
@@ -166,10 +169,10 @@ def _pair_candidates(
 
 def _find_pictures(
     connection: duckdb.DuckDBPyConnection, body: str, columns: dict[str, str], preparation: Preparation
-) -> None:
+) -> bool:
     """The tables `members` (name, address) of archives named as roots, and `hashes` of cells without a uid.
 
-    Raises: SourceError, also where equal relative paths may be different pictures.
+    False when both are empty. Raises: SourceError, also where equal relative paths may be different pictures.
     """
     folders = {file.rpartition("/")[0] for file in preparation.files}
     if not preparation.images and len(folders) > 1:
@@ -189,7 +192,8 @@ def _find_pictures(
                 if members.setdefault(member.name, member.address(root)) != member.address(root):
                     raise SourceError(f"'{member.name}' is in two of the archives, {root} the second; name one of them")
     connection.register("members", _text_table(name=members.keys(), address=members.values()))
-    unnamed = [side for side in (0, 1) if f"image_{side}_uid" not in columns]
+    cells_in = kind_of(preparation.files[0]) == ".parquet"
+    unnamed = [side for side in (0, 1) if cells_in and f"image_{side}_uid" not in columns]
     cells = " union ".join(
         f"select image_{side}_path as address from (select * {body}) where contains(image_{side}_path, '.parquet::')"
         for side in unnamed
@@ -201,27 +205,30 @@ def _find_pictures(
             if data is not None:
                 hashes[address] = hashlib.sha256(data).hexdigest()
     connection.register("hashes", _text_table(address=hashes.keys(), sha256=hashes.values()))
+    return bool(members or hashes)
 
 
 def _text_table(**columns: Iterable[str]) -> pa.Table:
     return pa.table({name: pa.array(list(values), pa.string()) for name, values in columns.items()})
 
 
-def _final(body: str, columns: dict[str, str], preparation: Preparation) -> str:
-    """The rows under our names, each picture by its address, in the query's order."""
+def _final(body: str, columns: dict[str, str], preparation: Preparation, joined: bool) -> str:
+    """The rows under our names, each picture by its address, in the query's order; joined: where tables hold some."""
     selected = [_cast(name, columns[name]) for name in columns if not name.endswith(("_path", "_uid", "_group"))]
-    joins = ""
+    joins, order = "", " order by rows.place" if joined else ""
     for side in (0, 1):
         path = f"rows.image_{side}_path::varchar"
         named = f"rows.image_{side}_uid::varchar" if f"image_{side}_uid" in columns else "null"
-        selected.append(f"coalesce({named}, hash_{side}.sha256, {_known_as(path, preparation)}) as image_{side}_uid")
-        selected.append(f"{_address(path, side, preparation)} as image_{side}_path")
-        joins += (
-            f" left join hashes as hash_{side} on hash_{side}.address = {path}"
-            f" left join members as member_{side} on member_{side}.name = regexp_replace({path}, '^(\\./)+', '')"
-        )
-    numbered = f"select *, row_number() over () as place {body}"
-    return f"select {', '.join(selected)} from ({numbered}) as rows{joins} order by rows.place"
+        sha256, member = (f"hash_{side}.sha256", f"member_{side}.address") if joined else ("null", "null")
+        selected.append(f"coalesce({named}, {sha256}, {_known_as(path, preparation)}) as image_{side}_uid")
+        selected.append(f"{_address(path, member, preparation)} as image_{side}_path")
+        if joined:
+            joins += (
+                f" left join hashes as hash_{side} on hash_{side}.address = {path}"
+                f" left join members as member_{side} on member_{side}.name = regexp_replace({path}, '^(\\./)+', '')"
+            )
+    numbered = f"(select *, row_number() over () as place {body})" if joined else f"({body})"
+    return f"select {', '.join(selected)} from {numbered} as rows{joins}{order}"
 
 
 def _known_as(path: str, preparation: Preparation) -> str:
@@ -234,7 +241,7 @@ def _known_as(path: str, preparation: Preparation) -> str:
     return path
 
 
-def _address(path: str, side: int, preparation: Preparation) -> str:
+def _address(path: str, member: str, preparation: Preparation) -> str:
     """SQL: a path from its root, or the member that it names; what is an address already stays."""
     folders = [root for root in preparation.images if not is_archive(root)]
     beside = (
@@ -244,7 +251,7 @@ def _address(path: str, side: int, preparation: Preparation) -> str:
     otherwise = "null" if preparation.images and not folders else f"{literal(root.rstrip('/') + '/')} || {path}"
     return (
         f"case when {path} = '' then null when {_is_relative(path)} "
-        f"then coalesce(member_{side}.address, {otherwise}) else {path} end"
+        f"then coalesce({member}, {otherwise}) else {path} end"
     )
 
 

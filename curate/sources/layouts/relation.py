@@ -1,5 +1,6 @@
 """A split's files as one DuckDB view, `source`, on a connection that sees them and nothing else."""
 
+import re
 from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +9,14 @@ import duckdb
 import fsspec
 import pyarrow as pa
 
-from curate.database.connection import CONFIG, first_line, literal
+from curate.database.connection import connect, first_line, literal
 from curate.errors import SourceError
 from curate.sources.layouts.preparation import FOLDER, kind_of, quoted
 from curate.sources.layouts.samples import folder_rows, tar_rows
 
 READERS = {
     ".parquet": "read_parquet({files}, union_by_name = true, hive_partitioning = false{named}, file_row_number = true)",
-    ".json": "read_json({files}, union_by_name = true, hive_partitioning = false{named}{json})",
+    ".json": "read_json({files}, {types}, hive_partitioning = false{named}{json})",
     # As the standard says it: what a look at the first rows would guess fails at a quote or a # in a later one.
     ".csv": "read_csv({files}, union_by_name = true, hive_partitioning = false, header = true, quote = '\"', "
     "escape = '\"', comment = ''{named})",
@@ -40,7 +41,7 @@ def connect_source(
     kinds = {kind_of(file) for file in files}
     if len(kinds) > 1:
         raise SourceError(f"the files are of several kinds, {', '.join(sorted(kinds))}; name one kind with --source")
-    connection = duckdb.connect(config=CONFIG)
+    connection = connect()
     if spill is not None:
         connection.execute(f"set temp_directory = {literal(str(spill))}")
     kind = kinds.pop()
@@ -59,12 +60,17 @@ def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[str]) ->
     for protocol in {file.split("://", 1)[0] for file in files if "://" in file}:
         connection.register_filesystem(fsspec.filesystem(protocol))
     listed = f"[{', '.join(map(literal, files))}]"
-    told = {"files": listed, "json": _json_form(files[0]) if kind == ".json" else ""}
+    json_form = _json_form(files[0]) if kind == ".json" else ""
+    told = {"files": listed, "json": json_form, "types": "union_by_name = true"}
     try:
-        own = connection.execute(f"describe from {READERS[kind].format(**told, named='')}").fetchall()
-        named = "source_filename" if "filename" in {name.lower() for name, *_ in own} else "filename"
+        columns = connection.execute(f"describe from {READERS[kind].format(**told, named='')}").fetchall()
+        named = "source_filename" if "filename" in {name.lower() for name, *_ in columns} else "filename"
+        if READERS[kind] == READERS[".json"] and not any(
+            re.search("DATE|TIME", of) for _, of, *_ in columns
+        ):  # these have formats, too
+            types = ", ".join(f"{literal(name)}: {literal(of)}" for name, of, *_ in columns)
+            told["types"] = f"columns = {{{types}}}"  # or each use of the view looks through all files for them again
         reader = READERS[kind].format(**told, named=f", filename = '{named}'")
-        columns = connection.execute(f"describe from {reader}").fetchall()
         pictures = [name for name, column_type, *_ in columns if _holds_bytes(column_type)]
         addresses = [
             f"""{named} || {literal(f"::{name}/")} || file_row_number as {quoted(name)}""" for name in pictures
