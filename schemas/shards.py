@@ -52,7 +52,7 @@ INDEX_FIELDS = (
     "encoded",  # null: the source's bytes; or {"resize_px", "reencode", "pillow"}
     "pairs",  # total samples
     "prompts",  # unique ones
-    "shards",  # [{"file", "samples", "bytes", "sha256", "layout_sha256"}]; the last: of all but the images' bytes
+    "shards",  # [{"file", "samples", "bytes", "sha256", "layout_sha256"}]; the last: of all that decides the bytes
 )
 SPLIT_INDEX_FIELDS = (
     "format",  # SPLIT_INDEX_FORMAT

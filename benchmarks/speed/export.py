@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from webdataset import ShardWriter
 
+from curate.export.order import ShardSize
 from curate.export.stage import ExportOptions, export_shards
-from curate.export.tars.plan import ShardSize
 from curate.storage.run import Run
 from curate.storage.tables import write_table, write_text
 from schemas import tables

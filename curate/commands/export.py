@@ -44,9 +44,8 @@ def export_shards(
     """
     from curate.export import ExportOptions, export_shards as run_export
     from curate.export.encoding import parse_encoding
-    from curate.export.order import check_order, parse_split
+    from curate.export.order import ShardSize, check_order, parse_bytes, parse_split
     from curate.export.stdout import export_lines
-    from curate.export.tars.plan import ShardSize, parse_bytes
 
     options = ExportOptions(
         name=ranking_name(name),

@@ -32,6 +32,10 @@ class Encoding:
         """Whether anything was asked for; otherwise the source's own bytes go into the shards."""
         return self.resize_px is not None or self.format is not None
 
+    def format_of(self, was: str, shrinks: bool) -> str:
+        """The format that an image of the format `was` gets."""
+        return self.format or (was if was in _SETTINGS or not shrinks else "PNG")
+
     def stated(self) -> dict[str, Any] | None:
         """For shards.json: equal values, and equal bytes of the source, give equal bytes."""
         if not self.changes:
@@ -65,12 +69,13 @@ def encoded_anew(data: bytes, encoding: Encoding, where: str) -> tuple[bytes, st
     if isinstance(decoded, Rejected):
         raise SourceError(f"{where}: cannot be decoded any more: {decoded.detail}; embed it again")
     picture, factor = decoded.image, (encoding.resize_px or 0) / min(decoded.image.size)
-    if encoding.format is None and not 0 < factor < 1:
+    shrinks = 0 < factor < 1
+    if encoding.format is None and not shrinks:
         return data, decoded.format, *picture.size
-    if 0 < factor < 1:
+    if shrinks:
         width, height = (max(1, round(side * factor)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    kind = encoding.format or (decoded.format if decoded.format in _SETTINGS else "PNG")
+    kind = encoding.format_of(decoded.format, shrinks)
     quality = {} if kind == "PNG" else {"quality": encoding.quality}
     buffer = io.BytesIO()
     try:

@@ -8,9 +8,8 @@ from typing import Any
 from curate.errors import RunError
 from curate.export.card import MARK
 from curate.export.destination import Destination
-from curate.export.encoding import Encoding
 from curate.export.order import SplitShare, in_split
-from curate.export.tars.plan import PlannedShard, ShardPlan
+from curate.export.samples import SelectedPairs
 from schemas import shards
 
 Entry = dict[str, Any]
@@ -24,16 +23,20 @@ class ShardFolder:
         self.destination = destination
         self.earlier = _earlier_entries(destination)
         self.entries: dict[str, Entry] = {}
+        self.kept = 0
+        self._contents: dict[str, str] = {}
         self._lock = Lock()
 
-    def stands(self, shard: PlannedShard) -> bool:
+    def stands(self, name: str, content_sha256: str) -> bool:
         """Whether an earlier export left this very tar, sound; then it is taken over."""
-        entry = self.earlier.get(shard.name)
-        if entry is None or entry.get("layout_sha256") != shard.layout_sha256:
+        self._contents[name] = content_sha256
+        if name in self.entries:
+            return True
+        entry = self.earlier.get(name)
+        if entry is None or entry.get("layout_sha256") != content_sha256 or not self.destination.holds(name, entry):
             return False
-        if not self.destination.holds(shard.name, entry):
-            return False
-        self.entries[shard.name] = entry
+        self.entries[name] = entry
+        self.kept += 1
         return True
 
     def mark_unfinished(self) -> None:
@@ -43,14 +46,15 @@ class ShardFolder:
             self.destination.remove(in_split(split, shards.SHARD_INDEX))
         self.destination.remove(shards.SPLIT_INDEX)
 
-    def publish(self, shard: PlannedShard, sha256: str) -> None:
+    def publish(self, name: str, samples: int, size_bytes: int, sha256: str) -> None:
         """Give a tar its final name; its entry is noted before, so that no kill leaves a tar that nothing names."""
         with self._lock:
-            if self.destination.remote and shard.name in self.earlier:
-                self.destination.remove(shard.name)  # by its size alone it could pass for the new one
-            self.entries[shard.name] = entry_of(shard, sha256)
+            if self.destination.remote and name in self.earlier:
+                self.destination.remove(name)  # by its size alone it could pass for the new one
+            entry = {"file": name.rpartition("/")[2], "samples": samples, "bytes": size_bytes, "sha256": sha256}
+            self.entries[name] = entry | {"layout_sha256": self._contents[name]}
             self._note()
-        self.destination.publish(shard.name)
+        self.destination.publish(name)
 
     def _note(self) -> None:
         listed = [{"name": name, **entry} for name, entry in (self.earlier | self.entries).items()]
@@ -76,45 +80,32 @@ class ShardFolder:
 
 
 def split_indices(
-    plan: ShardPlan,
-    entries: dict[str, Entry],
-    shares: tuple[SplitShare, ...],
-    about: dict[str, Any],
+    prompts: dict[str, int], entries: dict[str, Entry], shares: tuple[SplitShare, ...], about: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """The content of each split's shards.json, by the split's name. about: what all of them say alike."""
+    """The content of each split's shards.json, by the split's name.
+
+    prompts: unique ones of each split. entries: by the tar's name. about: what all of them say alike.
+    """
     share_of = {share.name: {"name": share.name, "share": share.fraction} for share in shares}
     indices = {}
-    for split, prompts in plan.prompts.items():
-        own = [entries[shard.name] for shard in plan.of_split(split)]
+    for split, count in prompts.items():
+        own = [entry for name, entry in sorted(entries.items()) if name.rpartition("/")[0] == split]
         pairs = sum(entry["samples"] for entry in own)
-        found = about | {"split": share_of.get(split), "pairs": pairs, "prompts": prompts, "shards": own}
+        found = about | {"split": share_of.get(split), "pairs": pairs, "prompts": count, "shards": own}
         indices[split] = {key: found[key] for key in shards.INDEX_FIELDS}
     return indices
 
 
-def about_export(
-    dataset: str, ranking: dict[str, Any], extension: str, seed: int | None, encoding: Encoding
-) -> dict[str, Any]:
+def about_export(pairs: SelectedPairs, ranking: dict[str, Any], seed: int | None) -> dict[str, Any]:
     """What every index of an export says alike."""
     return {
         "format": shards.INDEX_FORMAT,
-        "dataset": dataset,
+        "dataset": pairs.dataset,
         "ranking": {key: ranking[key] for key in RANKING_KEYS}
         | {"chosen_by": ranking.get("chosen_by", list(ranking["psi"]))},
-        "extension": extension,
+        "extension": pairs.extension,
         "order": {"by": "rank"} if seed is None else {"by": "shuffle", "seed": seed},
-        "encoded": encoding.stated(),
-    }
-
-
-def entry_of(shard: PlannedShard, sha256: str) -> Entry:
-    """A tar's entry in the index of its split."""
-    return {
-        "file": shard.name.rpartition("/")[2],
-        "samples": shard.samples,
-        "bytes": shard.size_bytes,
-        "sha256": sha256,
-        "layout_sha256": shard.layout_sha256,
+        "encoded": pairs.encoding.stated(),
     }
 
 

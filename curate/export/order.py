@@ -1,4 +1,4 @@
-"""Which split a sample belongs to, and how samples are ordered within it."""
+"""Which split a sample belongs to, how samples are ordered within it, and how many a shard holds."""
 
 import hashlib
 import re
@@ -8,6 +8,7 @@ from unicodedata import normalize
 from curate.errors import UsageError, nearest
 
 ORDERS = ("rank", "shuffle")
+_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmg])(i?))?b?", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # a folder of ours, and a split's name for Hugging Face `datasets`
 
 
@@ -17,6 +18,24 @@ class SplitShare:
 
     name: str
     fraction: float
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """When a shard is full: at so many samples, or before it would exceed so many bytes (one sample always fits)."""
+
+    pairs: int = 1000
+    size_bytes: int | None = None
+
+
+def parse_bytes(text: str) -> int:
+    """`500MB`, `1.5GiB` or a plain number as bytes. Raises UsageError."""
+    found = _BYTES.fullmatch(text.strip())
+    number, letter, binary = found.groups(default="") if found else ("0", "", "")
+    size = int(float(number) * (1024 if binary else 1000) ** " kmg".index(letter.lower() or " "))
+    if size < 1:
+        raise UsageError(f"--shard-bytes {text}: write a number with KB, MB, GB, KiB, MiB or GiB, such as 500MB")
+    return size
 
 
 def check_order(order: str) -> str:

@@ -1,33 +1,40 @@
-"""`curate export-shards`: the selected pairs as WebDataset tars, the source's bytes untouched unless asked for.
+"""`curate export-shards` and `curate export-for`: the selected pairs as tars, or in the layout of another trainer.
 
-Selected pairs lie scattered over the source. So every tar is laid out first, which needs only the images' lengths;
-then each row group is read once and its images are written where they belong. The same selection gives the same
-bytes, whatever the number of workers.
+Selected pairs lie scattered over the source. So their images are read into a store first, row group by row group; then
+a layout walks the store in the pairs' order. The source's bytes stay untouched unless asked for.
 """
 
+import json
 import os
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from curate.database.connection import connect_views
-from curate.export.card import write_card
+from curate.errors import RunError
+from curate.export.card import data_set_facts, write_card
 from curate.export.destination import Destination
 from curate.export.encoding import Encoding
 from curate.export.index import ShardFolder, about_export, split_indices
-from curate.export.order import SplitShare
-from curate.export.samples import SelectedPairs, common_extension
-from curate.export.tars.fill import StagedShards, fill_shards, flush
-from curate.export.tars.layout import TarLayout
-from curate.export.tars.plan import PlannedShard, ShardPlan, ShardSize, plan_shards
-from curate.export.tars.spool import Spool, spooled
+from curate.export.layouts.found import find_layout
+from curate.export.layouts.output import Output, samples_of
+from curate.export.layouts.shards import Shard, Sides, cut, write_tar
+from curate.export.layouts.store import Store, Stored, Wanted
+from curate.export.order import ShardSize, SplitShare
+from curate.export.samples import SIDES, Row, SelectedPairs, content_sha256, facts_of
 from curate.rank.rankings import ranking_settings
 from curate.sources.moved import relocate
 from curate.sources.opening import reopen_source
-from curate.storage.files import file_sha256
+from curate.sources.parquet import Source
 from curate.storage.run import Run
 from curate.storage.threads import in_threads
 from curate.terminal.progress import progress, say
+
+INDEX = "export.json"
+UNFINISHED = "unfinished.json"
+FORMAT = "pairsieve-export-1"
+WORKERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,19 @@ class ExportOptions:
     seed: int | None = None
     shares: tuple[SplitShare, ...] = ()
     encoding: Encoding = field(default_factory=Encoding)
-    workers: int = min(4, os.cpu_count() or 1)
+    workers: int = WORKERS
     source: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """What is written where. name: of the ranking. output: a folder or URL; None: RUN/exports/NAME-LAYOUT."""
+
+    layout: str
+    name: str = "default"
+    output: str | None = None
+    encoding: Encoding = field(default_factory=Encoding)
+    workers: int = WORKERS
 
 
 def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, Any]:
@@ -59,78 +77,161 @@ def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, A
     True
     """
     options = options or ExportOptions()
-    name, output = options.name, options.output or str(run.root / "shards")
     run.summary()  # that embedding has finished
     if options.source:
         relocate(run, list(options.source))
-    settings, ranking = run.settings(), ranking_settings(run, name)
-    pairs = SelectedPairs(connect_views(run, rankings=False), run, name, options.seed)
-    source = reopen_source(settings["settings"], run.folder, settings.get("moved"))
-    destination = Destination(output, run.root / ".export")
-    with destination.held(), ExitStack() as stack:
-        folder, staged = ShardFolder(destination), StagedShards(destination)
+    output = options.output or str(run.root / "shards")
+    with _opened(run, options.name, options.seed, output, options.encoding) as export:
+        folder = ShardFolder(export.destination)
         folder.mark_unfinished()
-        spool = spooled(stack, pairs, source, destination.staging, options.encoding, options.workers)
-        formats = pairs.formats() if spool is None else {facts.format for facts in spool.facts.values()}
-        extension = common_extension(formats)
-        with staged.tidied():
-            plan = _begun(pairs, folder, staged, options, extension, spool)
-            pairs.close()
-            with progress("images", len(plan.places)) as advance:
-                fill_shards(plan, staged, spool or source, options.workers, advance)
-            _finish(plan, folder, staged, options.workers)
-        about = about_export(pairs.dataset, ranking, extension, options.seed, options.encoding)
-        indices = split_indices(plan, folder.entries, options.shares, about)
+        with export.store.tidied():
+            _read_shards(export, folder, options)
+            prompts = _write_shards(export, folder, options)
+        indices = split_indices(prompts, folder.entries, options.shares, export.about(options.seed))
         for split, index in indices.items():
             if not index["pairs"]:
                 say(f"note: no prompt fell into the split '{split}'" if split else "note: the ranking selects no pair")
-        write_card(destination, settings, ranking, indices, pairs.votes)
+        write_card(export.destination, export.settings, export.ranking, indices, export.pairs.votes)
         folder.write(indices, options.shares)
-        destination.clear()
-    return _report(output, options, indices, len(folder.entries) - len(staged.layouts))
-
-
-def _begun(
-    pairs: SelectedPairs,
-    folder: ShardFolder,
-    staged: StagedShards,
-    options: ExportOptions,
-    extension: str,
-    spool: Spool | None,
-) -> ShardPlan:
-    """Every shard laid out, and begun where it does not stand yet."""
-
-    def begin(shard: PlannedShard, layout: TarLayout) -> bool:
-        if folder.stands(shard):
-            return False
-        staged.begin(shard, layout)
-        return True
-
-    facts, encoded = (None if spool is None else spool.facts), options.encoding.changes
-    plan = plan_shards(pairs, options.size, options.shares, extension, facts, encoded, begin)
-    if folder.entries:
-        say(f"{len(folder.entries):,} of {len(plan.shards):,} shards stand already and are sound")
-    return plan
-
-
-def _finish(plan: ShardPlan, folder: ShardFolder, staged: StagedShards, workers: int) -> None:
-    """Hash each tar while its bytes are still in memory, flush it, and give it its final name."""
-    todo = [shard for shard in plan.shards if shard.name not in folder.entries]
-
-    def finish(shard: PlannedShard) -> None:
-        path = staged.destination.staged(shard.name)
-        sha256 = file_sha256(path)
-        flush(path)
-        folder.publish(shard, sha256)
-
-    for _ in in_threads(finish, todo, workers):
-        pass
-    staged.forget()
-
-
-def _report(output: str, options: ExportOptions, indices: dict[str, dict[str, Any]], kept: int) -> dict[str, Any]:
-    """What the command prints: of an export without splits its index, of one with splits that of each."""
+        export.destination.clear()
+    report = {"output": output, "kept_shards": folder.kept}
     if options.shares:
-        pairs = sum(index["pairs"] for index in indices.values())
-        return {"output": output, "pairs": pairs, "kept_shards": kept, "splits": indices}
-    return {"output": output, "kept_shards": kept} | indices[""]
+        return report | {"pairs": sum(index["pairs"] for index in indices.values()), "splits": indices}
+    return report | indices[""]
+
+
+def export_for(run: Run, options: LayoutOptions) -> dict[str, Any]:
+    """Write the selected pairs, best first, in a layout; return what the index says.
+
+    Raises: UsageError; RunError when there is no such ranking, the output holds anything else, or an image is not the
+    one that was scored; SourceError; WriteError.
+
+    >>> from curate.storage import open_run
+    >>> index = export_for(open_run("run"), LayoutOptions("folders"))
+    >>> index["layout"]
+    'folders'
+    """
+    write = find_layout(options.layout)
+    run.summary()
+    output = options.output or str(run.root / "exports" / f"{options.name}-{options.layout}")
+    with _opened(run, options.name, None, output, options.encoding) as export:
+        pairs, destination, wanted = export.pairs, export.destination, Wanted()
+        digest = content_sha256(pairs, options.layout, wanted.adding(pairs.rows()))
+        _claim(destination, {"format": FORMAT, "layout": options.layout, "content_sha256": digest})
+        written = Output(destination, pairs.count, pairs.extension)
+        with export.store.tidied():
+            export.store.fetch(wanted, export.source, options.workers)
+            with progress("pairs written", pairs.count) as advance:
+                write(samples_of(pairs, export.store, advance), written)
+        if not destination.remote:
+            os.sync()  # the index says that all of it is there; one by one would take longer than writing
+        counts = {"pairs": written.pairs, "files": written.files, "bytes": written.size_bytes}
+        index = export.about(None) | {"format": FORMAT, "layout": options.layout}
+        index |= {"source": data_set_facts(export.settings), **counts}
+        destination.write_text(INDEX, json.dumps(index | {"content_sha256": digest}, indent=2) + "\n")
+        destination.remove(UNFINISHED)
+        destination.clear()
+    if not written.pairs:
+        say("note: the ranking selects no pair")
+    return {"output": output} | index
+
+
+@dataclass(frozen=True)
+class _Export:
+    """What goes where. settings: run.toml; ranking: its toml."""
+
+    settings: dict[str, Any]
+    ranking: dict[str, Any]
+    pairs: SelectedPairs
+    source: Source
+    destination: Destination
+    store: Store
+
+    def about(self, seed: int | None) -> dict[str, Any]:
+        return about_export(self.pairs, self.ranking, seed)
+
+
+@contextmanager
+def _opened(run: Run, name: str, seed: int | None, output: str, encoding: Encoding) -> Iterator[_Export]:
+    settings, ranking = run.settings(), ranking_settings(run, name)
+    with connect_views(run, rankings=False) as connection:
+        pairs = SelectedPairs(connection, run, name, seed, encoding)
+        source = reopen_source(settings["settings"], run.folder, settings.get("moved"))
+        destination = Destination(output, run.root / ".export")
+        with destination.held():
+            yield _Export(settings, ranking, pairs, source, destination, Store(destination.staging, encoding))
+
+
+def _shards(export: _Export, options: ExportOptions, stored: bool = False) -> Iterator[Shard]:
+    """Cut by what the tables say of the images, or by what the store holds."""
+
+    def facts(row: Row) -> Sides:
+        if stored:
+            return tuple(export.store.image(row["place"], side).facts for side in SIDES)
+        return tuple(facts_of(row, side) for side in SIDES)
+
+    return cut(export.pairs, options.size, options.shares, facts)
+
+
+def _lengths_unknown(export: _Export, options: ExportOptions) -> bool:
+    """Whether only the images in the store tell where a shard ends."""
+    return options.size.size_bytes is not None and (options.encoding.changes or not export.pairs.measured)
+
+
+def _read_shards(export: _Export, folder: ShardFolder, options: ExportOptions) -> None:
+    """The images of all shards that do not stand yet."""
+    wanted, count = Wanted(), 0
+    rows: Iterable[Row] = export.pairs.rows() if _lengths_unknown(export, options) else ()
+    for row in rows:
+        wanted.add(row)
+    if not _lengths_unknown(export, options):
+        for count, shard in enumerate(_shards(export, options), start=1):  # noqa: B007
+            if not folder.stands(shard.name, shard.content_sha256(export.pairs)):
+                for row in shard.rows:
+                    wanted.add(row)
+    if folder.kept:
+        say(f"{folder.kept:,} of {count:,} shards stand already and are sound")
+    export.store.fetch(wanted, export.source, options.workers)
+
+
+def _write_shards(export: _Export, folder: ShardFolder, options: ExportOptions) -> dict[str, int]:
+    """The tars that do not stand yet; how many prompts each split has."""
+    prompts: dict[str, set[str]] = {split: set() for split in [share.name for share in options.shares] or [""]}
+
+    def missing() -> Iterator[tuple[Shard, list[tuple[Stored, ...]]]]:
+        for shard in _shards(export, options, stored=_lengths_unknown(export, options)):
+            prompts[shard.split].update(row["prompt_id"] for row in shard.rows)
+            if not folder.stands(shard.name, shard.content_sha256(export.pairs)):
+                yield shard, [tuple(export.store.image(row["place"], side) for side in SIDES) for row in shard.rows]
+
+    def write(work: tuple[Shard, list[tuple[Stored, ...]]]) -> int:
+        shard, images = work
+        path = export.destination.staged(shard.name)
+        try:
+            size_bytes, sha256 = write_tar(path, export.pairs, shard, images)
+            folder.publish(shard.name, len(images), size_bytes, sha256)
+        finally:
+            path.unlink(missing_ok=True)
+        export.store.release(row["place"] for row in shard.rows)
+        return len(images)
+
+    with progress("pairs written", export.pairs.count) as advance:
+        for done in in_threads(write, missing(), options.workers):
+            advance(done)
+    return {split: len(found) for split, found in prompts.items()}
+
+
+def _claim(destination: Destination, mark: dict[str, Any]) -> None:
+    """Mark the output as unfinished. Raises: RunError when it holds anything but this very export."""
+    for name in (INDEX, UNFINISHED):
+        text = destination.read_text(name)
+        if text is not None and f'"content_sha256": "{mark["content_sha256"]}"' not in text:
+            raise RunError(f"{destination.output} holds another export; delete it, or choose another --output")
+        if text is not None:
+            break
+    else:
+        if found := destination.folder.names(""):
+            where = f"{destination.output} holds other files ({found[0]})"
+            raise RunError(f"{where}; choose a folder that is empty or not there yet")
+    destination.write_text(UNFINISHED, json.dumps(mark) + "\n")
+    destination.remove(INDEX)

@@ -1,5 +1,5 @@
-"""The selected pairs as other trainers read them: one file a layout, each a function that writes samples in rank order.
+"""The selected pairs as tars and as other trainers read them, written from one store of images in the pairs' order.
 
-Begin at stage.py. store.py: all images in rank order in one file; output.py: what a layout is given; found.py: which
-layouts there are, of other packages, too.
+Begin at store.py. shards.py: WebDataset tars. Each other layout is one file with a function that writes samples;
+output.py: what it is given; found.py: which there are, of other packages, too.
 """

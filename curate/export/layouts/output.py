@@ -7,27 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from curate.export.destination import Destination
+from curate.export.layouts.store import Store, Stored
+from curate.export.samples import SIDES, SelectedPairs, key_of
 from curate.storage.tables import writing
+from curate.terminal.progress import Advance
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair. key: its rank, zero-padded. preferred, rejected: encoded images. models: that made them, where known.
+    """One pair. key: its rank, zero-padded. models: that made the images, where known.
 
-    meta: the `json` of a shard's sample.
+    images: the preferred and the rejected one. meta: the `json` of a shard's sample.
     """
 
     key: str
     prompt: str
-    preferred: bytes
-    rejected: bytes
+    images: tuple[Stored, ...]
     models: tuple[str | None, str | None]
     meta: dict[str, Any]
+
+    @property
+    def preferred(self) -> bytes:
+        """The preferred image, encoded."""
+        return self.images[0].read()
+
+    @property
+    def rejected(self) -> bytes:
+        """The rejected image, encoded."""
+        return self.images[1].read()
 
     @property
     def caption(self) -> str:
         """The prompt on one line: trainers take each line of a text file for a caption of its own."""
         return " ".join(self.prompt.splitlines())
+
+
+def samples_of(pairs: SelectedPairs, store: Store, advance: Advance) -> Iterator[Sample]:
+    """The pairs, best first; progress as a layout takes them."""
+    for row in pairs.rows():
+        images = tuple(store.image(row["place"], side) for side in SIDES)
+        meta = pairs.sample_meta(row, tuple(image.facts for image in images))
+        models = row["preferred_model"], row["rejected_model"]
+        yield Sample(key_of(row), row["prompt"], images, models, meta)
+        advance(1)
 
 
 class Output:

@@ -93,7 +93,7 @@ def _row_groups(
     for _ in range(count):
         sample = next(samples)
         rows.append(row_of(sample))
-        held_bytes += len(sample.preferred) + len(sample.rejected)
+        held_bytes += sum(image.facts.size_bytes for image in sample.images)
         if len(rows) == PAIRS_PER_ROW_GROUP or held_bytes >= ROW_GROUP_BYTES:
             yield rows
             rows, held_bytes = [], 0

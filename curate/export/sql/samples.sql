@@ -4,6 +4,7 @@
 -- Parameters: $first, $end: the first of these places, and the one after the last.
 -- The lines between `each side|scorer` and `end` are repeated for both sides, and for every scorer of the run.
 select
+    shard_order.place,
     ranking.pair_id,
     ranking.prompt_id,
     prompts.prompt,

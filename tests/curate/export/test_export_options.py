@@ -23,9 +23,7 @@ from webdataset import TarWriter
 from curate import cli
 from curate.errors import SourceError, UsageError
 from curate.export.encoding import Encoding, encoded_anew, parse_encoding
-from curate.export.order import SplitShare, parse_split, split_of
-from curate.export.tars.layout import TarLayout
-from curate.export.tars.plan import parse_bytes
+from curate.export.order import SplitShare, parse_bytes, parse_split, split_of
 from schemas import shards
 from tests.curate.builders import Outcome, picture_bytes
 from train.data.pairs import read_pairs
@@ -74,23 +72,13 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.tar")}
 
 
-def test_layout_writes_what_webdataset_writes() -> None:
-    """Sizes around whole blocks, and none."""
-    written, layout, images = io.BytesIO(), TarLayout(), []
-    sizes = [0, 1, 511, 512, 513, 5000]
+def test_tars_are_what_webdataset_writes(export: Callable[..., Path]) -> None:
+    """By its writer as it comes, which writes in pieces."""
+    folder, written = export(), io.BytesIO()
     with TarWriter(written, user="pairsieve", group="pairsieve", mtime=0.0, encoder=False) as tar:
-        for number, size in enumerate(sizes):
-            members = {"json": b"{}" * size, "preferred.jpg": b"p" * size, "rejected.jpg": b"", "txt": "ж".encode()}
-            tar.write({"__key__": f"{number:09d}"} | members)
-            layout.add(f"{number:09d}.json", members["json"])
-            for name in ("preferred.jpg", "rejected.jpg"):
-                images.append((layout.add_image(f"{number:09d}.{name}", len(members[name])), members[name]))
-            layout.add(f"{number:09d}.txt", members["txt"])
-    layout.close()
-    whole = bytearray(layout.size_bytes)
-    for offset, piece in layout.pieces + images:
-        whole[offset : offset + len(piece)] = piece
-    assert bytes(whole) == written.getvalue()
+        for key, sample in samples(folder).items():
+            tar.write({"__key__": key} | sample)
+    assert (folder / "pairs-000000.tar").read_bytes() == written.getvalue()
 
 
 def test_the_number_of_workers_changes_no_byte(export: Callable[..., Path]) -> None:
@@ -274,15 +262,16 @@ def test_from_splits_to_none_and_back_leaves_nothing_over(export: Callable[..., 
 KILLED = """
 import os, signal, sys
 from curate import cli
-from curate.export.tars import fill
-fill.NOTE_EVERY_SEC, fill.ROW_GROUPS_TOGETHER = 0.0, 1
 from curate.export.destination import Destination
-whole, units = fill._fill, []
-def fill_or_die(*arguments):
+from curate.export.layouts import store
+from curate.sources.parquet import Source
+store.ROW_GROUPS_TOGETHER = 1
+read, units = Source.read_images, []
+def read_or_die(self, places):
     if len(units) == int(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)
     units.append(1)
-    whole(*arguments)
-fill._fill = fill_or_die
+    return read(self, places)
+Source.read_images = read_or_die
 publish, published = Destination.publish, []
 def counted(self, name):
     if len(published) == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)

@@ -180,7 +180,7 @@ def test_a_failed_export_leaves_no_index(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("curate.export.tars.fill.write_all", full)
+    monkeypatch.setattr("curate.export.layouts.shards._Hashed.write", full)
     stopped = curate("export-shards", "--run", run, "--pairs-per-shard", 3)
     assert stopped.code == 1
     assert "No space left on device" in stopped.err

@@ -248,7 +248,7 @@ def test_no_pairs_still_load(tmp_path: Path) -> None:
 
 
 def test_a_caption_is_one_line() -> None:
-    sample = Sample("000000001", "a red circle\r\nbelow № 1", b"", b"", (None, None), {})
+    sample = Sample("000000001", "a red circle\r\nbelow № 1", (), (None, None), {})
     assert sample.caption == "a red circle below № 1"
 
 
