@@ -48,8 +48,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(re.sub(r"\$\(\(.*?\)\)", "0", line), comments=True)
             for n, word in enumerate(words):
-                if word in ("curate", "train", "train.cli") and words[n - 1] not in ("pip", "command"):
-                    yield page, ["train" if word == "train.cli" else word, *words[n + 1 :]]
+                if word in ("curate", "train", "$(command -v train)") and words[n - 1] not in ("pip", "command"):
+                    yield page, ["curate" if word == "curate" else "train", *words[n + 1 :]]
                     break
 
 

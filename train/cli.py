@@ -147,5 +147,5 @@ def _print(document: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(f"{name:<36} {shown}")
 
 
-if __name__ == "__main__":  # as `accelerate launch -m train.cli` starts it
+if __name__ == "__main__":
     main()

@@ -17,7 +17,8 @@ import signal
 import sys
 import tempfile
 import threading
-from multiprocessing import reduction
+from multiprocessing import forkserver, reduction
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +49,15 @@ class DecodeProcesses:
         self.lock = threading.Lock()  # multiprocessing starts and reaps processes from one thread at a time
 
     def __enter__(self) -> DecodeProcesses:
+        # The server imports from its working folder first, where a user's own `curate.py` or `schemas` may lie.
+        ours = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,6 +19,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.demo import ROOT
 from tests.train import tiny
 from tests.train.conftest import Outcome
 from train.training.output import checkpoint
@@ -364,14 +365,20 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 def test_two_processes_train_as_one(
     run_tiny: RunTiny, tmp_path: Path, sd: Path, shards: Path, recipe_file: Path, kind: tuple[Any, ...]
 ) -> None:
+    """As README has them launched, in the folder of a user whose own files have the names of our packages."""
     run_tiny(tmp_path / "one", "--steps", 3, *kind)
+    for name in ("train.py", "curate.py", "schemas/__init__.py"):
+        mine = tmp_path / "mine" / name
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text("raise SystemExit('the wrong one')")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch += ["-m", "train.cli", "run", "--json"]
+    launch += [str(Path(sys.executable).with_name("train")), "run", "--json"]
     options = {"--shards": shards, "--model": sd, "--preset": "demo", "--config": recipe_file}
     options |= {"--output": tmp_path / "two", "--steps": 3}
     done = subprocess.run(
         [*launch, *(str(part) for option in options.items() for part in option), *map(str, kind)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path / "mine",
         capture_output=True,
         text=True,
         check=False,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_a_process_killed_once_costs_no_image(tmp_path: Path, capsys: pytest.Cap
     assert found[0].results == whole[0].results
     assert torch.equal(found[0].pixels["8x8"], whole[0].pixels["8x8"])
     assert "note: a decode process died (SIGKILL); its 2 images are tried again one by one" in capsys.readouterr().err
+
+
+def test_a_users_own_files_of_our_names_are_not_taken_for_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "curate.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    data = [picture_bytes(0, (16, 16))]
+    found = decoded({"8x8": cheap_pixels}, batches(data), processes=1)
+    assert found[0].results == decoded({"8x8": cheap_pixels}, batches(data))[0].results
 
 
 @pytest.mark.parametrize("processes", [0, 1])
