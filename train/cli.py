@@ -45,7 +45,8 @@ def run(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Pipeline folder or hub id; the preset's own if absent.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="demo, sd15, sdxl, sd3, sd15-lora or sdxl-lora; by the model if absent.")
+        str | None,
+        typer.Option(help="demo, sd3, sd15, sdxl, or sd15-lora, sd15-selection, ...; by the model if absent."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; `trained` beside the shards if absent.")] = None,

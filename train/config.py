@@ -130,6 +130,7 @@ class Run:
     checkpoint_every_steps: Count
     keep_checkpoints: Count
     seed: Annotated[int, Bounds(0)]
+    max_epochs: Annotated[float, Bounds(1)] | None = None  # `steps` are fewer where they would be more passes
     checkpoint_minutes: NonNegative | None = 30.0  # a checkpoint when the last is older, too
     channels_last: bool = False
     compile: bool = False
@@ -145,6 +146,10 @@ class Run:
         if self.micro_batch_pairs == "auto":
             raise ValueError("run.micro_batch_pairs is chosen before this: see training/cost.py")
         return self.micro_batch_pairs
+
+    def epochs(self, pairs: int) -> float:
+        """How often all steps go over so many pairs."""
+        return self.steps * self.batch_pairs / pairs
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,8 @@ def model_named(config: Path | None) -> str | None:
 def _preset_table(name: str) -> Table:
     if name not in preset_names():
         raise SettingsError(f"There is no preset `{name}`; the presets are {', '.join(preset_names())}.")
-    text = (resources.files("train") / "presets" / f"{name}.toml").read_text("utf-8")
-    return tomllib.loads(text)
+    table = tomllib.loads((resources.files("train") / "presets" / f"{name}.toml").read_text("utf-8"))
+    return _merge(_preset_table(below), table) if (below := table.pop("extends", None)) else table
 
 
 def _file_table(path: Path | None) -> Table:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from train.config import Lora, load_recipe, preset_names
+from train.config import Lora, flat, load_recipe, preset_names
 from train.errors import SettingsError
 
 
@@ -17,7 +17,16 @@ def refused(*, preset: str = "demo", toml: str | None = None, path: Path | None 
 
 
 def test_every_preset_loads() -> None:
-    assert preset_names() == ["demo", "sd15", "sd15-lora", "sd3", "sdxl", "sdxl-lora"]
+    assert preset_names() == [
+        "demo",
+        "sd15",
+        "sd15-lora",
+        "sd15-selection",
+        "sd3",
+        "sdxl",
+        "sdxl-lora",
+        "sdxl-selection",
+    ]
     for name in preset_names():
         assert load_recipe(name).model
 
@@ -68,6 +77,14 @@ def test_keys_that_the_objective_does_not_read_are_refused() -> None:
     )
 
 
+def test_a_preset_for_selections_is_the_published_one_but_shorter() -> None:
+    for name, warmup in (("sd15", 25), ("sdxl", 11)):
+        published, shorter = (flat(load_recipe(preset).as_table()) for preset in (name, f"{name}-selection"))
+        assert {key: shorter[key] for key in shorter if shorter[key] != published[key]} == {
+            "optimizer.warmup_steps": warmup, "run.max_epochs": 5.0, "run.checkpoint_every_steps": 25,
+        }  # fmt: skip
+
+
 def test_a_file_wins_over_the_preset_and_flags_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[objective]\nbeta = 7\n[run]\nsteps = 9\n")
@@ -87,7 +104,7 @@ def test_a_rank_makes_it_a_lora() -> None:
 
 def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    presets = "demo, sd15, sd15-lora, sd3, sdxl, sdxl-lora"
+    presets = "demo, sd15, sd15-lora, sd15-selection, sd3, sdxl, sdxl-lora, sdxl-selection"
     assert refused(preset="sd14") == f"There is no preset `sd14`; the presets are {presets}."
     assert refused(toml="[run]\nstep = 3\n", path=path) == (
         f"{path}: there is no setting `run.step`; the nearest is `run.steps`."

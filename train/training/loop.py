@@ -324,7 +324,8 @@ def announce(
     reporter.say(as_toml(recipe.as_table()))
     reporter.say(
         f"{run.batch_pairs} pairs a step: {processes} process(es), {micro_steps} micro-step(s)"
-        f" of at most {run.pairs_at_once}; {run.steps} steps over {len(pairs.pairs)} pairs."
+        f" of at most {run.pairs_at_once}; {run.steps} steps over {len(pairs.pairs)} pairs:"
+        f" {run.epochs(len(pairs.pairs)):.3g} epochs."
     )
     if prompts_cut:
         reporter.say(

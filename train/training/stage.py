@@ -6,13 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.config import Recipe, load_recipe, model_named, without_none
+from train.config import Recipe, Run, load_recipe, model_named, without_none
 from train.errors import ModelError, SettingsError
 from train.files import absolute, run_folder
 from train.terminal import note, silence_libraries
 
 if TYPE_CHECKING:
     from train.data.pairs import PairSet
+
+
+MANY_EPOCHS = 10.0  # the best 5.33 % are at their best after 5, as many at random after 9: docs/reproduction.md
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
     options = options or TrainOptions()
     recipe = options.recipe()
     pairs = _pairs(options, recipe)
+    recipe = _within_epochs(recipe, len(pairs.pairs))
+    _warn_of_epochs(recipe.run, len(pairs.pairs))
     from train.model.single_file import check_single_file, write_single_file
     from train.training.loop import run_training
 
@@ -105,6 +110,7 @@ def plan(options: TrainOptions) -> dict[str, Any]:
     """What a run would do, by as many processes as `accelerate launch` says; nothing starts. Raises: TrainError."""
     recipe, processes = options.recipe(), int(os.environ.get("WORLD_SIZE", "1"))
     pairs = _pairs(options, recipe)
+    recipe = _within_epochs(recipe, len(pairs.pairs))
     from train.training.cost import is_open, planned
 
     counts = pairs.counts()
@@ -113,13 +119,14 @@ def plan(options: TrainOptions) -> dict[str, Any]:
         recipe, costs = planned(recipe, pairs, processes, use_cache=options.use_cache)
     except ModelError as error:  # the recipe can be looked at where the model is not
         note(f"The cost is not counted: {error}")
+    _warn_of_epochs(recipe.run, counts["pairs"])
     forwards = None if is_open(recipe) else recipe.run.pairs_at_once * processes
     return {
         "recipe": recipe.as_table(),
         **counts,
         "processes": processes,
         "micro_steps_per_step": forwards and math.ceil(recipe.run.batch_pairs / forwards),
-        "epochs": round(recipe.run.steps * recipe.run.batch_pairs / counts["pairs"], 2),
+        "epochs": round(recipe.run.epochs(counts["pairs"]), 2),
         **costs,
         "output": str(options.output_folder),
     }
@@ -135,6 +142,23 @@ def _pairs(options: TrainOptions, recipe: Recipe) -> "PairSet":
     from train.data.shard_store import fetched
 
     return pairs.read_pairs(fetched(url, options.shards_folder, verify=verify), verify=False)
+
+
+def _within_epochs(recipe: Recipe, pairs: int) -> Recipe:
+    """With no more steps than `run.max_epochs` allows, but one."""
+    run = recipe.run
+    if run.max_epochs is not None:
+        run = replace(run, steps=max(1, min(run.steps, math.floor(run.max_epochs * pairs / run.batch_pairs))))
+    return replace(recipe, run=run)
+
+
+def _warn_of_epochs(run: Run, pairs: int) -> None:
+    if run.max_epochs is None and (epochs := run.epochs(pairs)) > MANY_EPOCHS:
+        note(
+            f"Note: {run.steps:,} steps of {run.batch_pairs:,} pairs go {epochs:,.0f} times over the {pairs:,} pairs."
+            " In our experiments a small selection is learned by heart after 5; give fewer --steps, or"
+            " `max_epochs = 5` under [run] in a file given by --config."
+        )
 
 
 def _preset(preset: str | None, model: str | None) -> str:

@@ -70,7 +70,9 @@ def test_validation_without_pairs_is_refused(run_tiny: RunTiny, tmp_path: Path, 
 
 def test_the_recipe_is_printed_before_the_first_step(run_tiny: RunTiny, tmp_path: Path) -> None:
     lines = run_tiny(tmp_path / "out", "--steps", 1, "--beta", 77).err.splitlines()
-    shown = lines.index("3 pairs a step: 1 process(es), 2 micro-step(s) of at most 2; 1 steps over 6 pairs.")
+    shown = lines.index(
+        "3 pairs a step: 1 process(es), 2 micro-step(s) of at most 2; 1 steps over 6 pairs: 0.5 epochs."
+    )
     assert lines.index("beta = 77.0") < shown < next(i for i, line in enumerate(lines) if line.startswith("train 1/1"))
 
 

@@ -23,6 +23,7 @@ from train.training.output.checkpoint import checkpoints_folder
 SETTINGS, SUMMARY = "run.json", "summary.json"
 MAY_CHANGE_ON_RESUME = (  # what changes no weight
     "recipe.run.steps",
+    "recipe.run.max_epochs",
     "recipe.run.checkpoint_every_steps",
     "recipe.run.checkpoint_minutes",
     "recipe.run.keep_checkpoints",
