@@ -13,6 +13,10 @@ from schemas.command_line import in_groups
 WORKERS = min(4, os.cpu_count() or 1)
 ResizeOption = Annotated[int | None, typer.Option(help="Most pixels of an image's shorter side.", min=1)]
 ReencodeOption = Annotated[str | None, typer.Option(help="Encode images anew: jpeg:95, webp:90 or png.")]
+SplitOption = Annotated[
+    str | None, typer.Option(help="NAME=SHARE of the prompts, each its own folder: train=0.95,validation=0.05.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be written; write nothing.")]
 WorkersOption = Annotated[int, typer.Option(help="Threads; the bytes do not depend on it.", min=1)]
 
 
@@ -21,7 +25,7 @@ def export_shards(
     run: RunOption = "run",
     name: RankingOption = "default",
     output: Annotated[
-        str | None, typer.Option(help="Folder or URL for the tars and shards.json.  [default: RUN/shards]")
+        str | None, typer.Option(help="Folder, URL or hf://datasets/OWNER/NAME.  [default: RUN/shards]")
     ] = None,
     source: Annotated[
         list[str] | None, typer.Option(help="Where the data set's files lie now, if they moved; repeatable.")
@@ -30,12 +34,11 @@ def export_shards(
     seed: Annotated[int, typer.Option(help="Of the shuffle.", min=0)] = 0,
     pairs_per_shard: Annotated[int, typer.Option(help="Most samples of one tar.", min=1)] = 1000,
     shard_bytes: Annotated[str | None, typer.Option(help="Most bytes of one tar, such as 500MB.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="NAME=SHARE of the prompts, each its own folder: train=0.95,validation=0.05.")
-    ] = None,
+    split: SplitOption = None,
     resize: ResizeOption = None,
     reencode: ReencodeOption = None,
     workers: WorkersOption = WORKERS,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the selected pairs as WebDataset shards, the source's bytes untouched unless you ask otherwise.
@@ -56,6 +59,7 @@ def export_shards(
         encoding=parse_encoding(resize, reencode),
         workers=workers,
         source=tuple(source or ()),
+        dry_run=dry_run,
     )
     report = run_export(Run(Path(run)), options)
     print_report(report, as_json, export_lines(report))
@@ -69,11 +73,13 @@ def export_for(
     run: RunOption = "run",
     name: RankingOption = "default",
     output: Annotated[
-        str | None, typer.Option(help="Folder or URL, empty or new.  [default: RUN/exports/NAME-LAYOUT]")
+        str | None, typer.Option(help="Empty or new folder, or URL.  [default: RUN/exports/NAME-LAYOUT]")
     ] = None,
+    split: SplitOption = None,
     resize: ResizeOption = None,
     reencode: ReencodeOption = None,
     workers: WorkersOption = WORKERS,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the selected pairs in the layout that another trainer reads, best first.
@@ -82,10 +88,12 @@ def export_for(
     """
     from curate.export import LayoutOptions, export_for as run_export
     from curate.export.encoding import parse_encoding
+    from curate.export.order import parse_split
     from curate.export.stdout import layout_lines
 
-    encoding = parse_encoding(resize, reencode)
-    report = run_export(Run(Path(run)), LayoutOptions(layout, ranking_name(name), output, encoding, workers))
+    encoding, shares = parse_encoding(resize, reencode), parse_split(split)
+    options = LayoutOptions(layout, ranking_name(name), output, shares, encoding, workers, dry_run)
+    report = run_export(Run(Path(run)), options)
     print_report(report, as_json, layout_lines(report))
 
 

@@ -16,6 +16,7 @@ from schemas import shards
 
 MARK = "<!-- written by curate export-shards -->"
 UNKNOWN_LICENSE = "unknown"
+PARQUET = dict.fromkeys(("parquet", "chosen-rejected"), "data/train-*.parquet")  # what `datasets` loads of a layout
 # https://huggingface.co/docs/hub/repositories-licenses: the identifiers that a manifest is likely to name.
 LICENSES = (
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
@@ -33,7 +34,7 @@ def write_card(
     indices: dict[str, dict[str, Any]],
     votes: bool,
 ) -> None:
-    """Write README.md beside the shards of each split; one that is not ours stays as it is, and that is said."""
+    """Write README.md beside the files of each split; one that is not ours stays as it is, and that is said."""
     # A split's folder is opened by itself, too: without a card `datasets` may take its shards.json for the data.
     folders = {"": indices} | {split: {"": index} for split, index in indices.items() if split}
     for folder, held in folders.items():
@@ -54,21 +55,25 @@ def card_text(
     """
     about, stated = data_set_facts(settings), settings["settings"]
     pairs = sum(index["pairs"] for index in indices.values())
-    tars = [
-        {"split": split or "train", "path": in_split(split, "*.tar")}
+    layout = next(iter(indices.values())).get("layout")  # None: shards
+    pattern = "*.tar" if layout is None else PARQUET.get(layout)
+    files = [
+        {"split": split or "train", "path": in_split(split, pattern)}
         for split, index in indices.items()
-        if index["pairs"]
+        if pattern and index["pairs"]
     ]
-    header = {
+    header: dict[str, Any] = {
         **_license(about["license"]),
         "task_categories": ["text-to-image"],
         "size_categories": [size_category(pairs)],
         "pretty_name": f"{stated['manifest']['name']}, {pairs:,} preference pairs chosen by {ranking['metric']}",
-        "tags": ["preference", "diffusion-dpo", "webdataset"],
-        # `datasets` tells exports in its cache by this text, and guesses types from the first samples, nulls and all.
-        "configs": [{"config_name": "default", "data_files": tars, "description": _digest(indices)}],
-        "dataset_info": {"features": features(next(iter(indices.values())), list(stated["models"]["scorers"]), votes)},
+        "tags": ["preference", "diffusion-dpo", *(["webdataset"] if layout is None else [])],
     }
+    if files:  # `datasets` tells exports in its cache by the description
+        header["configs"] = [{"config_name": "default", "data_files": files, "description": _digest(indices)}]
+    if layout is None:  # it guesses types from the first samples, nulls and all
+        types = features(next(iter(indices.values())), list(stated["models"]["scorers"]), votes)
+        header["dataset_info"] = {"features": types}
     return jinja2.Template(
         Path(__file__).with_suffix(".md").read_text("utf-8"),
         undefined=jinja2.StrictUndefined,
@@ -78,6 +83,7 @@ def card_text(
     ).render(
         header={key: json.dumps(value, ensure_ascii=False) for key, value in header.items()},
         mark=MARK,
+        layout=layout,
         pairs=pairs,
         encoded=next(iter(indices.values()))["encoded"],
         about=about,
@@ -115,8 +121,9 @@ def _features(types: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _digest(indices: dict[str, dict[str, Any]]) -> str:
-    """Tells these tars from those of any other export."""
-    hashes = "".join(entry["sha256"] for index in indices.values() for entry in index["shards"])
+    """Tells these files from those of any other export."""
+    hashes = "".join(entry["sha256"] for index in indices.values() for entry in index.get("shards", []))
+    hashes += next(iter(indices.values())).get("content_sha256", "")
     return f"shards {hashlib.sha256(hashes.encode()).hexdigest()[:16]}"
 
 

@@ -6,14 +6,15 @@ a layout walks the store in the pairs' order. The source's bytes stay untouched 
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from curate.database.connection import connect_views
 from curate.errors import RunError
-from curate.export.card import data_set_facts, write_card
+from curate.export.card import MARK, data_set_facts, write_card
 from curate.export.destination import Destination
 from curate.export.encoding import Encoding
 from curate.export.index import ShardFolder, about_export, split_indices
@@ -21,7 +22,7 @@ from curate.export.layouts.found import find_layout
 from curate.export.layouts.output import Output, samples_of
 from curate.export.layouts.shards import Shard, Sides, cut, write_tar
 from curate.export.layouts.store import Store, Stored, Wanted
-from curate.export.order import ShardSize, SplitShare
+from curate.export.order import ShardSize, SplitShare, split_of
 from curate.export.samples import SIDES, Row, SelectedPairs, content_sha256, facts_of
 from curate.rank.rankings import ranking_settings
 from curate.sources.moved import relocate
@@ -53,6 +54,7 @@ class ExportOptions:
     encoding: Encoding = field(default_factory=Encoding)
     workers: int = WORKERS
     source: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,10 @@ class LayoutOptions:
     layout: str
     name: str = "default"
     output: str | None = None
+    shares: tuple[SplitShare, ...] = ()
     encoding: Encoding = field(default_factory=Encoding)
     workers: int = WORKERS
+    dry_run: bool = False
 
 
 def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, Any]:
@@ -78,10 +82,12 @@ def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, A
     """
     options = options or ExportOptions()
     run.summary()  # that embedding has finished
-    if options.source:
+    if options.source and not options.dry_run:
         relocate(run, list(options.source))
     output = options.output or str(run.root / "shards")
-    with _opened(run, options.name, options.seed, output, options.encoding) as export:
+    with _opened(run, options, output, options.seed) as export:
+        if options.dry_run:
+            return _planned(export, output)
         folder = ShardFolder(export.destination)
         folder.mark_unfinished()
         with export.store.tidied():
@@ -93,7 +99,7 @@ def export_shards(run: Run, options: ExportOptions | None = None) -> dict[str, A
                 say(f"note: no prompt fell into the split '{split}'" if split else "note: the ranking selects no pair")
         write_card(export.destination, export.settings, export.ranking, indices, export.pairs.votes)
         folder.write(indices, options.shares)
-        export.destination.clear()
+        export.destination.finish(MARK)
     report = {"output": output, "kept_shards": folder.kept}
     if options.shares:
         return report | {"pairs": sum(index["pairs"] for index in indices.values()), "splits": indices}
@@ -111,27 +117,33 @@ def export_for(run: Run, options: LayoutOptions) -> dict[str, Any]:
     >>> index["layout"]
     'folders'
     """
-    write = find_layout(options.layout)
+    find_layout(options.layout)
     run.summary()
     output = options.output or str(run.root / "exports" / f"{options.name}-{options.layout}")
-    with _opened(run, options.name, None, output, options.encoding) as export:
-        pairs, destination, wanted = export.pairs, export.destination, Wanted()
-        digest = content_sha256(pairs, options.layout, wanted.adding(pairs.rows()))
+    with _opened(run, options, output) as export:
+        if options.dry_run:
+            return _planned(export, output)
+        destination, wanted, prompts = export.destination, Wanted(), _prompts(options.shares)
+        kind = json.dumps([options.layout, *map(astuple, options.shares)])
+        digest = content_sha256(export.pairs, kind, _counted(wanted.adding(export.pairs.rows()), options, prompts))
         _claim(destination, {"format": FORMAT, "layout": options.layout, "content_sha256": digest})
-        written = Output(destination, pairs.count, pairs.extension)
         with export.store.tidied():
             export.store.fetch(wanted, export.source, options.workers)
-            with progress("pairs written", pairs.count) as advance:
-                write(samples_of(pairs, export.store, advance), written)
+            written = _write_layout(export, options, {split: sum(found.values()) for split, found in prompts.items()})
         if not destination.remote:
             os.sync()  # the index says that all of it is there; one by one would take longer than writing
-        counts = {"pairs": written.pairs, "files": written.files, "bytes": written.size_bytes}
-        index = export.about(None) | {"format": FORMAT, "layout": options.layout}
-        index |= {"source": data_set_facts(export.settings), **counts}
-        destination.write_text(INDEX, json.dumps(index | {"content_sha256": digest}, indent=2) + "\n")
+        about = export.about(None) | {"format": FORMAT, "layout": options.layout, "content_sha256": digest}
+        counts = {split: {"pairs": one.pairs, "prompts": len(prompts[split])} for split, one in written.items()}
+        write_card(destination, export.settings, export.ranking, {s: about | of for s, of in counts.items()}, False)
+        index = about | {"source": data_set_facts(export.settings)}
+        index |= {"pairs": export.pairs.count, "prompts": sum(map(len, prompts.values()))}
+        index |= {"files": sum(one.files for one in written.values())}
+        index |= {"bytes": sum(one.size_bytes for one in written.values())}
+        index |= {"splits": counts} if options.shares else {}
+        destination.write_text(INDEX, json.dumps(index, indent=2) + "\n")
         destination.remove(UNFINISHED)
-        destination.clear()
-    if not written.pairs:
+        destination.finish(MARK)
+    if not export.pairs.count:
         say("note: the ranking selects no pair")
     return {"output": output} | index
 
@@ -152,14 +164,49 @@ class _Export:
 
 
 @contextmanager
-def _opened(run: Run, name: str, seed: int | None, output: str, encoding: Encoding) -> Iterator[_Export]:
-    settings, ranking = run.settings(), ranking_settings(run, name)
+def _opened(
+    run: Run, options: ExportOptions | LayoutOptions, output: str, seed: int | None = None
+) -> Iterator[_Export]:
+    settings, ranking = run.settings(), ranking_settings(run, options.name)
     with connect_views(run, rankings=False) as connection:
-        pairs = SelectedPairs(connection, run, name, seed, encoding)
+        pairs = SelectedPairs(connection, run, options.name, seed, options.encoding)
         source = reopen_source(settings["settings"], run.folder, settings.get("moved"))
         destination = Destination(output, run.root / ".export")
-        with destination.held():
-            yield _Export(settings, ranking, pairs, source, destination, Store(destination.staging, encoding))
+        store = Store(destination.staging, options.encoding)
+        with nullcontext() if options.dry_run else destination.held():
+            yield _Export(settings, ranking, pairs, source, destination, store)
+
+
+def _planned(export: _Export, output: str) -> dict[str, Any]:
+    """What a dry run says. `picture_bytes`: None where pictures are encoded anew, or were not measured."""
+    prompts, size_bytes, known = set[str](), 0, export.pairs.measured and not export.pairs.encoding.changes
+    for row in export.pairs.rows():
+        prompts.add(row["prompt_id"])
+        size_bytes += sum(facts_of(row, side).size_bytes for side in SIDES) if known else 0
+    counts = {"pairs": export.pairs.count, "prompts": len(prompts), "picture_bytes": size_bytes if known else None}
+    return {"output": output, "dry_run": True} | counts
+
+
+def _prompts(shares: tuple[SplitShare, ...]) -> dict[str, Counter[str]]:
+    """For each split how many pairs each of its prompts has; none yet."""
+    return {split: Counter() for split in [share.name for share in shares] or [""]}
+
+
+def _counted(rows: Iterable[Row], options: LayoutOptions, prompts: dict[str, Counter[str]]) -> Iterator[Row]:
+    for row in rows:
+        prompts[split_of(row["prompt"], options.shares)][row["prompt_id"]] += 1
+        yield row
+
+
+def _write_layout(export: _Export, options: LayoutOptions, counts: dict[str, int]) -> dict[str, Output]:
+    """Each split in a folder of its own. counts: of pairs, by split."""
+    write, pairs, outputs = find_layout(options.layout), export.pairs, {}
+    with progress("pairs written", pairs.count) as advance:
+        for split, count in counts.items():
+            rows = (row for row in pairs.rows() if split_of(row["prompt"], options.shares) == split)
+            outputs[split] = Output(export.destination, count, pairs.extension, split)
+            write(samples_of(rows, pairs, export.store, advance), outputs[split])
+    return outputs
 
 
 def _shards(export: _Export, options: ExportOptions, stored: bool = False) -> Iterator[Shard]:
@@ -196,7 +243,7 @@ def _read_shards(export: _Export, folder: ShardFolder, options: ExportOptions) -
 
 def _write_shards(export: _Export, folder: ShardFolder, options: ExportOptions) -> dict[str, int]:
     """The tars that do not stand yet; how many prompts each split has."""
-    prompts: dict[str, set[str]] = {split: set() for split in [share.name for share in options.shares] or [""]}
+    prompts = _prompts(options.shares)
 
     def missing() -> Iterator[tuple[Shard, list[tuple[Stored, ...]]]]:
         for shard in _shards(export, options, stored=_lengths_unknown(export, options)):
@@ -226,7 +273,9 @@ def _claim(destination: Destination, mark: dict[str, Any]) -> None:
     for name in (INDEX, UNFINISHED):
         text = destination.read_text(name)
         if text is not None and f'"content_sha256": "{mark["content_sha256"]}"' not in text:
-            raise RunError(f"{destination.output} holds another export; delete it, or choose another --output")
+            if destination.repository is None:
+                raise RunError(f"{destination.output} holds another export; delete it, or choose another --output")
+            destination.clear()
         if text is not None:
             break
     else:

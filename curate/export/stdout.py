@@ -5,6 +5,8 @@ from typing import Any
 
 def export_lines(report: dict[str, Any]) -> list[str]:
     """What was written, split by split, and how many tars stood already."""
+    if "dry_run" in report:
+        return _planned_lines(report)
     lines = []
     for index in report.get("splits", {"": report}).values():
         size_mb = sum(entry["bytes"] for entry in index["shards"]) / 1e6
@@ -18,8 +20,17 @@ def export_lines(report: dict[str, Any]) -> list[str]:
 
 def layout_lines(report: dict[str, Any]) -> list[str]:
     """What was written in the layout of another trainer."""
+    if "dry_run" in report:
+        return _planned_lines(report)
     size = f"{report['files']:,} files, {report['bytes'] / 1e6:,.1f} MB"
     return [f"written  {report['pairs']:,} pairs as {report['layout']}, {size}: {report['output']}"]
+
+
+def _planned_lines(report: dict[str, Any]) -> list[str]:
+    size_bytes = report["picture_bytes"]
+    size = "of a size not known yet" if size_bytes is None else f"of {size_bytes / 1e6:,.1f} MB"
+    counts = f"{report['pairs']:,} pairs over {report['prompts']:,} prompts, {2 * report['pairs']:,} pictures {size}"
+    return [f"would write  {counts}: {report['output']}"]
 
 
 def verify_lines(report: dict[str, Any]) -> list[str]:

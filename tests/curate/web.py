@@ -1,5 +1,6 @@
 """A web server on loopback that is also a Hugging Face hub, counts its requests and fails where it is told to."""
 
+import base64
 import hashlib
 import json
 import re
@@ -36,6 +37,8 @@ class Web(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.failures: list[Failure] = []
         self.requests: list[str] = []  # "METHOD /path"
+        self.objects: dict[str, bytes] = {}  # large files that were sent to the hub, by sha256
+        self.authorizations: set[str | None] = set()  # what came with each request that writes
 
     def fail(self, status: int, path: str = "", times: int = 1, **headers: str) -> None:
         """Answer the next `times` requests whose path contains `path` with a status; 0 cuts the body short."""
@@ -71,6 +74,42 @@ class Web(ThreadingHTTPServer):
                 return 200, headers, data
             return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
         return 404, {}, b"no such page"
+
+    def written(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """What the hub answers to a request that writes: a repository, what is large, the objects, then the commit."""
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['type']}s/{asked['organization']}/{asked['name']}"
+            self.repositories.setdefault(name, {})
+            return _json({"url": f"{self.url}/{name}"})
+        if path.startswith("/upload/"):
+            self.objects[path.rpartition("/")[2]] = body
+            return _json({})
+        if path.endswith("/preupload/main"):
+            modes = {True: "lfs", False: "regular"}
+            paths = [one["path"] for one in json.loads(body)["files"]]
+            large = {path: path.endswith((".tar", ".parquet", ".jpg")) for path in paths}
+            files = [{"path": path, "uploadMode": modes[large[path]], "shouldIgnore": False} for path in paths]
+            return _json({"files": files})
+        if path.endswith("/info/lfs/objects/batch"):
+            objects = [{"oid": one["oid"], "size": one["size"]} for one in json.loads(body)["objects"]]
+            for one in objects:
+                if one["oid"] not in self.objects:
+                    one["actions"] = {"upload": {"href": f"{self.url}/upload/{one['oid']}"}}
+            return _json({"objects": objects, "transfer": "basic"})
+        if found := re.fullmatch(r"/api/(\w+/[^/]+/[^/]+)/commit/main", path):
+            for line in body.splitlines():
+                self._commit(self.repositories[found[1]], **json.loads(line))
+            return _json({"commitUrl": f"{self.url}/{found[1]}/commit/{COMMIT}", "commitOid": COMMIT})
+        return _json({"errors": [], "warnings": []})
+
+    def _commit(self, files: dict[str, bytes], key: str, value: dict[str, Any]) -> None:
+        if key == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif key == "lfsFile":
+            files[value["path"]] = self.objects[value["oid"]]
+        elif key == "deletedFile":
+            del files[value["path"]]
 
 
 def _json(value: Any) -> tuple[int, dict[str, str], bytes]:
@@ -128,6 +167,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:
+        path, body = unquote(urlsplit(self.path).path), b""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append(f"{self.command} {path}")
+        self.server.authorizations.add(self.headers.get("Authorization"))
+        failure = self.server.failure(path)
+        answer = (failure.status, failure.headers, b"{}") if failure else self.server.written(path, body)
+        status, headers, data = answer
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_PUT = do_POST  # noqa: N815
 
     def log_message(self, *arguments: Any) -> None:
         """Nothing: the test's own output is enough."""

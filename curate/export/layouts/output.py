@@ -1,6 +1,6 @@
 """What a layout is given: the pairs one by one, best first, and a place for its files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,8 @@ from typing import Any
 
 from curate.export.destination import Destination
 from curate.export.layouts.store import Store, Stored
-from curate.export.samples import SIDES, SelectedPairs, key_of
+from curate.export.order import in_split
+from curate.export.samples import SIDES, Row, SelectedPairs, key_of
 from curate.storage.tables import writing
 from curate.terminal.progress import Advance
 
@@ -42,9 +43,9 @@ class Sample:
         return " ".join(self.prompt.splitlines())
 
 
-def samples_of(pairs: SelectedPairs, store: Store, advance: Advance) -> Iterator[Sample]:
+def samples_of(rows: Iterable[Row], pairs: SelectedPairs, store: Store, advance: Advance) -> Iterator[Sample]:
     """The pairs, best first; progress as a layout takes them."""
-    for row in pairs.rows():
+    for row in rows:
         images = tuple(store.image(row["place"], side) for side in SIDES)
         meta = pairs.sample_meta(row, tuple(image.facts for image in images))
         models = row["preferred_model"], row["rejected_model"]
@@ -53,17 +54,19 @@ def samples_of(pairs: SelectedPairs, store: Store, advance: Advance) -> Iterator
 
 
 class Output:
-    """The folder or URL of one export. Each file is whole under its name, or not there.
+    """The folder or URL of one export, or of one split of it. Each file is whole under its name, or not there.
 
     pairs: how many samples will come. extension: of every image, without the dot. location: as it was named, a path
     made absolute.
     """
 
-    def __init__(self, destination: Destination, pairs: int, extension: str) -> None:
+    def __init__(self, destination: Destination, pairs: int, extension: str, split: str = "") -> None:
         self.pairs, self.extension = pairs, extension
-        self.location = destination.output if destination.remote else str(destination.staging.absolute())
+        elsewhere = destination.remote or destination.repository is not None
+        location = destination.output if elsewhere else str(destination.staging.absolute())
+        self.location = f"{location}/{split}" if split else location
         self.files = self.size_bytes = 0
-        self._destination = destination
+        self._destination, self._split = destination, split
         self._folders: set[Path] = set()
 
     def write(self, name: str, data: bytes) -> None:
@@ -74,6 +77,7 @@ class Output:
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
         """A path to write a file to, which gets its name when the block ends well. Raises: WriteError, UploadError."""
+        name = in_split(self._split, name)
         staged = self._destination.staged(name)
         try:
             with writing(staged):

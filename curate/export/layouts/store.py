@@ -109,8 +109,6 @@ class Store:
         self._index, self._records = self.folder / "index", np.empty(0, RECORD)
         self._ends, self._left = Counter[int](), Counter[int]()
         self._lock = Lock()
-        for other in set(staging.glob(".images-*")) - {self.folder}:  # of an export with another encoding
-            shutil.rmtree(other, ignore_errors=True)
 
     def fetch(self, wanted: Wanted, source: Source, workers: int) -> None:
         """Read each row group once, by several threads, and keep its images; not those that are here already.
@@ -118,6 +116,8 @@ class Store:
         Raises: SourceError; RunError when an image is not the one that was scored; WriteError.
         """
         files, formats, places = list(wanted.files), list(wanted.formats), wanted.places()
+        for other in set(self.folder.parent.glob(".images-*")) - {self.folder}:  # of an export with another encoding
+            shutil.rmtree(other, ignore_errors=True)
         kept = self._sound(places, workers)
         todo = places[[at not in kept for at in range(len(places))]] if kept else places
         with atomic_path(self._index) as path:

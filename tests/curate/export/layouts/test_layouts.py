@@ -78,7 +78,7 @@ def test_folders_pair_by_name_with_a_one_line_caption(
             assert caption == prompt
     assert (report["pairs"], report["files"], report["layout"]) == (PAIRS, PAIRS * 4 + 1, "folders")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("dataset_config.json", "export.json", "lose", "win"),
+        *("README.md", "dataset_config.json", "export.json", "lose", "win"),
     ]
 
 
@@ -161,6 +161,24 @@ def test_flow_factory_finds_strict_records(curate: Curate, ranked: Path, expecte
             assert (tmp_path / "out" / media.pop("path")).read_bytes() == data
             assert not media
         assert not record["supervision"]
+
+
+def test_splits_share_no_prompt_and_have_cards(
+    curate: Curate, ranked: Path, expected: Expected, tmp_path: Path
+) -> None:
+    """The card of the whole tells `datasets` what the splits are; each split's folder is read by itself, too."""
+    out = tmp_path / "out"
+    report = export(curate, ranked, "parquet", out, "--split", "train=0.5,validation=0.5")
+    loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    found = {split: [(row["caption"], row["jpg_0"], row["jpg_1"]) for row in rows] for split, rows in loaded.items()}
+    assert {split: counts["pairs"] for split, counts in report["splits"].items()} == {
+        s: len(f) for s, f in found.items()
+    }
+    assert sorted(found["train"] + found["validation"]) == sorted(expected)
+    assert not {prompt for prompt, *_ in found["train"]} & {prompt for prompt, *_ in found["validation"]}
+    alone = datasets.load_dataset(str(out / "validation"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["caption"] for row in alone] == [prompt for prompt, *_ in found["validation"]]
+    assert "in the layout `parquet` of `curate export-for`" in (out / "README.md").read_text("utf-8")
 
 
 def test_pictures_are_encoded_anew_on_the_way(curate: Curate, ranked: Path, tmp_path: Path) -> None:
