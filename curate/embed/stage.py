@@ -11,6 +11,7 @@ from curate.embed.device.reports import DeviceReport, PromptsDone, RunProgress
 from curate.embed.engines import Engine
 from curate.embed.engines.processes import Serial
 from curate.embed.options import ComputeOptions, EmbedOptions
+from curate.embed.planning.again import found_again
 from curate.embed.planning.parts import part_name
 from curate.embed.planning.plan import Plan, make_plan, release_freed_memory
 from curate.embed.progress import kept_progress, read_progress, shown_progress
@@ -123,6 +124,7 @@ def embed_source(
         planned, plan = planned_counts(plan, source), plan.without_tables()
         release_freed_memory()
         sound = sound_parts(run, [part_name(index) for index in mine], hashed=not run.folder.remote)
+        sound -= found_again(run, source, plan.parts.only([index for index in mine if part_name(index) in sound]))
         todo = [index for index in mine if part_name(index) not in sound]
         work = EmbedWork(run.absolute(), source, scorers, plan.prompts, options, settings, anew=bool(todo))
         shown, run_progress = shown_settings(source, scorers, options), _run_progress(run, plan, mine, todo)

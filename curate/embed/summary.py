@@ -4,13 +4,14 @@ from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.embed.planning.parts import part_name
 from curate.embed.planning.plan import Plan
 from curate.errors import SourceError
 from curate.sources.parquet import Source
-from curate.storage.run import RunFiles
+from curate.storage.run import PAIRS_FILE, RunFiles
 from curate.storage.threads import in_threads
 from schemas import tables
 from schemas.reasons import IMAGE_REASONS
@@ -46,6 +47,8 @@ def run_summary(
     scored = sum(rows["images"] for rows in counted)
     if scored + sum(dropped_images.values()) != plan.image_count or not set(dropped_images) <= set(IMAGE_REASONS):
         raise SourceError(f"the counts of {run.folder} do not add up; delete it and run `curate embed` again")
+    if dropped_images:
+        _check_whole_pairs(run, names, dropped_images)
     return planned | {
         "scored_images": scored,
         "dropped_images": dict(sorted(dropped_images.items())),
@@ -53,6 +56,21 @@ def run_summary(
         "scorers": scorers.names,
         "not_finite": _not_finite(run, names, scorers.names),
     }
+
+
+def _check_whole_pairs(run: RunFiles, names: list[str], counts: Counter[str]) -> None:
+    """Raises: SourceError when every pair has an image that was set aside."""
+    dropped = pa.concat_tables(
+        run.folder.read_table(f"dropped/{name}.parquet", ["image_uid", "detail"]) for name in names
+    )
+    pairs = run.folder.read_table(PAIRS_FILE, ["image_0_uid", "image_1_uid"])
+    lost = pc.or_(*(pc.is_in(column, dropped["image_uid"].combine_chunks()) for column in pairs.itercolumns()))
+    if pc.all(lost).as_py():
+        words = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
+        raise SourceError(
+            f"not one of the {len(lost):,} pairs has both of its pictures: {words}; such as {dropped['detail'][0]}; "
+            "correct --images, --source or the manifest, or bring the pictures, and run again"
+        )
 
 
 def _dropped_images(run: RunFiles, names: list[str]) -> Counter[str]:

@@ -7,12 +7,15 @@ from typing import Any
 from curate.database.connection import connect_views, fetch, seal
 from curate.database.queries import query_text
 from curate.errors import QueryError
-from curate.rank.metrics.metric import load_metric, parameter_values, shipped_metrics
+from curate.rank.metrics.metric import load_metric, not_repeatable, parameter_values, shipped_metrics
 from curate.rank.psi import Psi, check_psi
 from curate.rank.stage import measure, prepare_inputs, prepare_pairs
 from curate.storage.run import Run
 
 TOP = 0.0533
+CHANGING = """select distinct function_name from duckdb_functions()
+where stability in ('VOLATILE', 'CONSISTENT_WITHIN_QUERY') and function_name <> 'error'"""
+"""The functions that may give another value when a query is run again: random(), now(), ..."""
 
 
 def list_metrics() -> list[dict[str, Any]]:
@@ -55,8 +58,10 @@ def check_metric(run: Run, name_or_path: str, params: tuple[str, ...], psi: Psi)
         connection.execute(f"create or replace temp view other_result as from result_{other.name}")
         correlation, shared = fetch(connection, query_text("rank/metric_agreement"), {"share": TOP})[0]
         against.append({"metric": other.name, "rank_correlation": finite(correlation), "shared": shared or 0.0})
+    changing = [str(name) for (name,) in fetch(connection, CHANGING)]
     return {
         "metric": metric.name,
+        "not_repeatable": not_repeatable(metric.text, changing),
         "pairs": pairs,
         "ranked": ranked,
         "nulls": pairs - ranked,

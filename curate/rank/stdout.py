@@ -74,8 +74,9 @@ def metrics_lines(metrics: list[dict[str, Any]]) -> list[str]:
 def check_lines(report: dict[str, Any]) -> list[str]:
     """What a metric did on a run, and how like the shipped ones it is."""
     quality = report["quality"]
+    changing = ", ".join(report["not_repeatable"])
     lines = [
-        f"metric    {report['metric']}: sound",
+        f"metric    {report['metric']}: {f'not repeatable, by {changing}' if changing else 'sound'}",
         f"pairs     {report['pairs']:,} eligible = {report['ranked']:,} with a quality + {report['nulls']:,} without",
         f"quality   {quality['least']:.6g} to {quality['greatest']:.6g}, median {quality['median']:.6g}, "
         f"{report['distinct']:,} distinct values; {report['tied']:,} pairs share theirs with another",

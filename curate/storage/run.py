@@ -277,8 +277,7 @@ def sound_parts(run: RunFiles, names: Iterable[str], hashed: bool = True) -> set
         if found[name] is not None:
             continue  # another process has written it meanwhile
         say(f"{run.folder}: {name} is damaged, not as its marker {marker_file(name)} says; it is computed again")
-        run.mark_unfinished()
-        _clear(run, name)
+        forget_part(run, name)
     return {name for name, rows in found.items() if rows is not None}
 
 
@@ -303,11 +302,12 @@ def marker_file(name: str) -> str:
     return f"{PARTS}/{name}.json"
 
 
-def _clear(run: RunFiles, name: str) -> None:
-    """Remove a damaged part's marker, and at a URL its files, which as the first ones would stay otherwise.
+def forget_part(run: RunFiles, name: str) -> None:
+    """The run is unfinished: remove a part's marker, and at a URL its files, which would stay as the first ones.
 
     Should another process write them anew at this very moment, its part is incomplete, and is found to be so.
     """
+    run.mark_unfinished()
     run.folder.remove(marker_file(name))
     if run.folder.remote:
         for table in PART_TABLES:

@@ -59,7 +59,21 @@ class Metric:
 
 def mentions(sql: str, view: str) -> bool:
     """Whether a query, its comments left out, names a view that is made only on demand."""
-    return re.search(rf"\b{view}\b", re.sub(r"--[^\n]*", "", sql), re.IGNORECASE) is not None
+    return re.search(rf"\b{view}\b", _without_comments(sql), re.IGNORECASE) is not None
+
+
+def not_repeatable(sql: str, functions: Iterable[str]) -> list[str]:
+    """What a query names that gives other values when it is run again: one of these functions, the time, a sample."""
+    called, words = (
+        "|".join(functions),
+        "current_date|current_time|current_timestamp|localtime|localtimestamp|tablesample",
+    )
+    named = rf"\b(?:(?:{called})(?=\s*\()|(?:{words}|using sample)\b)"
+    return sorted({found.lower() for found in re.findall(named, _without_comments(sql), re.IGNORECASE)})
+
+
+def _without_comments(sql: str) -> str:
+    return re.sub(r"--[^\n]*|/\*.*?\*/", "", sql, flags=re.DOTALL)
 
 
 def scorers_of(sql: str, scorers: list[str], weighed: Iterable[str]) -> list[str]:

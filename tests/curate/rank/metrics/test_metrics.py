@@ -421,6 +421,21 @@ def test_check_reports_nulls_ties_range_and_likeness(tmp_path: Path) -> None:
     assert {item["metric"] for item in report["against"]} == set(shipped_metrics())
 
 
+def test_check_names_what_does_not_repeat(run: Run, tmp_path: Path, curate: Curate) -> None:
+    path = tmp_path / "mine.sql"
+    path.write_text(
+        "-- not random() as `random` is\nselect pair_id, Random ( ) + epoch(now()) + year(current_date) as quality\n"
+        "from pair_scores using sample 2 rows"
+    )
+    report = check_metric(run, str(path), (), BLEND)
+    assert report["not_repeatable"] == ["current_date", "now", "random", "using sample"]
+    said = curate("metrics", "check", path, "--run", run.root, "--psi", "clip,pickscore").out
+    assert said.startswith(f"metric    {path}: not repeatable, by current_date, now, random, using sample\n")
+    assert not any(
+        check_metric(run, name, (), BLEND)["not_repeatable"] for name in ("random", "qsd", "calibrated", "vote")
+    )
+
+
 def test_check_agrees_with_scipy_and_with_itself(tmp_path: Path) -> None:
     from scipy.stats import spearmanr
 
