@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 import tomli_w
 
@@ -31,15 +31,34 @@ class Bounds(NamedTuple):
 
 
 class ReadBy(NamedTuple):
-    """Beside the type of a setting of Objective: the one objective that reads it."""
+    """Beside the type of a setting of Objective: the objectives that read it, where not all do."""
 
-    objective: str
+    first: str
+    second: str | None = None
 
 
 Auto = Literal["auto"]  # instead of a value: chosen when the run begins
 Count = Annotated[int, Bounds(1)]
 NonNegative = Annotated[float, Bounds(0)]
 Probability = Annotated[float, Bounds(0, 1)]
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """How a pair's timestep is drawn, as a share of the noise schedule: 0 next to none, 1 all noise.
+
+    uniform, or logit-normal: the sigmoid of a normal draw (arXiv 2403.03206, eq. 19). A `shift` of a takes share u to
+    a u / (1 + (a - 1) u), so above 1 it draws more noise (the same, eq. 23); `least` and `most` then squeeze it between
+    them. `only`, where given, are the timesteps themselves, drawn evenly.
+    """
+
+    law: Literal["uniform", "logit-normal"] = "uniform"
+    mean: float = 0.0  # of the normal draw
+    deviation: NonNegative = 1.0
+    shift: Annotated[float, Bounds(0.001)] = 1.0
+    least: Probability = 0.0
+    most: Probability = 1.0
+    only: tuple[Annotated[int, Bounds(0)], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,31 +74,55 @@ class Data:
     validation_pairs: Count | None = None  # held out, prompt by prompt, and never trained on
     sdxl_sizes: Literal["own", "resolution"] = "own"  # SDXL is told each picture's size and cut, or one size, uncut
     empty_prompts: Literal["pipeline", "encoded"] = "pipeline"  # zeros where the pipeline has them, or "" encoded
+    timesteps: Timesteps = Timesteps()
 
 
 @dataclass(frozen=True)
 class Objective:
     """What is minimised: a function of objectives.py. A key that the named objective has no use for is refused.
 
-    beta: KL strength; see `objectives.reward_margin` for its convention. `weight_by`, `offset_by` and
-    `label_smoothing_by` name a value that the shards give each pair: `quality`, `strength`, or `<scorer>_margin`.
+    beta: KL strength; see `objectives.reward_margin` for its convention, and `beta_aim.py` for "auto". The keys that
+    end in `_by` name a value that the shards give each pair: `quality`, `strength`, or `<scorer>_margin`.
     """
 
-    name: Literal["dpo", "cdpo", "ipo", "slic-hf", "orpo", "sft"]
-    beta: NonNegative
-    label_smoothing: Annotated[float, Bounds(0, 0.5), ReadBy("cdpo")] = 0.1  # how often a label is wrong
-    label_smoothing_by: Annotated[str | None, ReadBy("cdpo")] = None  # instead, of each pair: 1 - value
+    name: Literal["dpo", "cdpo", "ipo", "slic-hf", "dspo", "dmpo", "alpha", "gce", "linear", "orpo", "mapo", "sft"]
+    beta: NonNegative | Auto  # auto: so that the mean gradient factor is `beta_aim`
+    beta_aim: Annotated[float, Bounds(0.01, 0.49)] = 0.2
+    beta_most: NonNegative = 10_000.0  # of auto
+    beta_by: str | None = None  # of each pair: beta times value / mean value
+    beta_space: Literal["prediction", "epsilon", "velocity"] = "prediction"  # where it is one for all timesteps
+    label_smoothing: Annotated[float, Bounds(0, 0.5), ReadBy("cdpo", "dmpo")] = 0.1  # how often a label is wrong
+    label_smoothing_by: Annotated[str | None, ReadBy("cdpo", "dmpo")] = None  # instead, of each pair: 1 - value
     hinge: Annotated[NonNegative, ReadBy("slic-hf")] = 1.0  # the margin beyond which a pair costs nothing
-    sft_weight: Annotated[NonNegative, ReadBy("slic-hf")] = 0.0  # of the preferred image's error
-    odds_weight: Annotated[NonNegative, ReadBy("orpo")] = 0.1  # of the log-odds ratio
+    odds_weight: Annotated[NonNegative, ReadBy("orpo", "mapo")] = 0.1  # of the second term
+    alpha: Annotated[float, Bounds(0.01, 0.9999), ReadBy("alpha")] = 0.5  # of the divergence; near 1 it is dpo
+    gce_power: Annotated[float, Bounds(0.01, 1), ReadBy("gce")] = 0.5  # near 0 it is dpo, 1: the share that is wrong
+    least_weight: Annotated[float, Bounds(0, 0.5), ReadBy("linear")] = 0.05  # of a pair, one less it is the largest
+    sft_weight: NonNegative = 0.0  # of the preferred image's error, added to any of them
+    anchor_weight: NonNegative = 0.0  # of the prediction's squared distance from the reference's, likewise
+    preserve_winner: Probability | None = None  # mu of objectives.winner_preserved; absent: off
     weight_by: str | None = None  # the loss times value / mean value
     offset_by: Annotated[str | None, ReadBy("dpo")] = None  # the margin asked for is offset_scale * value
     offset_scale: Annotated[float, ReadBy("dpo")] = 1.0
+    reference: str = "start"  # or "ema", a moving average of the policy; or a model, as a folder or hub id
+    reference_decay: Probability = 0.99  # of that average, at each step
+
+    @property
+    def fixed_beta(self) -> float:
+        """`beta`, where it is a number."""
+        if self.beta == "auto":
+            raise ValueError("objective.beta changes from step to step: see training/beta_aim.py")
+        return self.beta
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether the loss is one of the margin between policy and reference, whose size beta sets."""
+        return self.name not in ("orpo", "mapo", "sft")
 
     @property
     def uses_reference(self) -> bool:
-        """Whether the loss depends on the frozen reference's errors."""
-        return self.name not in ("orpo", "sft")
+        """Whether the loss depends on the reference's errors."""
+        return self.has_margin or self.anchor_weight > 0
 
     @property
     def uses_rejected(self) -> bool:
@@ -100,7 +143,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Linear warm-up to `learning_rate`, then constant; gradients clipped to `max_grad_norm`.
+    """Linear warm-up to `learning_rate`, then `schedule`; gradients clipped to `max_grad_norm`.
 
     adamw8bit keeps AdamW's state in 8 bits (extra `bitsandbytes`); adafactor keeps next to none, and reads
     neither betas nor epsilon.
@@ -113,6 +156,8 @@ class Optimizer:
     epsilon: NonNegative
     max_grad_norm: NonNegative
     name: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # linear and cosine fall to 0 at the last step
+    lora_b_ratio: Annotated[float, Bounds(1)] = 1.0  # LoRA's second matrix learns so much faster (arXiv 2402.12354)
     fused: bool | None = None  # adamw in one kernel; absent: on a GPU only
     skip_grad_norm_over: NonNegative | None = None  # a step whose gradient is larger is not taken
     ema_decay: Probability | None = None  # the model saved is a moving average of the weights with this decay
@@ -139,6 +184,8 @@ class Run:
     sample_every_steps: Count | None = None  # pictures of base and policy from fixed seeds, side by side
     sample_prompts: Count = 4
     wandb_project: str | None = None  # also log to Weights & Biases (extra `wandb`)
+    stop_winner_error_over: NonNegative | None = None  # times the reference's: then the run stops
+    stop_winner_error_steps: Count = 50  # over which both are averaged
 
     @property
     def pairs_at_once(self) -> int:
@@ -272,9 +319,11 @@ def _value(hint: tuple[Any, ...], value: Any, name: str) -> Any:
     kind, *beside = hint
     if Auto in get_args(kind):  # as in `Count | Auto`
         inner = _unwrapped(get_args(kind)[0])
-        if value != "auto" and type(value) is not inner[0]:
+        if value == "auto":
+            return value
+        if type(value) not in ({int, float} if inner[0] is float else {inner[0]}):
             raise SettingsError(f"`{name}` is {value!r}; it must be of type {inner[0].__name__} or auto.")
-        return value if value == "auto" else _value(inner, value, name)
+        return _value(inner, value, name)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build(kind, value, f"{name}.")
     if get_origin(kind) is tuple:
@@ -298,24 +347,53 @@ def _items(kinds: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
         raise SettingsError(f"`{name}` is {value!r}; it must be a list.")
     if kinds[-1] is not Ellipsis and len(value) != len(kinds):
         raise SettingsError(f"`{name}` holds {len(value)} values; it must hold {len(kinds)}.")
-    return tuple(_value(kinds[:1], item, name) for item in value)
+    return tuple(_value(_unwrapped(kinds[0]), item, name) for item in value)
 
 
 def _check_values(recipe: Recipe) -> None:
     """What one type and its bounds do not say."""
-    betas, objective = recipe.optimizer.betas, recipe.objective
+    betas = recipe.optimizer.betas
     if not all(0 <= beta < 1 for beta in betas):
         raise SettingsError(f"`optimizer.betas` must lie between 0 and 1, and below 1; they are {betas}.")
     if recipe.run.validate_every_steps and not recipe.data.validation_pairs:
         raise SettingsError("`run.validate_every_steps` needs pairs to validate on; set `data.validation_pairs`.")
+    if recipe.optimizer.lora_b_ratio > 1 and recipe.lora is None:
+        raise SettingsError("`optimizer.lora_b_ratio` is for a LoRA, and the recipe has none; add --lora-rank.")
+    if recipe.data.timesteps.least >= recipe.data.timesteps.most:
+        raise SettingsError("`data.timesteps.least` must be below `data.timesteps.most`.")
+    _check_objective(recipe.objective, fsdp=recipe.run.fsdp)
+
+
+def _check_objective(objective: Objective, *, fsdp: bool) -> None:
     # A key that the objective does not read would change nothing, and whoever set it would not know.
-    hints = _hints(Objective)
-    for field in dataclasses.fields(objective):
-        readers = [one.objective for one in hints[field.name] if isinstance(one, ReadBy)]
-        if readers and objective.name not in readers and getattr(objective, field.name) != field.default:
-            raise SettingsError(f"`objective.{field.name}` is read by {readers[0]} only, not by {objective.name}.")
-    if objective.label_smoothing_by is not None and objective.label_smoothing != Objective.label_smoothing:
+    hints, changed = _hints(Objective), {f.name for f in dataclasses.fields(objective)} - {"name", "beta"}
+    changed = {name for name in changed if getattr(objective, name) != getattr(Objective, name)}
+    for name in sorted(changed):
+        readers = [reader for one in hints[name] if isinstance(one, ReadBy) for reader in one if reader]
+        if readers and objective.name not in readers:
+            raise SettingsError(f"`objective.{name}` is read by {' and '.join(readers)} only, not by {objective.name}.")
+    if "label_smoothing_by" in changed and "label_smoothing" in changed:
         raise SettingsError("`objective.label_smoothing_by` stands instead of `objective.label_smoothing`; set one.")
+    if (objective.beta == "auto" or changed & {"beta_by", "beta_space"}) and not objective.has_margin:
+        raise SettingsError(f"`{objective.name}` has no margin that a beta could scale; leave out what sets it.")
+    if objective.beta != "auto" and changed & {"beta_aim", "beta_most"}:
+        raise SettingsError('`objective.beta_aim` and `beta_most` are read with `objective.beta = "auto"` only.')
+    if objective.preserve_winner is not None and not objective.uses_rejected:
+        raise SettingsError(f"`objective.preserve_winner` scales the rejected image; {objective.name} has none.")
+    if objective.reference == "ema" and fsdp:
+        raise SettingsError('`objective.reference = "ema"` and `run.fsdp` do not go together; leave one out.')
+
+
+def defaults(section: type = Recipe, prefix: str = "") -> Table:
+    """What each key that has a default is where it is not set, by dotted name: what runs did before it was there."""
+    found: Table = {}
+    for field in dataclasses.fields(section):
+        kind = _hints(section)[field.name][0]
+        if dataclasses.is_dataclass(kind):
+            found |= defaults(cast(type, kind), f"{prefix}{field.name}.")
+        elif field.default is not dataclasses.MISSING:
+            found[f"{prefix}{field.name}"] = list(field.default) if isinstance(field.default, tuple) else field.default
+    return found
 
 
 def as_toml(recipe: Table) -> str:

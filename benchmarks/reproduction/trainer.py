@@ -137,12 +137,12 @@ def run_steps(
         (places,) = plan.micro_batches(step)
         batch = plan.batch(step, places)
         errors = pair_errors(policy, reference, scheduler, batch)
-        losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets, batch.smoothings)
+        losses = pair_loss(errors, recipe.objective, batch.of_pairs)
         (losses.sum() / recipe.run.batch_pairs).backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         drift = errors.policy_w if errors.drift is None else errors.drift
-        means = torch.stack([losses.detach().mean(), implicit_accuracy(errors).float().mean(), drift.detach().mean()])
+        means = torch.stack([losses.detach().mean(), implicit_accuracy(errors).mean(), drift.detach().mean()])
         observe(step + 1, policy, dict(zip(("loss", "implicit_accuracy", "drift"), means.tolist(), strict=True)))
     return policy

@@ -58,9 +58,42 @@ def test_sdxl_is_told_what_each_published_script_tells_it() -> None:
     assert told["sdxl-lora"].empty_prompt_probability == 0
 
 
+def test_what_sets_beta_needs_an_objective_with_a_margin() -> None:
+    auto = load_recipe("demo", None, {"objective": {"beta": "auto", "beta_aim": 0.3}}).objective
+    assert (auto.beta, auto.beta_aim) == ("auto", 0.3)
+    assert load_recipe("demo", None, {"objective": {"beta": 7}}).objective.beta == 7.0
+    assert refused(objective={"name": "mapo", "beta": "auto"}) == (
+        "`mapo` has no margin that a beta could scale; leave out what sets it."
+    )
+    assert refused(objective={"name": "sft", "beta_by": "quality"}).startswith("`sft` has no margin")
+    assert refused(objective={"beta_aim": 0.3}) == (
+        '`objective.beta_aim` and `beta_most` are read with `objective.beta = "auto"` only.'
+    )
+    assert refused(objective={"beta": "some"}) == "`objective.beta` is 'some'; it must be of type float or auto."
+
+
+def test_safeguards_that_have_nothing_to_hold_are_refused() -> None:
+    assert refused(objective={"name": "sft", "preserve_winner": 0.9}) == (
+        "`objective.preserve_winner` scales the rejected image; sft has none."
+    )
+    assert refused(objective={"reference": "ema"}, run={"fsdp": True}) == (
+        '`objective.reference = "ema"` and `run.fsdp` do not go together; leave one out.'
+    )
+    assert refused(optimizer={"lora_b_ratio": 16.0}) == (
+        "`optimizer.lora_b_ratio` is for a LoRA, and the recipe has none; add --lora-rank."
+    )
+    assert refused(data={"timesteps": {"least": 0.9, "most": 0.2}}) == (
+        "`data.timesteps.least` must be below `data.timesteps.most`."
+    )
+    assert refused(data={"timesteps": {"only": [-1]}}) == "`data.timesteps.only` is -1; it must be at least 0."
+    assert refused(data={"timesteps": {"mode": 1}}) == (
+        "the command line: there is no setting `data.timesteps.mode`; the nearest is `data.timesteps.most`."
+    )
+
+
 def test_keys_that_the_objective_does_not_read_are_refused() -> None:
     assert refused(objective={"label_smoothing": 0.2}) == (
-        "`objective.label_smoothing` is read by cdpo only, not by dpo."
+        "`objective.label_smoothing` is read by cdpo and dmpo only, not by dpo."
     )
     assert refused(objective={"name": "ipo", "offset_by": "quality"}) == (
         "`objective.offset_by` is read by dpo only, not by ipo."
@@ -70,7 +103,7 @@ def test_keys_that_the_objective_does_not_read_are_refused() -> None:
         "`objective.label_smoothing` must lie between 0 and 0.5; it is 0.7."
     )
     assert refused(objective={"label_smoothing_by": "strength"}) == (
-        "`objective.label_smoothing_by` is read by cdpo only, not by dpo."
+        "`objective.label_smoothing_by` is read by cdpo and dmpo only, not by dpo."
     )
     assert refused(objective={"name": "cdpo", "label_smoothing_by": "strength", "label_smoothing": 0.2}) == (
         "`objective.label_smoothing_by` stands instead of `objective.label_smoothing`; set one."
@@ -134,7 +167,8 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         ({"objective": {"beta": float("nan")}}, "`objective.beta` is nan; it must be at least 0."),
         (
             {"objective": {"name": "ppo"}},
-            "`objective.name` is 'ppo'; it must be one of dpo, cdpo, ipo, slic-hf, orpo, sft.",
+            "`objective.name` is 'ppo'; it must be one of dpo, cdpo, ipo, slic-hf, dspo, dmpo,"
+            " alpha, gce, linear, orpo, mapo, sft.",
         ),
         ({"run": {"mixed_precision": "fp8"}}, "`run.mixed_precision` is 'fp8'; it must be one of no, fp16, bf16."),
         ({"optimizer": {"betas": [0.9]}}, "`optimizer.betas` holds 1 values; it must hold 2."),

@@ -1,6 +1,7 @@
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,22 @@ from train.config import Objective
 from train.objectives import (
     OBJECTIVES,
     PairErrors,
+    alpha_dpo_loss,
     cdpo_loss,
     diffusion_dpo_loss,
+    dmpo_loss,
+    dspo_loss,
+    gce_loss,
     implicit_accuracy,
     ipo_loss,
+    linear_dpo_loss,
+    mapo_loss,
     orpo_loss,
     pair_loss,
     prediction_mse,
     sft_loss,
     slic_hf_loss,
+    winner_preserved,
 )
 
 values = st.floats(0, 2, allow_nan=False, width=64)
@@ -98,11 +106,11 @@ def test_the_loss_equals_the_official_scripts_on_the_same_tensors() -> None:
     inside = [-0.05570240318775177, -0.1842249184846878, -0.049155205488204956, 0.1649465411901474]
     torch.testing.assert_close(losses, -F.logsigmoid(torch.tensor(inside)), rtol=1e-5, atol=1e-6)
     assert losses.mean().item() == pytest.approx(0.7107449769973755, rel=1e-6)
-    assert implicit_accuracy(ours).float().mean().item() == 0.25
+    assert implicit_accuracy(ours).mean().item() == 0.25
     raw = torch.cat([ours.policy_w, ours.policy_l]).mean().item(), torch.cat(vars_of_reference(ours)).mean().item()
     assert raw == pytest.approx((0.044818878173828125, 0.04486054182052612), rel=1e-6)
     # diffusers' hinge, beta 2500 without the factor 1/2.
-    assert slic_hf_loss(ours, 5000.0, 1.0, 0.0).mean().item() == pytest.approx(1.031033992767334, rel=1e-6)
+    assert slic_hf_loss(ours, 5000.0, 1.0).mean().item() == pytest.approx(1.031033992767334, rel=1e-6)
 
 
 # The inside of each script's loss, as its source has it at the commits above; delta is (m_w - m_l) - (r_w - r_l).
@@ -124,7 +132,7 @@ def test_each_row_of_the_beta_table_gives_the_script_s_loss() -> None:
     pair = errors((0.1003, 0.1001, 0.1, 0.1004))  # delta = 0.0002 + 0.0004; half of 5000 times it is 1.5
     for trainer, (beta, loss) in THEIR_LOSSES.items():
         hinge = trainer.endswith("hinge`")
-        ours = slic_hf_loss(pair, 5000.0, 1.0, 0.0) if hinge else diffusion_dpo_loss(pair, 5000.0)
+        ours = slic_hf_loss(pair, 5000.0, 1.0) if hinge else diffusion_dpo_loss(pair, 5000.0)
         assert ours.item() == pytest.approx(2.5 if hinge else math.log(1 + math.exp(1.5)), rel=1e-9)
         torch.testing.assert_close(loss(pair.reference_margin - pair.policy_margin, beta), ours)
 
@@ -135,6 +143,7 @@ def vars_of_reference(errors: PairErrors) -> list[torch.Tensor]:
 
 # One pair, worked by hand: policy margin 0.4 - 0.1 = 0.3, reference margin 0.1, beta 10, so h = 5 * 0.2 = 1.
 WORKED = errors((0.1, 0.4, 0.2, 0.3))
+MORE = replace(WORKED, drift_w=torch.tensor([0.05], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
@@ -144,36 +153,129 @@ WORKED = errors((0.1, 0.4, 0.2, 0.3))
         (cdpo_loss(WORKED, 10.0, 0.2), 0.8 * 0.313261687518223 + 0.2 * 1.313261687518223),
         (cdpo_loss(WORKED, 10.0, 0.0), 0.313261687518223),
         (ipo_loss(WORKED, 10.0), 0.25),  # (1 - 1/2)^2
-        (slic_hf_loss(WORKED, 10.0, 1.5, 2.0), 0.7),  # 1.5 - 1, and 2 * 0.1
-        (slic_hf_loss(WORKED, 10.0, 0.9, 0.0), 0.0),
+        (slic_hf_loss(WORKED, 10.0, 1.5), 0.5),
+        (slic_hf_loss(WORKED, 10.0, 0.9), 0.0),
         # log-odds -log(e^0.1 - 1) = 2.25216846, -log(e^0.4 - 1) = 0.70963293; their difference d = 1.54253553
         # and log(1 + e^-d) = 0.19378742, a tenth of which is added to 0.1.
         (orpo_loss(WORKED, 0.1), 0.1 + 0.019378742211466807),
         (sft_loss(WORKED), 0.1),
+        # With c = 10 sigmoid(-1) = 2.68941421 and a drift of 0.05 of the preferred image:
+        # 0.1 - c (0.1 + 0.05 - 0.2) + 0.05 c^2
+        (dspo_loss(MORE, 10.0), 0.1 + 0.05 * 2.689414213699951 + 0.05 * 7.232948812851325),
+        # p = sigmoid(1) = 0.73105858: p log(p / 0.9) + (1 - p) log((1 - p) / 0.1)
+        (dmpo_loss(WORKED, 10.0, 0.1), -0.1519879351957739 + 0.2660700428632718),
+        # sqrt(p) less 1/2, less p / 2
+        (alpha_dpo_loss(WORKED, 10.0, 0.5), (0.8550196364 - 0.5 - 0.3655292893) / -0.25),
+        (gce_loss(WORKED, 10.0, 0.5), 2 * (1 - 0.8550196364)),
+        (linear_dpo_loss(WORKED, 10.0, 0.05), 0.1 * -0.3),  # 0.5 - 0.4 h = 0.1
+        (linear_dpo_loss(WORKED, 100.0, 0.05), 0.05 * -0.3),  # clamped
+        # f(0.1) = 0.05 / (e^0.05 - 1) = 0.97520831, f(0.4) = 0.2 / (e^0.2 - 1) = 0.90333111; ten times the difference
+        # is 0.71877211, and log(1 + e^-0.71877211) = 0.39699621
+        (mapo_loss(WORKED, 0.1, steps=10), 0.1 + 0.0396996214),
         # h - 0.4 = 0.6; log(1 + e^-0.6)
         (diffusion_dpo_loss(WORKED, 10.0, torch.tensor([0.4], dtype=torch.float64)), 0.437487950485645),
     ],
-    ids=["cdpo", "cdpo without noise", "ipo", "slic-hf", "slic-hf beyond the hinge", "orpo", "sft", "dpo offset"],
+    ids=lambda value: "" if isinstance(value, float) else None,
 )
 def test_objectives_equal_hand_worked_numbers(loss: torch.Tensor, expected: float) -> None:
     assert loss.item() == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
+@pytest.mark.parametrize("name", [*OBJECTIVES, "sft and anchor"])
 def test_every_objective_prefers_the_preferred_image_and_has_a_sound_gradient(name: str) -> None:
     """Predicting the preferred image better never costs; the gradient is that of finite differences."""
-    objective = Objective(name=name, beta=2.0, sft_weight=0.5 if name == "slic-hf" else 0.0)  # type: ignore[arg-type]
-    w, l = (torch.rand(6, dtype=torch.float64).add(0.1).requires_grad_(True) for _ in range(2))  # noqa: E741
+    objective = Objective(name="dpo", beta=2.0, sft_weight=0.5, anchor_weight=0.3)
+    if name in OBJECTIVES:
+        objective = Objective(name=name, beta=2.0)  # type: ignore[arg-type]
+    w, l, drift = (torch.rand(6, dtype=torch.float64).add(0.1).requires_grad_(True) for _ in range(3))  # noqa: E741
     fixed = torch.rand(2, 6, dtype=torch.float64)
-    weights = torch.linspace(0.5, 1.5, 6, dtype=torch.float64)
+    weights = {"weights": torch.linspace(0.5, 1.5, 6, dtype=torch.float64)}
 
-    def loss(w: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E741
-        return pair_loss(PairErrors(w, l, *fixed), objective, weights)
+    def loss(w: torch.Tensor, l: torch.Tensor, drift: torch.Tensor) -> torch.Tensor:  # noqa: E741
+        return pair_loss(PairErrors(w, l, *fixed, drift, drift_w=0.5 * drift), objective, weights)
 
-    assert torch.autograd.gradcheck(loss, [w, l])
-    (gradient,) = torch.autograd.grad(loss(w, l).sum(), w)
-    bounded = {"ipo", "cdpo"}  # these have a margin that is large enough
+    if name == "linear":  # its weight counts as fixed: then its gradient is the weight, between the two bounds
+        (gradient,) = torch.autograd.grad(loss(w, l, drift).sum(), w)
+        share = gradient / weights["weights"]
+        assert ((share >= objective.least_weight) & (share <= 1 - objective.least_weight)).all()
+        return
+    assert torch.autograd.gradcheck(loss, [w, l, drift])
+    (gradient,) = torch.autograd.grad(loss(w, l, drift).sum(), w)
+    bounded = {"ipo", "cdpo", "dmpo", "dspo"}  # these have a margin that is large enough
     assert name in bounded or (gradient >= 0).all()
+
+
+# Loss and the norm of its gradient by the eight predictions, of the authors' own code run on the tensors above under
+# torch 2.14.1: AIDC-AI/Diffusion-SDPO 84fb241 train.py (dspo, dmpo), yangli-lab/Diffusion_alpha-DPO_ICLR2026 67e709b
+# scripts/main.py line 1135, WhynotChen0105/Linear-DPO b273b95 train_sd3_dpo.py, mapo-t2i/mapo 374b3d3 utils.py; and
+# L-CodingSpace/Semi-DPO b626a9e losses.py (gce, its beta 2500 being ours of 5000).
+THEIR_VALUES: list[tuple[dict[str, object], float, float]] = [
+    ({"name": "dspo", "beta": 5000.0}, 322.5529479980469, 20023.88671875),
+    ({"name": "dspo", "beta": 10.0}, 0.045845989137887955, 0.07126995176076889),
+    ({"name": "dmpo", "beta": 2000.0, "label_smoothing": 0.01}, 1.629054069519043, 28.72122573852539),
+    ({"name": "alpha", "beta": 5000.0, "alpha": 0.9999}, 0.159607395529747, 11.070131301879883),
+    ({"name": "alpha", "beta": 5000.0, "alpha": 0.5}, 0.17947204411029816, 13.343457221984863),
+    ({"name": "linear", "beta": 100.0}, -0.00014664846821688116, 0.012481005862355232),
+    ({"name": "linear", "beta": 5000.0}, -0.00014834190369583666, 0.012844003736972809),
+    ({"name": "mapo", "beta": 0.0}, 0.11048553884029388, 0.3111810088157654),
+    ({"name": "gce", "beta": 5000.0}, 0.5974838733673096, 22.175752639770508),
+]
+
+
+@pytest.mark.parametrize(("keys", "value", "gradient_norm"), THEIR_VALUES)
+def test_newer_objectives_equal_their_authors_code(keys: dict[str, object], value: float, gradient_norm: float) -> None:
+    target = wave(0.37)
+    prediction = (target + wave(0.11, 0.3)).requires_grad_()
+    reference = prediction.detach() + wave(0.23, 0.01)
+    sides = prediction_mse(prediction, target).chunk(2)
+    drift_w, _ = prediction_mse(prediction, reference).chunk(2)
+    ours = PairErrors(*sides, *prediction_mse(reference, target).chunk(2), drift_w=drift_w)
+    loss = pair_loss(ours, Objective(**keys)).mean()  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(loss, prediction)
+    assert (loss.item(), gradient.norm().item()) == pytest.approx((value, gradient_norm), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("mu", "theirs"),  # get_adaptive_lose_l_scale of AIDC-AI/Diffusion-SDPO 84fb241, run on each pair by itself
+    [
+        (0.9, [0.11576265096664429, 0.11561533063650131, 0.11547967791557312, 0.1153651773929596]),
+        (0.2, [0.9261012077331543, 0.9249226450920105, 0.923837423324585, 0.9229214191436768]),
+    ],
+)
+def test_the_winner_is_preserved_by_the_authors_factor_and_no_value_changes(mu: float, theirs: list[float]) -> None:
+    prediction, target = wave(0.37) + wave(0.11, 0.3), wave(0.37)
+    w, l = prediction_mse(prediction, target).requires_grad_().chunk(2)  # noqa: E741
+    error_w, error_l = (prediction - target).chunk(2)
+    plain = PairErrors(w, l, w.detach(), l.detach(), alignment=(error_w * error_l).mean(dim=(1, 2, 3)))
+    preserved = winner_preserved(plain, mu)
+    assert torch.equal(preserved.policy_l, l)
+    (gradient,) = torch.autograd.grad(preserved.policy_l.sum(), l)
+    assert gradient.tolist() == pytest.approx(theirs, rel=1e-5)
+    opposed = winner_preserved(replace(plain, alignment=-plain.alignment), mu)  # type: ignore[operator]
+    assert torch.autograd.grad(opposed.policy_l.sum(), l)[0].tolist() == [1.0] * 4
+
+
+def test_a_step_with_the_winner_preserved_keeps_its_share_for_the_winner() -> None:
+    """-g_w + lambda g_l, seen along g_w, is at most -mu |g_w|^2: the condition that lambda is made of."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(12, 2, 3, 3, dtype=torch.float64)
+    prediction = torch.randn(12, 2, 3, 3, dtype=torch.float64, generator=generator)
+    prediction[6:] = prediction[6:] + 2 * prediction[:6]  # both errors point alike
+    error_w, error_l = prediction.chunk(2)
+    w, l = (prediction_mse(error, target[:6]).requires_grad_() for error in (error_w, error_l))  # noqa: E741
+    plain = PairErrors(w, l, w.detach(), l.detach(), alignment=(error_w * error_l).mean(dim=(1, 2, 3)))
+    (factor,) = torch.autograd.grad(winner_preserved(plain, 0.6).policy_l.sum(), l)
+    towards = (-error_w + factor[:, None, None, None] * error_l).mul(error_w).sum(dim=(1, 2, 3))
+    assert (towards <= -0.6 * error_w.square().sum(dim=(1, 2, 3)) + 1e-12).all()
+    assert (factor < 1).all()
+
+
+def test_the_mapo_of_a_perfect_prediction_is_finite() -> None:
+    perfect = errors((0.0, 0.0, 0.1, 0.1)).policy_w.requires_grad_()
+    loss = mapo_loss(PairErrors(perfect, perfect, perfect, perfect), 0.1)
+    (gradient,) = torch.autograd.grad(loss.sum(), perfect)
+    assert loss.isfinite().all()
+    assert gradient.isfinite().all()
 
 
 def test_ipo_and_cdpo_rest_at_their_stated_margins() -> None:
@@ -198,8 +300,8 @@ def test_weights_multiply_and_offsets_shift() -> None:
     objective = Objective(name="dpo", beta=10.0)
     plain = pair_loss(two, objective)
     weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    torch.testing.assert_close(pair_loss(two, objective, weights), plain * weights)
-    shifted = pair_loss(two, objective, None, torch.tensor([1.0, -1.0], dtype=torch.float64))
+    torch.testing.assert_close(pair_loss(two, objective, {"weights": weights}), plain * weights)
+    shifted = pair_loss(two, objective, {"offsets": torch.tensor([1.0, -1.0], dtype=torch.float64)})
     assert shifted.tolist() == pytest.approx([math.log(2), math.log(2)])  # h = 1 and -1
 
 
@@ -208,7 +310,7 @@ def test_each_pair_may_have_its_own_probability_of_a_wrong_label() -> None:
     right, wrong = 0.313261687518223, 1.313261687518223  # log(1 + 1/e), log(1 + e)
     objective = Objective(name="cdpo", beta=10.0, label_smoothing_by="strength")
     smoothings = torch.tensor([0.25, 0.0, 0.5], dtype=torch.float64)
-    losses = pair_loss(errors(*3 * [(0.1, 0.4, 0.2, 0.3)]), objective, smoothings=smoothings)
+    losses = pair_loss(errors(*3 * [(0.1, 0.4, 0.2, 0.3)]), objective, {"smoothings": smoothings})
     expected = [0.75 * right + 0.25 * wrong, right, 0.5 * right + 0.5 * wrong]
     assert losses.tolist() == pytest.approx(expected, abs=1e-9)
 

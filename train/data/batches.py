@@ -62,10 +62,12 @@ class BatchPlan:
 
     @cached_property
     def _of_pairs(self) -> dict[str, Float[np.ndarray, " pair"]]:
-        """The weight, the offset and the smoothing of each pair, where the objective has them."""
+        """What `objectives.pair_loss` takes of each pair, where the objective has it."""
         objective, pairs, found = self.recipe.objective, self.pairs, {}
         if objective.weight_by is not None:
             found["weights"] = pairs.weights(objective.weight_by, "objective.weight_by")
+        if objective.beta_by is not None:
+            found["betas"] = pairs.weights(objective.beta_by, "objective.beta_by")
         if objective.offset_by is not None:
             found["offsets"] = pairs.value(objective.offset_by, "objective.offset_by") * objective.offset_scale
         if objective.label_smoothing_by is not None:
@@ -93,7 +95,7 @@ class BatchPlan:
             draw, run.seed, step, timesteps=self.timesteps, latent_shape=shape, data=data, validation=validation
         )
         draws = [of_slot(position, pair=pair) for position, pair in slots]
-        batch = assemble(self.encoded, self.pairs, draws, **self._of_pairs)
+        batch = assemble(self.encoded, self.pairs, draws, self._of_pairs)
         if data.sdxl_sizes == "resolution" and batch.conditioning.time_ids is not None:
             batch = batch.told_sizes((height_px, width_px, 0, 0, height_px, width_px))
         return batch.to(self.device, channels_last=run.channels_last)

@@ -5,12 +5,12 @@ from it anew. A mirrored image has a posterior of its own, because a VAE does no
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,9 +44,7 @@ class Batch:
     noise: Float[Tensor, "pair channel height width"]
     timesteps: Int[Tensor, " pair"]
     conditioning: Conditioning  # of 2 * pair images: all preferred, then all rejected
-    weights: Float[Tensor, " pair"] | None = None  # of the pairs' losses
-    offsets: Float[Tensor, " pair"] | None = None  # of the margins that the objective asks for
-    smoothings: Float[Tensor, " pair"] | None = None  # probabilities that a label is wrong
+    of_pairs: Mapping[str, Float[Tensor, " pair"]] = field(default_factory=dict)  # see `objectives.pair_loss`
     channels_last: bool = False
 
     def both_sides(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +58,8 @@ class Batch:
         """On `device`, by copies that the host need not wait for."""
         moved = {name: _to_device(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         conditioning = self.conditioning.mapped(lambda part: _to_device(part, device))
-        return replace(self, **moved, conditioning=conditioning, channels_last=channels_last)
+        of_pairs = {name: _to_device(values, device) for name, values in self.of_pairs.items()}
+        return replace(self, **moved, conditioning=conditioning, of_pairs=of_pairs, channels_last=channels_last)
 
     def told_sizes(self, time_ids: tuple[int, int, int, int, int, int]) -> "Batch":
         """With `time_ids`, as `images.Crop` has them, for every picture."""
@@ -189,9 +188,9 @@ def assemble(
     source: LatentSource,
     pairs: PairSet,
     draws: list[Draw],
-    **of_pairs: NDArray[np.float64],
+    of_pairs: Mapping[str, NDArray[np.float64]],
 ) -> Batch:
-    """The micro-batch that `draws` describe, in float32. of_pairs: a number of every pair, by its field of `Batch`."""
+    """The micro-batch that `draws` describe, in float32. of_pairs: numbers of every pair, by name."""
     chosen = [pairs.pairs[draw.pair] for draw in draws]
     empty = len(pairs.prompts)
     prompts = [empty if draw.prompt_dropped else pair.prompt for pair, draw in zip(chosen, draws, strict=True)]
@@ -199,11 +198,10 @@ def assemble(
     noise = torch.from_numpy(np.stack([draw.posterior_noise[side] for side in (0, 1) for draw in draws]))
     latents, conditioning = source.encoded(images, noise, 2 * [draw.flipped for draw in draws], 2 * prompts)
     places = [draw.pair for draw in draws]
-    drawn: dict[str, Any] = {name: torch.from_numpy(values[places]).float() for name, values in of_pairs.items()}
     return Batch(
         latents=latents.unflatten(0, (2, -1)),
         noise=torch.from_numpy(np.stack([draw.noise for draw in draws])),
         timesteps=torch.tensor([draw.timestep for draw in draws]),
         conditioning=conditioning,
-        **drawn,
+        of_pairs={name: torch.from_numpy(values[places]).float() for name, values in of_pairs.items()},
     )

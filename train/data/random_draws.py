@@ -4,6 +4,7 @@ Nothing else decides: not what was drawn before, not the number of processes, no
 So a resumed run replays, and two processes train on the pairs that one would have taken.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -11,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from train.config import Data
+from train.config import Data, Timesteps
 from train.model.families import LatentShape
 
 _ORDER, _DRAW, _WEIGHTED, HELD_OUT, _VALIDATION = range(5)  # streams of one seed that never meet
@@ -40,19 +41,32 @@ def draw(
     data: Data,
     validation: bool = False,
 ) -> Draw:
-    """The draw at `position` of the batch of `step` (counted from 0); timestep ~ U{0 ... timesteps - 1}.
+    """The draw at `position` of the batch of `step` (counted from 0); the timestep is one of {0 ... timesteps - 1}.
 
     `validation`: from a stream of its own, so that validating changes no training draw.
     """
     generator = np.random.default_rng((seed, _VALIDATION if validation else _DRAW, step, position))
     return Draw(
         pair=pair,
-        timestep=int(generator.integers(timesteps)),
+        timestep=drawn_timestep(generator, data.timesteps, timesteps),
         flipped=bool(generator.random() < 0.5) and data.flips,
         prompt_dropped=bool(generator.random() < data.empty_prompt_probability),
         noise=generator.standard_normal(latent_shape, dtype=np.float32),
         posterior_noise=generator.standard_normal((2, *latent_shape), dtype=np.float32),
     )
+
+
+def drawn_timestep(generator: np.random.Generator, law: Timesteps, timesteps: int) -> int:
+    """One of {0 ... timesteps - 1} by `law`; larger means more noise, in every family."""
+    if law.only:
+        return law.only[int(generator.integers(len(law.only)))]
+    if law == Timesteps():
+        return int(generator.integers(timesteps))
+    share = generator.random()
+    if law.law == "logit-normal":
+        share = 1 / (1 + math.exp(-generator.normal(law.mean, law.deviation)))
+    share = law.shift * share / (1 + (law.shift - 1) * share)
+    return min(timesteps - 1, int(timesteps * (law.least + (law.most - law.least) * share)))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """The policy that is trained and the frozen reference that it is held to."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from train.config import Recipe
-from train.model.families import DiffusionModel, load
+from train.errors import ModelError
+from train.model.families import DiffusionModel, family_of, load, outline
 from train.model.fsdp import on_host, spread
 from train.model.lora import add_lora
 
@@ -23,30 +26,61 @@ def make_policy(
 
     Full fine-tune: float32 weights, and a frozen copy in `dtype`, but for its norms. LoRA: such frozen weights under
     float32 adapters; the reference is the same denoiser with its adapters off, so there is no second copy.
-    With `run.fsdp` both are spread over the processes. Where nothing looks at the reference, there is none.
-    Raises: ModelError when no layer matches the LoRA's targets.
+    With `run.fsdp` both are spread over the processes. Where nothing looks at the reference, there is none; nor where
+    it is a moving average, which `with_weights` makes of one. A reference that is another model is a copy in any case.
+    Raises: ModelError when no layer matches the LoRA's targets, or the reference is of another family.
     """
     denoiser: torch.nn.Module = model.denoiser
     if recipe.run.channels_last:
         denoiser.to(memory_format=torch.channels_last)
+    frozen, named = torch.nn.Module(), recipe.objective.reference
+    if recipe.uses_reference and named != "ema" and (recipe.lora is None or named != "start"):
+        frozen = copy.deepcopy(denoiser) if named == "start" else _other(named, model, device)
+        frozen = _cast_layers(frozen, dtype).to(device)
+    reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
     if recipe.lora is None:
-        frozen = torch.nn.Module()
-        if recipe.uses_reference:
-            frozen = _cast_layers(copy.deepcopy(denoiser), dtype).to(device)
         denoiser.requires_grad_(True).to(device)
-        reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
         if recipe.run.fsdp:
             spread(frozen.requires_grad_(False), device, processes, dtype)
             spread(denoiser, device, processes, dtype)
-        _compile(frozen, recipe)
     else:
         _cast_layers(denoiser, dtype).to(device)
         add_lora(denoiser, recipe.lora, recipe.run.seed)
-        reference = lambda: _adapters_off(denoiser)  # noqa: E731
+        if named == "start":
+            reference = lambda: _adapters_off(denoiser)  # noqa: E731
+    _compile(frozen, recipe)
     if recipe.run.gradient_checkpointing:
         cast(Any, denoiser).enable_gradient_checkpointing()
     _compile(denoiser, recipe)
     return denoiser.train(), reference
+
+
+def _other(source: str, model: DiffusionModel, device: torch.device) -> torch.nn.Module:
+    """The denoiser of the model that a recipe names as its reference; no weights for the meta device.
+
+    Raises: ModelError.
+    """
+    if (family := family_of(source)) != model.family:
+        raise ModelError(f"objective.reference is {source}, of family {family}; the model is of family {model.family}.")
+    other: torch.nn.Module = (outline if device.type == "meta" else load)(source).denoiser
+    return other
+
+
+@contextmanager
+def with_weights(
+    denoiser: torch.nn.Module, parameters: Mapping[str, Parameter], others: Mapping[str, Tensor]
+) -> Iterator[torch.nn.Module]:
+    """The denoiser with `others` in place of its trained parameters; storages change hands, nothing is copied."""
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    torch.clear_autocast_cache()  # it holds half-precision copies by parameter
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = others[name]
+        yield denoiser
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = own[name]
+        torch.clear_autocast_cache()
 
 
 def whole_denoiser(denoiser: torch.nn.Module, recipe: Recipe, *, keep: bool) -> torch.nn.Module:

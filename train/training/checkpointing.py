@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from train.config import Run
 from train.errors import RunStoppedError
+from train.training.beta_aim import BetaAim
 from train.training.guard import Guard
 from train.training.optimizers import MovingAverage, Parameters
 from train.training.output import checkpoint
@@ -66,19 +67,22 @@ class Checkpointing(StopRequest):
         run: Run,
         parameters: Parameters,
         optimizer: torch.optim.Optimizer,
-        average: MovingAverage | None,
+        averages: dict[str, MovingAverage],
         accelerator: Accelerator,
         guard: Guard,
+        aim: BetaAim,
     ) -> None:
         super().__init__()
-        self.output, self.run, self.accelerator, self.guard = output, run, accelerator, guard
-        self.trained = (parameters, optimizer, average)
+        self.output, self.run, self.accelerator, self.guard, self.aim = output, run, accelerator, guard, aim
+        self.trained = (parameters, optimizer, averages)
         self._saved, self._saved_at = 0, time.monotonic()
 
     def restore(self, newest: checkpoint.Checkpoint) -> None:
         """Put back what a checkpoint holds. Raises: RunDirectoryError when the model is another."""
         checkpoint.restore(newest, *self.trained)
         self.guard.skipped, self.guard.in_a_row = newest.state.get("skipped", (0, 0))
+        self.guard.winner_errors.extend(map(tuple, newest.state.get("winner_errors", [])))
+        self.aim.size = newest.state.get("margin_size")
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(newest.state["loss_scale"])
         self._saved = newest.step
@@ -108,10 +112,15 @@ class Checkpointing(StopRequest):
             raise self.stopped(done, self.run.steps)
 
     def _save(self, done: int) -> None:
-        """With weights, moments and average go the fp16 loss scale and the steps skipped."""
+        """With weights, moments and averages go the fp16 loss scale, what the guard counts, and what beta aims by."""
         main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
         scale = {} if scaler is None else scaler.state_dict()
-        extra = {"loss_scale": scale, "skipped": (self.guard.skipped, self.guard.in_a_row)}
+        extra = {
+            "loss_scale": scale,
+            "skipped": (self.guard.skipped, self.guard.in_a_row),
+            "margin_size": self.aim.size,
+        }
+        extra["winner_errors"] = list(self.guard.winner_errors)
         if main or self.run.fsdp:
             checkpoint.save(self.output, done, *self.trained, extra, keep=self.run.keep_checkpoints, write=main)
         self._saved, self._saved_at = done, time.monotonic()

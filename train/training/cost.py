@@ -45,7 +45,7 @@ META = torch.device("meta")
 class Cost:
     """Of one micro-step of `pairs` pairs on one device, and of what stands in memory between them.
 
-    weights: policy and reference. moments: the optimizer's, and the moving average. activations: all that is alive
+    weights: policy and reference. moments: the optimizer's, and the moving averages. activations: all that is alive
     beside these three at the worst moment.
     """
 
@@ -69,6 +69,8 @@ def cost(recipe: Recipe, pairs: int | None = None, processes: int = 1) -> Cost:
     with StepCounter() as counter:
         model = outline(recipe.model)
         policy, reference = make_policy(model, replace(recipe, run=plain), META, half or torch.float32)
+        if recipe.objective.reference == "ema":
+            reference = lambda: nullcontext(policy)  # noqa: E731
         with reference() as frozen:
             weights = _size_bytes(policy.parameters(), frozen.parameters())
         if recipe.run.gradient_checkpointing:
@@ -80,9 +82,11 @@ def cost(recipe: Recipe, pairs: int | None = None, processes: int = 1) -> Cost:
         batch = _batch(model, recipe, pairs)
         with Autocast(half):
             errors = pair_errors(policy, reference, model.scheduler, batch, recipe.objective)
-        pair_loss(errors, recipe.objective).sum().backward()
+        pair_loss(errors, recipe.objective, beta=1.0).sum().backward()
     spread = processes if recipe.run.fsdp else 1
     moments = math.ceil(sum(_moment_bytes(recipe.optimizer, one) for one in parameters))
+    if recipe.objective.reference == "ema":
+        moments += 4 * sum(one.numel() for one in parameters)
     return Cost(
         pairs=pairs,
         flop=counter.flop,

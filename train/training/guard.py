@@ -1,8 +1,10 @@
 """What stops a run from spoiling its own weights, or ends it with one sentence."""
 
 import math
+from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from train.config import Recipe
 from train.errors import DivergenceError
 from train.model.memory import enough_memory
+from train.training.output.checkpoint import Checkpoint
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -19,8 +22,11 @@ class Guard:
     """Counts the steps that must not be taken: those whose loss or gradient is not finite, or too large."""
 
     grad_norm_limit: float | None
+    winner_error_limit: float | None = None
+    winner_error_steps: int = 50
     skipped: int = 0
     in_a_row: int = 0
+    winner_errors: deque[tuple[float, float]] = field(default_factory=deque)  # policy's, reference's; of the last steps
 
     def fault(self, loss: float, grad_norm: float, scaler: torch.amp.GradScaler | None = None) -> str | None:
         """Why this step must not be taken, or None; either is counted.
@@ -47,6 +53,33 @@ class Guard:
             raise DivergenceError(
                 f"{self.in_a_row} steps in a row were skipped, the last of them step {step}: {fault}; {kept}."
                 " Lower optimizer.learning_rate or objective.beta and train into another --output."
+            )
+
+    def stop_if_winner_is_lost(
+        self, step: int, policy: float, reference: float, checkpoint_before: Callable[[int], Checkpoint | None]
+    ) -> None:
+        """Hear a step's mean errors on the preferred images; DPO's loss may fall while the first explodes.
+
+        checkpoint_before: the newest of a step and those before it. Raises: DivergenceError when, over the last
+        `winner_error_steps` steps, the policy's is more than `winner_error_limit` times the reference's.
+        """
+        if self.winner_error_limit is None or not math.isfinite(policy + reference):
+            return
+        self.winner_errors.append((policy, reference))
+        if len(self.winner_errors) > self.winner_error_steps:
+            self.winner_errors.popleft()
+        if len(self.winner_errors) < self.winner_error_steps:
+            return
+        ratio = sum(one for one, _ in self.winner_errors) / sum(one for _, one in self.winner_errors)
+        if ratio > self.winner_error_limit:
+            good = checkpoint_before(step - self.winner_error_steps)
+            before = good.folder if good else "none that is kept"
+            raise DivergenceError(
+                f"The error on preferred images was {ratio:.3g} times the reference's over the last"
+                f" {self.winner_error_steps} steps before step {step}, over run.stop_winner_error_over"
+                f" {self.winner_error_limit:g}; the newest checkpoint from before is {before}. Lower"
+                " optimizer.learning_rate, raise objective.beta, or set objective.preserve_winner, and train into"
+                " another --output."
             )
 
 

@@ -28,11 +28,12 @@ from train.model.families import DiffusionModel, fetched, load, prompts_cut
 from train.model.fsdp import whole
 from train.model.lora import trainable
 from train.model.memory import forget_peak, peak_memory_bytes
-from train.model.policy import make_policy, whole_denoiser
+from train.model.policy import make_policy, whole_denoiser, with_weights
 from train.objectives import pair_loss
 from train.processes import by_one
 from train.terminal import Reporter
 from train.training import cost
+from train.training.beta_aim import BetaAim
 from train.training.checkpointing import Checkpointing
 from train.training.guard import Guard, enough_memory_to_train
 from train.training.loss_scale import find_loss_scale
@@ -40,7 +41,7 @@ from train.training.optimizers import MovingAverage, make_optimizer, set_learnin
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
 from train.training.output.log import RunLog, mean_of_last, progress_text
-from train.training.pair_errors import pair_errors, pair_metrics
+from train.training.pair_errors import pair_errors, pair_metrics, step_metrics
 from train.training.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -70,7 +71,7 @@ def run_training(
             reporter.say(f"{output} holds this run, finished: nothing to do.")
             return finished if main else None
         recipe = fit_to_device(recipe, parts, accelerator, reporter, use_cache=use_cache)
-        run, settings["recipe"] = recipe.run, recipe.as_table()
+        run, objective, settings["recipe"] = recipe.run, recipe.objective, recipe.as_table()
         stack.enter_context(enough_memory_to_train(recipe))
         by_one(accelerator, partial(run_folder.begin, output, settings, reporter.say))
         reporter.say(f"Training on {device}, {processes} process(es), mixed precision {run.mixed_precision}.")
@@ -93,10 +94,15 @@ def run_training(
         plain_optimizer = make_optimizer(recipe.optimizer, parameters, device)
         policy = denoiser if run.fsdp else accelerator.prepare(denoiser)
         optimizer = accelerator.prepare(plain_optimizer)
-        decay = recipe.optimizer.ema_decay
-        average = None if decay is None else MovingAverage(parameters, decay)
-        guard = Guard(recipe.optimizer.skip_grad_norm_over)
-        checkpoints = Checkpointing(output, run, parameters, plain_optimizer, average, accelerator, guard)
+        decays = {checkpoint.AVERAGE: recipe.optimizer.ema_decay}
+        if objective.reference == "ema":
+            decays[checkpoint.REFERENCE] = objective.reference_decay
+        averages = {name: MovingAverage(parameters, decay) for name, decay in decays.items() if decay is not None}
+        if checkpoint.REFERENCE in averages:
+            reference = partial(with_weights, denoiser, parameters, averages[checkpoint.REFERENCE].averages)
+        guard = Guard(recipe.optimizer.skip_grad_norm_over, run.stop_winner_error_over, run.stop_winner_error_steps)
+        aim = BetaAim(objective, scheduler)
+        checkpoints = Checkpointing(output, run, parameters, plain_optimizer, averages, accelerator, guard, aim)
         newest = checkpoint.newest(output, reporter.say)
         first_step = agreed_step(accelerator, output, 0 if newest is None else newest.step)
         if newest is not None:
@@ -122,17 +128,17 @@ def run_training(
         def backward(batch: Batch) -> dict[str, Tensor]:
             """Gradients of its share of the mean loss; processes average theirs, hence the factor. Metrics by pair."""
             with accelerator.autocast():
-                errors = pair_errors(policy, reference, scheduler, batch, recipe.objective)
-            losses = pair_loss(errors, recipe.objective, batch.weights, batch.offsets, batch.smoothings)
+                errors = pair_errors(policy, reference, scheduler, batch, objective)
+            losses = pair_loss(errors, objective, batch.of_pairs, beta := aim.of(batch))
             accelerator.backward(losses.sum() * (processes / run.batch_pairs))
-            return pair_metrics(errors, losses)
+            return pair_metrics(errors, losses, beta, batch.timesteps / plan.timesteps)
 
         if accelerator.scaler is not None and newest is None:
             find_loss_scale(accelerator, plan, policy, optimizer, backward, reporter)
 
         for step in range(first_step, run.steps):
             step_began = time.perf_counter()
-            rate = set_learning_rate(plain_optimizer, recipe.optimizer, step)
+            rate = set_learning_rate(plain_optimizer, recipe.optimizer, step, run.steps)
             sums = torch.zeros((), device=device)
 
             # Each micro-step adds its share of the gradients; processes meet in the last one only.
@@ -157,11 +163,14 @@ def run_training(
             elif accelerator.scaler is not None:
                 accelerator.scaler.update()
             optimizer.zero_grad()
-            if average is not None and fault is None:
-                average.update(parameters)
+            metrics = step_metrics(dict(zip(per_pair, values, strict=True))) | {"beta": aim.value}
+            if fault is None:
+                aim.update(metrics["margin_size"])
+                for average in averages.values():
+                    average.update(parameters)
 
             done, seconds = step + 1, time.perf_counter() - step_began
-            metrics = dict(zip(per_pair, values, strict=True)) | {
+            metrics |= {
                 "learning_rate": rate,
                 "grad_norm": grad_norm,
                 "pairs_per_sec": run.batch_pairs / seconds,
@@ -171,7 +180,7 @@ def run_training(
                 **scale_used,
             }
             if run.validate_every_steps and done % run.validate_every_steps == 0:
-                metrics |= validate(plan, denoiser, reference, scheduler, accelerator)
+                metrics |= validate(plan, denoiser, reference, aim, accelerator)
             if log is not None:
                 log.write(done, metrics)
             reporter.advance("train", done, run.steps, progress_text(metrics))
@@ -179,13 +188,15 @@ def run_training(
                 reporter.say(f"Step {done} skipped: {fault}.")
                 last_good = checkpoint.newest(output, reporter.say)
                 guard.stop_if_diverged(done, fault, None if last_good is None else last_good.folder)
+            winner_errors = metrics["policy_mse_preferred"], metrics["reference_mse_preferred"]
+            guard.stop_if_winner_is_lost(done, *winner_errors, partial(checkpoint.newest, output, reporter.say))
             checkpoints.after_step(done, stopping=stopping, old=old)
             if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
                 prompts = plan.prompts(run.sample_prompts)
                 sample_grid(output, done, recipe, prompts, denoiser, reference, accelerator)
 
-        if average is not None:
-            average.copy_to(parameters)
+        if checkpoint.AVERAGE in averages:
+            averages[checkpoint.AVERAGE].copy_to(parameters)
         denoiser = whole_denoiser(denoiser, recipe, keep=main)
         accelerator.end_training()
         if not main:

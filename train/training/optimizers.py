@@ -1,5 +1,6 @@
 """What takes the steps, and a moving average of the weights that they lead to."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,16 +17,27 @@ Parameters = dict[str, Parameter]
 
 def make_optimizer(optimizer: Optimizer, parameters: Parameters, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer that the recipe names. Raises: SettingsError when it needs a package that is not there."""
+    trained = _groups(optimizer, parameters)
     common: dict[str, Any] = {"lr": optimizer.learning_rate, "weight_decay": optimizer.weight_decay}
     adam = {**common, "betas": optimizer.betas, "eps": optimizer.epsilon}
     if optimizer.name == "adamw8bit":
-        chosen: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(parameters.values(), **adam)
+        chosen: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(trained, **adam)
         return chosen
     if optimizer.name == "adafactor":  # as SalesforceAIResearch/DiffusionDPO sets it: the rate is what it says
-        return Adafactor(parameters.values(), **common, clip_threshold=1.0, scale_parameter=False, relative_step=False)
+        return Adafactor(trained, **common, clip_threshold=1.0, scale_parameter=False, relative_step=False)
     # On the CPU the plain form unless asked: the other rounds otherwise, and runs there stay what they were.
     fused = device.type == "cuda" if optimizer.fused is None else optimizer.fused
-    return torch.optim.AdamW(parameters.values(), **adam, fused=fused or None)
+    return torch.optim.AdamW(trained, **adam, fused=fused or None)
+
+
+def _groups(optimizer: Optimizer, parameters: Parameters) -> list[Any]:
+    """All alike; with LoRA+ its second matrices in a group of their own, which learns `ratio` times faster."""
+    ratio = optimizer.lora_b_ratio
+    if ratio == 1:
+        return list(parameters.values())
+    second = [value for name, value in parameters.items() if ".lora_B." in name]
+    others = [value for name, value in parameters.items() if ".lora_B." not in name]
+    return [{"params": others}, {"params": second, "ratio": ratio}]
 
 
 def _bitsandbytes() -> Any:
@@ -62,9 +74,16 @@ class MovingAverage:
             parameter.copy_(self.averages[name])
 
 
-def set_learning_rate(torch_optimizer: torch.optim.Optimizer, optimizer: Optimizer, step: int) -> float:
-    """The rate of step `step`, counted from 0: linear warm-up that reaches the full rate at `warmup_steps`."""
-    rate = optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+def set_learning_rate(torch_optimizer: torch.optim.Optimizer, optimizer: Optimizer, step: int, steps: int) -> float:
+    """The rate of step `step` of `steps`, counted from 0: warm-up to the full rate at `warmup_steps`, then `schedule`.
+
+    linear and cosine would reach 0 in the step after the last.
+    """
+    share = min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+    if optimizer.schedule != "constant" and step >= optimizer.warmup_steps:
+        left = (steps - step) / (steps - optimizer.warmup_steps)
+        share = left if optimizer.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+    rate = optimizer.learning_rate * share
     for group in torch_optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("ratio", 1.0)
     return rate

@@ -8,12 +8,13 @@ from accelerate import Accelerator
 
 from train.config import Recipe
 from train.data.batches import BatchPlan
-from train.model.families import Scheduler, family_of, pipeline_around
+from train.model.families import family_of, pipeline_around
 from train.model.policy import Reference
 from train.objectives import implicit_accuracy, pair_loss
 from train.sample.generate import GenerationSettings, PictureRequest, generate, picture_requests, to_picture
 from train.sample.grid import Tile, save_grid
 from train.sample.prompts import Prompt
+from train.training.beta_aim import BetaAim
 from train.training.pair_errors import pair_errors
 
 SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 7.5  # what `train sample` takes when nothing is said
@@ -21,16 +22,16 @@ SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 7.5  # what `train sample` takes when nothin
 
 @torch.no_grad()
 def validate(
-    plan: BatchPlan, policy: torch.nn.Module, reference: Reference, scheduler: Scheduler, accelerator: Accelerator
+    plan: BatchPlan, policy: torch.nn.Module, reference: Reference, aim: BetaAim, accelerator: Accelerator
 ) -> dict[str, float]:
     """Loss and implicit accuracy on the held-out pairs, over all processes; always with the same draws."""
     sums = torch.zeros(3, device=plan.device)
     for batch, counted in plan.validation():
         with accelerator.autocast():
-            errors = pair_errors(policy, reference, scheduler, batch)
-        losses = pair_loss(errors, plan.recipe.objective, batch.weights, batch.offsets, batch.smoothings)[:counted]
+            errors = pair_errors(policy, reference, aim.scheduler, batch)
+        losses = pair_loss(errors, plan.recipe.objective, batch.of_pairs, aim.of(batch))[:counted]
         right = implicit_accuracy(errors)[:counted]
-        sums += torch.stack([losses.float().sum(), right.float().sum(), sums.new_tensor(counted)])
+        sums += torch.stack([losses.float().sum(), right.sum(), sums.new_tensor(counted)])
     loss, right, count = accelerator.reduce(sums, "sum").tolist()
     return {"validation_loss": loss / count, "validation_implicit_accuracy": right / count}
 

@@ -83,17 +83,16 @@ def test_the_order_is_the_one_asked_for(plan: BatchPlan, pairs: PairSet) -> None
 def test_weights_have_mean_one_and_offsets_are_scaled(plan: BatchPlan, pairs: PairSet) -> None:
     qualities = [1 / rank for rank in range(1, 7)]  # as tiny.sample writes them
     weighed = replace(plan, recipe=recipe(data={"order": "ranked"}, objective={"weight_by": "quality"}))
-    weights = weighed.batch(0, FIRST).weights
+    weights = weighed.batch(0, FIRST).of_pairs["weights"]
     assert weights is not None
     assert weights.tolist() == pytest.approx([one / np.mean(qualities) for one in qualities[:3]])
     shifted = replace(
         plan, recipe=recipe(data={"order": "ranked"}, objective={"offset_by": "clip_margin", "offset_scale": 2.0})
     )
-    offsets = shifted.batch(0, FIRST).offsets
+    offsets = shifted.batch(0, FIRST).of_pairs["offsets"]
     assert offsets is not None
     assert offsets.tolist() == pytest.approx([1.0, 0.5, 1 / 3], abs=1e-6)  # clip is 0.5 / rank against 0
-    assert (plan.batch(0, FIRST).weights, plan.batch(0, FIRST).offsets) == (None, None)
-    assert plan.batch(0, FIRST).smoothings is None
+    assert not plan.batch(0, FIRST).of_pairs
 
 
 def test_strength_is_the_soft_label_or_a_weight_or_an_offset(tmp_path: Path, plan: BatchPlan) -> None:
@@ -107,8 +106,9 @@ def test_strength_is_the_soft_label_or_a_weight_or_an_offset(tmp_path: Path, pla
         asked = recipe(data={"order": "ranked"}, objective=objective)
         return replace(plan, pairs=voted, recipe=asked).batch(0, FIRST)
 
-    soft = batch(name="cdpo", label_smoothing_by="strength").smoothings
-    weights, offsets = batch(weight_by="strength").weights, batch(offset_by="strength", offset_scale=2.0).offsets
+    soft = batch(name="cdpo", label_smoothing_by="strength").of_pairs["smoothings"]
+    weights = batch(weight_by="strength").of_pairs["weights"]
+    offsets = batch(offset_by="strength", offset_scale=2.0).of_pairs["offsets"]
     assert soft is not None
     assert weights is not None
     assert offsets is not None

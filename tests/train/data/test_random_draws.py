@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from train.config import load_recipe
+from train.config import Timesteps, load_recipe
 from train.data.random_draws import Draw, PairOrder, draw, positions
 
 DATA = replace(load_recipe("demo").data, flips=True, empty_prompt_probability=0.2)
@@ -89,3 +89,20 @@ def test_processes_and_micro_steps_share_a_batch_without_loss(batch: int, micro:
     taken = [position for share in shares for micro_step in share for position in micro_step]
     assert sorted(taken) == list(range(batch))
     assert all(len(micro_step) <= micro for share in shares for micro_step in share)
+
+
+def test_timesteps_follow_their_law() -> None:
+    def shares(**law: object) -> np.ndarray:
+        data = replace(DATA, timesteps=Timesteps(**law))  # type: ignore[arg-type]
+        return np.array([drawn(step=step, data=data).timestep for step in range(3000)]) / 1000
+
+    normal = shares(law="logit-normal", mean=0.5, deviation=0.8)
+    logits = np.log((normal + 0.0005) / (1 - normal - 0.0005))
+    assert (logits.mean(), logits.std()) == pytest.approx((0.5, 0.8), abs=0.05)
+    assert np.median(shares(shift=3.0)) == pytest.approx(0.75, abs=0.02)  # 3 u / (1 + 2 u) at u = 1/2
+    within = shares(least=0.2, most=0.4)
+    assert within.min() >= 0.2
+    assert within.max() < 0.4
+    assert within.mean() == pytest.approx(0.3, abs=0.01)
+    assert set(shares(only=(100, 900)).tolist()) == {0.1, 0.9}
+    assert shares(least=0.999, most=1.0).max() == 0.999

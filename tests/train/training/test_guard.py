@@ -2,6 +2,8 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +54,28 @@ def test_ten_faults_in_a_row_end_the_run() -> None:
         "10 steps in a row were skipped, the last of them step 10: the loss is nan; the last good checkpoint is"
         " out/checkpoints/step-000002. Lower optimizer.learning_rate or objective.beta and train into another --output."
     )
+
+
+def test_a_winner_whose_error_explodes_ends_the_run_and_a_checkpoint_from_before_is_named() -> None:
+    guard = Guard(None, winner_error_limit=1.5, winner_error_steps=3)
+    asked: list[int] = []
+
+    def before(step: int) -> Any:
+        asked.append(step)
+        return SimpleNamespace(folder=Path("out/checkpoints/step-000002"))
+
+    guard.stop_if_winner_is_lost(1, math.nan, 0.1, before)  # not known, as without a reference
+    for step, error in ((2, 0.9), (3, 0.1), (4, 0.1)):  # 1.1 / 0.75 over three steps
+        guard.stop_if_winner_is_lost(step, error, 0.25, before)
+    guard.stop_if_winner_is_lost(5, 0.3, 0.25, before)  # the first has left the window
+    guard.stop_if_winner_is_lost(6, 0.46, 0.25, before)
+    with pytest.raises(DivergenceError) as caught:
+        guard.stop_if_winner_is_lost(7, 0.46, 0.25, before)
+    assert asked == [4]
+    assert "1.63 times the reference's over the last 3 steps before step 7" in str(caught.value)
+    assert "the newest checkpoint from before is out/checkpoints/step-000002." in str(caught.value)
+    for step in range(9):
+        Guard(None).stop_if_winner_is_lost(step, 100.0, 0.1, before)  # nobody asked for it
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:

@@ -1,6 +1,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.train.conftest import Outcome
 from tests.train.training.test_run import LORA, equal, weights
 from train.config import load_recipe
 from train.errors import SettingsError
-from train.training.optimizers import MovingAverage, make_optimizer
+from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
 
 RunTiny = Callable[..., Outcome]
 NEEDS_BITSANDBYTES = pytest.mark.skipif(
@@ -35,10 +36,11 @@ def config(tmp_path: Path, recipe_file: Path, optimizer: str = "", lora: str = "
         ("ema_decay = 0.5", ""),
         ("ema_decay = 0.5", "[lora]\nrank = 2\n"),
         ("", "[lora]\nrank = 2\nalpha = 4\ndora = true\n"),
+        ("lora_b_ratio = 4", "[lora]\nrank = 2\n"),
         pytest.param('name = "adamw8bit"', "", marks=NEEDS_BITSANDBYTES),
         pytest.param('name = "adamw8bit"', "[lora]\nrank = 2\n", marks=NEEDS_BITSANDBYTES),
     ],
-    ids=["adafactor", "fused", "average", "average of a lora", "dora", "8 bits", "8 bits of a lora"],
+    ids=["adafactor", "fused", "average", "average of a lora", "dora", "lora plus", "8 bits", "8 bits of a lora"],
 )
 def test_resumed_equals_uninterrupted(
     run_tiny: RunTiny, tmp_path: Path, recipe_file: Path, optimizer: str, lora: str
@@ -156,3 +158,21 @@ def test_only_the_lora_is_trained_and_kept(run_tiny: RunTiny, tmp_path: Path) ->
     run_tiny(tmp_path / "out", *LORA, "--steps", 1)
     moments = load_file(tmp_path / "out" / "checkpoints" / "step-000001" / "optimizer.safetensors")
     assert all("lora" in name for name in moments)
+
+
+def test_the_schedule_falls_from_the_full_rate_towards_zero_and_lora_s_second_matrix_learns_faster() -> None:
+    plain = replace(load_recipe("demo").optimizer, learning_rate=1.0, warmup_steps=2, lora_b_ratio=4.0)
+    parameters = {f"to_q.lora_{one}.default.weight": Parameter(torch.zeros(1)) for one in "AB"}
+    found = {}
+    for schedule in ("constant", "linear", "cosine"):
+        optimizer = replace(plain, schedule=schedule)
+        made = make_optimizer(optimizer, parameters, torch.device("cpu"))
+        found[schedule] = [set_learning_rate(made, optimizer, step, 6) for step in range(6)]
+        assert [group["lr"] for group in made.param_groups] == pytest.approx(
+            [found[schedule][5], 4 * found[schedule][5]]
+        )
+        assert [len(group["params"]) for group in made.param_groups] == [1, 1]
+    assert found["constant"] == [0.5, 1, 1, 1, 1, 1]
+    assert found["linear"] == [0.5, 1, 1, 0.75, 0.5, 0.25]
+    # (1 + cos(pi k / 4)) / 2
+    assert found["cosine"] == pytest.approx([0.5, 1, 1, 0.853553, 0.5, 0.146447], abs=1e-6)

@@ -132,7 +132,14 @@ def test_the_log_holds_every_metric_of_every_step(run_tiny: RunTiny, tmp_path: P
             "policy_margin",
             "reference_margin",
             "implicit_accuracy",
+            "gradient_factor",
+            "both_errors_rise",
+            "margin_size",
             "drift",
+            "winner_error_ratio",
+            "prediction_norm_ratio",
+            *(f"margin_by_noise_{band}" for band in (1, 2, 3, 4)),
+            "beta",
             "learning_rate",
             "grad_norm",
             "pairs_per_sec",
@@ -145,6 +152,11 @@ def test_the_log_holds_every_metric_of_every_step(run_tiny: RunTiny, tmp_path: P
     first = records[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)  # policy = reference before the first step
     assert first["policy_mse_preferred"] == first["reference_mse_preferred"] > 0
+    assert (first["implicit_accuracy"], first["gradient_factor"], first["both_errors_rise"]) == (0.5, 0.5, 0)
+    assert (first["winner_error_ratio"], first["prediction_norm_ratio"]) == (1, 1)
+    last, bands = records[2], [records[2][f"margin_by_noise_{band}"] for band in (1, 2, 3, 4)]
+    assert last["winner_error_ratio"] == pytest.approx(last["policy_mse_preferred"] / last["reference_mse_preferred"])
+    assert any(band for band in bands)
     assert first["policy_margin"] == pytest.approx(
         first["policy_mse_rejected"] - first["policy_mse_preferred"], abs=1e-6
     )

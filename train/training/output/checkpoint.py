@@ -3,6 +3,7 @@
     <output>/checkpoints/step-000100/weights.safetensors    the parameters that training changes, by name
                                      optimizer.safetensors  `<parameter>/<moment>`: the optimizer's tensors
                                      average.safetensors    the moving average, float32, where there is one
+                                     reference.safetensors  the same of a reference that moves
                                      state.json             step, file sizes, the optimizer's plain numbers,
                                                             the fp16 loss scale, the steps skipped
 
@@ -28,7 +29,8 @@ from train.files import whole_folder
 from train.model.fsdp import on_host, spread_like
 from train.training.optimizers import MovingAverage, Parameters
 
-WEIGHTS, OPTIMIZER, AVERAGE = "weights.safetensors", "optimizer.safetensors", "average.safetensors"
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+AVERAGE, REFERENCE = "average.safetensors", "reference.safetensors"
 STATE = "state.json"
 
 
@@ -50,7 +52,7 @@ def save(
     step: int,
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
-    average: MovingAverage | None,
+    averages: dict[str, MovingAverage],
     extra_state: dict[str, Any],
     *,
     keep: int,
@@ -58,13 +60,14 @@ def save(
 ) -> None:
     """Write the checkpoint of `step`, `extra_state` into its state.json, and remove all but the newest `keep`.
 
+    averages: by the file that each has.
+
     Where weights are spread over processes all must call it, and one of them `write`s. Raises: StorageError.
     """
     folder = checkpoints_folder(output) / f"step-{step:06d}"
     tensors, numbers = _optimizer_state(parameters, optimizer)
     held: dict[str, dict[str, Tensor]] = {WEIGHTS: dict(parameters), OPTIMIZER: tensors}
-    if average is not None:
-        held[AVERAGE] = average.averages
+    held |= {name: average.averages for name, average in averages.items()}
     files = {name: on_host(content, keep=write) for name, content in held.items()}
     if not write:
         return
@@ -78,9 +81,9 @@ def save(
         shutil.rmtree(old)
 
 
-def newest(output: Path, report: Callable[[str], None]) -> Checkpoint | None:
-    """The newest sound checkpoint; `report` hears of each that is passed over."""
-    for folder in _newest_first(output):
+def newest(output: Path, report: Callable[[str], None], last_step: int | None = None) -> Checkpoint | None:
+    """The newest sound checkpoint, of `last_step` or before; `report` hears of each unsound one that is passed over."""
+    for folder in _newest_first(output, last_step):
         try:
             return _opened(folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -92,9 +95,9 @@ def restore(
     checkpoint: Checkpoint,
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
-    average: MovingAverage | None = None,
+    averages: dict[str, MovingAverage],
 ) -> None:
-    """Put weights, optimizer state and average back in place. Raises: RunDirectoryError when the model is another."""
+    """Put weights, optimizer state and averages back in place. Raises: RunDirectoryError when the model is another."""
     weights = load_file(checkpoint.folder / WEIGHTS)
     if weights.keys() != parameters.keys():
         raise RunDirectoryError(f"{checkpoint.folder} holds other parameters than this model trains.")
@@ -110,13 +113,15 @@ def restore(
         parameter_name, _, moment = name.rpartition("/")
         state[parameters[parameter_name]][moment] = number
     optimizer.state.update({parameter: held for parameter, held in state.items() if held})
-    if average is not None:
-        average.load(load_file(checkpoint.folder / AVERAGE))
+    for name, average in averages.items():
+        average.load(load_file(checkpoint.folder / name))
 
 
-def _newest_first(output: Path) -> list[Path]:
-    found = [path for path in checkpoints_folder(output).glob("step-*") if path.name[5:].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)  # by number: a millionth has a digit more
+def _newest_first(output: Path, last_step: int | None = None) -> list[Path]:
+    found = {
+        int(path.name[5:]): path for path in checkpoints_folder(output).glob("step-*") if path.name[5:].isdecimal()
+    }
+    return [found[step] for step in sorted(found, reverse=True) if last_step is None or step <= last_step]
 
 
 def _opened(folder: Path) -> Checkpoint:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from train.config import Recipe, flat
+from train.config import Recipe, defaults, flat
 from train.errors import RunDirectoryError, shortened
 from train.files import absolute, read_json, write_json
 from train.training.output.checkpoint import checkpoints_folder
@@ -112,6 +112,7 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], keys: tuple[str
     stored = {"latent_cache": wanted.get("latent_cache")} | stored  # a run begun before it was kept may go on
     before, now = (flat({k: v for k, v in one.items() if k != "versions"}) for one in (stored, wanted))
     before["recipe.model"] = absolute(str(before.get("recipe.model")))  # of a run begun before whole paths were kept
+    before = {f"recipe.{key}": value for key, value in defaults().items() if f"recipe.{key}" in now} | before
     free = {*MAY_CHANGE_ON_RESUME, *CHANGES_BY_ROUNDING}
     asked = keys or [key for key in {**before, **now} if key not in free]
     changed = [key for key in asked if before.get(key) != now.get(key)]
