@@ -111,7 +111,7 @@ class Objective:
     def fixed_beta(self) -> float:
         """`beta`, where it is a number."""
         if self.beta == "auto":
-            raise ValueError("objective.beta changes from step to step: see training/beta_aim.py")
+            raise ValueError("objective.beta changes from step to step: see training/steering/beta_aim.py")
         return self.beta
 
     @property

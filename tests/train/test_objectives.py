@@ -192,7 +192,7 @@ def test_every_objective_prefers_the_preferred_image_and_has_a_sound_gradient(na
     weights = {"weights": torch.linspace(0.5, 1.5, 6, dtype=torch.float64)}
 
     def loss(w: torch.Tensor, l: torch.Tensor, drift: torch.Tensor) -> torch.Tensor:  # noqa: E741
-        return pair_loss(PairErrors(w, l, *fixed, drift, drift_w=0.5 * drift), objective, weights)
+        return pair_loss(PairErrors(w, l, fixed[0], fixed[1], drift, 0.5 * drift), objective, weights)
 
     if name == "linear":  # its weight counts as fixed: then its gradient is the weight, between the two bounds
         (gradient,) = torch.autograd.grad(loss(w, l, drift).sum(), w)
@@ -227,9 +227,10 @@ def test_newer_objectives_equal_their_authors_code(keys: dict[str, object], valu
     target = wave(0.37)
     prediction = (target + wave(0.11, 0.3)).requires_grad_()
     reference = prediction.detach() + wave(0.23, 0.01)
-    sides = prediction_mse(prediction, target).chunk(2)
+    w, l = prediction_mse(prediction, target).chunk(2)  # noqa: E741
+    expected_w, expected_l = prediction_mse(reference, target).chunk(2)
     drift_w, _ = prediction_mse(prediction, reference).chunk(2)
-    ours = PairErrors(*sides, *prediction_mse(reference, target).chunk(2), drift_w=drift_w)
+    ours = PairErrors(w, l, expected_w, expected_l, drift_w=drift_w)
     loss = pair_loss(ours, Objective(**keys)).mean()  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad(loss, prediction)
     assert (loss.item(), gradient.norm().item()) == pytest.approx((value, gradient_norm), rel=2e-3)

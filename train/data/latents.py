@@ -188,7 +188,7 @@ def assemble(
     source: LatentSource,
     pairs: PairSet,
     draws: list[Draw],
-    of_pairs: Mapping[str, NDArray[np.float64]],
+    of_pairs: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Batch:
     """The micro-batch that `draws` describe, in float32. of_pairs: numbers of every pair, by name."""
     chosen = [pairs.pairs[draw.pair] for draw in draws]
@@ -203,5 +203,5 @@ def assemble(
         noise=torch.from_numpy(np.stack([draw.noise for draw in draws])),
         timesteps=torch.tensor([draw.timestep for draw in draws]),
         conditioning=conditioning,
-        of_pairs={name: torch.from_numpy(values[places]).float() for name, values in of_pairs.items()},
+        of_pairs={name: torch.from_numpy(values[places]).float() for name, values in (of_pairs or {}).items()},
     )

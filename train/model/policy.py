@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from train.config import Recipe
-from train.errors import ModelError
-from train.model.families import DiffusionModel, family_of, load, outline
+from train.model.families import DiffusionModel, load, outline
 from train.model.fsdp import on_host, spread
 from train.model.lora import add_lora
 
@@ -28,14 +27,14 @@ def make_policy(
     float32 adapters; the reference is the same denoiser with its adapters off, so there is no second copy.
     With `run.fsdp` both are spread over the processes. Where nothing looks at the reference, there is none; nor where
     it is a moving average, which `with_weights` makes of one. A reference that is another model is a copy in any case.
-    Raises: ModelError when no layer matches the LoRA's targets, or the reference is of another family.
+    Raises: ModelError when no layer matches the LoRA's targets.
     """
     denoiser: torch.nn.Module = model.denoiser
     if recipe.run.channels_last:
         denoiser.to(memory_format=torch.channels_last)
     frozen, named = torch.nn.Module(), recipe.objective.reference
     if recipe.uses_reference and named != "ema" and (recipe.lora is None or named != "start"):
-        frozen = copy.deepcopy(denoiser) if named == "start" else _other(named, model, device)
+        frozen = copy.deepcopy(denoiser) if named == "start" else _other(named, device)
         frozen = _cast_layers(frozen, dtype).to(device)
     reference: Reference = lambda: nullcontext(frozen)  # noqa: E731
     if recipe.lora is None:
@@ -55,13 +54,11 @@ def make_policy(
     return denoiser.train(), reference
 
 
-def _other(source: str, model: DiffusionModel, device: torch.device) -> torch.nn.Module:
+def _other(source: str, device: torch.device) -> torch.nn.Module:
     """The denoiser of the model that a recipe names as its reference; no weights for the meta device.
 
     Raises: ModelError.
     """
-    if (family := family_of(source)) != model.family:
-        raise ModelError(f"objective.reference is {source}, of family {family}; the model is of family {model.family}.")
     other: torch.nn.Module = (outline if device.type == "meta" else load)(source).denoiser
     return other
 

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 
 from train.config import Run
 from train.errors import RunStoppedError
-from train.training.beta_aim import BetaAim
-from train.training.guard import Guard
 from train.training.optimizers import MovingAverage, Parameters
 from train.training.output import checkpoint
+from train.training.steering.beta_aim import BetaAim
+from train.training.steering.guard import Guard
 
 INSIST_SEC = 2.0  # a launcher passes on the Ctrl-C that the terminal gave its processes already
 

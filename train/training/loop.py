@@ -33,15 +33,15 @@ from train.objectives import pair_loss
 from train.processes import by_one
 from train.terminal import Reporter
 from train.training import cost
-from train.training.beta_aim import BetaAim
 from train.training.checkpointing import Checkpointing
-from train.training.guard import Guard, enough_memory_to_train
-from train.training.loss_scale import find_loss_scale
-from train.training.optimizers import MovingAverage, make_optimizer, set_learning_rate
+from train.training.optimizers import MovingAverage, Parameters, make_optimizer, set_learning_rate
 from train.training.output import checkpoint, run_folder
 from train.training.output.card import write_card
 from train.training.output.log import RunLog, mean_of_last, progress_text
 from train.training.pair_errors import pair_errors, pair_metrics, step_metrics
+from train.training.steering.beta_aim import BetaAim
+from train.training.steering.guard import Guard, enough_memory_to_train
+from train.training.steering.loss_scale import find_loss_scale
 from train.training.validation import sample_grid, validate
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -94,12 +94,9 @@ def run_training(
         plain_optimizer = make_optimizer(recipe.optimizer, parameters, device)
         policy = denoiser if run.fsdp else accelerator.prepare(denoiser)
         optimizer = accelerator.prepare(plain_optimizer)
-        decays = {checkpoint.AVERAGE: recipe.optimizer.ema_decay}
-        if objective.reference == "ema":
-            decays[checkpoint.REFERENCE] = objective.reference_decay
-        averages = {name: MovingAverage(parameters, decay) for name, decay in decays.items() if decay is not None}
-        if checkpoint.REFERENCE in averages:
-            reference = partial(with_weights, denoiser, parameters, averages[checkpoint.REFERENCE].averages)
+        averages = moving_averages(recipe, parameters)
+        if moving := averages.get(checkpoint.REFERENCE):
+            reference = partial(with_weights, denoiser, parameters, moving.averages)
         guard = Guard(recipe.optimizer.skip_grad_norm_over, run.stop_winner_error_over, run.stop_winner_error_steps)
         aim = BetaAim(objective, scheduler)
         checkpoints = Checkpointing(output, run, parameters, plain_optimizer, averages, accelerator, guard, aim)
@@ -169,16 +166,9 @@ def run_training(
                 for average in averages.values():
                     average.update(parameters)
 
-            done, seconds = step + 1, time.perf_counter() - step_began
-            metrics |= {
-                "learning_rate": rate,
-                "grad_norm": grad_norm,
-                "pairs_per_sec": run.batch_pairs / seconds,
-                "data_wait_share": batches.waited_sec() / seconds,
-                "peak_memory_bytes": peak_memory_bytes(device),
-                "skipped_steps": guard.skipped,
-                **scale_used,
-            }
+            done = step + 1
+            metrics |= {"learning_rate": rate, "grad_norm": grad_norm, **speed(recipe, batches, step_began, device)}
+            metrics |= {"skipped_steps": guard.skipped, **scale_used}
             if run.validate_every_steps and done % run.validate_every_steps == 0:
                 metrics |= validate(plan, denoiser, reference, aim, accelerator)
             if log is not None:
@@ -208,6 +198,24 @@ def run_training(
             saving.save_model(output, denoiser, family, settings, pairs.source, card)
         write_json(output / run_folder.SUMMARY, summary)
         return summary
+
+
+def moving_averages(recipe: Recipe, parameters: Parameters) -> dict[str, MovingAverage]:
+    """Of the weights that are saved, and of a reference that moves, by their file in a checkpoint."""
+    decays = {checkpoint.AVERAGE: recipe.optimizer.ema_decay}
+    if recipe.objective.reference == "ema":
+        decays[checkpoint.REFERENCE] = recipe.objective.reference_decay
+    return {name: MovingAverage(parameters, decay) for name, decay in decays.items() if decay is not None}
+
+
+def speed(recipe: Recipe, batches: BatchStream, step_began: float, device: torch.device) -> dict[str, float]:
+    """What the log tells of a step's speed and memory."""
+    seconds = time.perf_counter() - step_began
+    return {
+        "pairs_per_sec": recipe.run.batch_pairs / seconds,
+        "data_wait_share": batches.waited_sec() / seconds,
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
 
 
 def summary_of(

@@ -74,7 +74,8 @@ class TrainOptions:
         }
         preset = _preset(self.preset, self.model or model_named(self.config))
         recipe = load_recipe(preset, self.config, without_none(flags))
-        return replace(recipe, model=absolute(recipe.model))
+        reference = absolute(recipe.objective.reference)  # a name that is no folder stays as it is
+        return replace(recipe, model=absolute(recipe.model), objective=replace(recipe.objective, reference=reference))
 
 
 def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
@@ -88,6 +89,7 @@ def train(options: TrainOptions | None = None) -> dict[str, Any] | None:
     """
     options = options or TrainOptions()
     recipe = options.recipe()
+    _check_reference(recipe)
     pairs = _pairs(options, recipe)
     recipe = _within_epochs(recipe, len(pairs.pairs))
     _warn_of_epochs(recipe.run, len(pairs.pairs))
@@ -130,6 +132,18 @@ def plan(options: TrainOptions) -> dict[str, Any]:
         **costs,
         "output": str(options.output_folder),
     }
+
+
+def _check_reference(recipe: Recipe) -> None:
+    """Raises: ModelError for a reference of another family, before anything is loaded."""
+    named = recipe.objective.reference
+    if named in ("start", "ema") or Path(recipe.model).is_file():
+        return
+    from train.model.families import family_of
+
+    wanted, found = family_of(recipe.model).pipeline, family_of(named).pipeline
+    if wanted != found:
+        raise ModelError(f"objective.reference is {named}, a {found}; the model is a {wanted}.")
 
 
 def _pairs(options: TrainOptions, recipe: Recipe) -> "PairSet":

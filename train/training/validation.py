@@ -14,8 +14,8 @@ from train.objectives import implicit_accuracy, pair_loss
 from train.sample.generate import GenerationSettings, PictureRequest, generate, picture_requests, to_picture
 from train.sample.grid import Tile, save_grid
 from train.sample.prompts import Prompt
-from train.training.beta_aim import BetaAim
 from train.training.pair_errors import pair_errors
+from train.training.steering.beta_aim import BetaAim
 
 SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 7.5  # what `train sample` takes when nothing is said
 

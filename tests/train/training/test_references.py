@@ -52,7 +52,10 @@ def test_another_model_may_be_the_reference(
     assert trained("same", sd).code == 0
     assert equal(weights(tmp_path / "start"), weights(tmp_path / "same"))
     refused = trained("other", sdxl)
-    assert (refused.code, "of family sdxl; the model is of family sd" in refused.err) == (1, True)
+    assert (refused.code, "a StableDiffusionXLPipeline; the model is a StableDiffusionPipeline." in refused.err) == (
+        1,
+        True,
+    )
 
 
 def test_beta_that_aims_resumes_as_it_went_and_is_logged(run_tiny: RunTiny, tmp_path: Path, recipe_file: Path) -> None:

@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from train.config import Objective
 from train.model.families import add_noise
 from train.objectives import prediction_mse
-from train.training.beta_aim import BetaAim
+from train.training.steering.beta_aim import BetaAim
 
 EPSILON, VELOCITY = DDPMScheduler(), DDPMScheduler(prediction_type="v_prediction")
 FLOW = FlowMatchEulerDiscreteScheduler(shift=3.0)

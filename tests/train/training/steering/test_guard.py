@@ -14,7 +14,7 @@ from train.config import load_recipe
 from train.errors import DivergenceError, MemoryFullError, SettingsError
 from train.sample.generate import enough_memory_to_draw
 from train.training import loop
-from train.training.guard import Guard, enough_memory_to_train
+from train.training.steering.guard import Guard, enough_memory_to_train
 
 RunTiny = Callable[..., Outcome]
 
