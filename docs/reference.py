@@ -64,7 +64,11 @@ def settings() -> str:
     lines += ["change them again. `train run --dry-run` prints the result, which is such a file.", ""]
     lines += _setting_table("Before the first section", recipe, [key for key in known if key not in SECTIONS])
     for section in SECTIONS:
-        lines += _setting_table(f"[{section}]", known[section], list(train_config._hints(known[section])))
+        hints = train_config._hints(known[section])
+        inner = {key: kind for key, (kind, *_) in hints.items() if dataclasses.is_dataclass(kind)}
+        lines += _setting_table(f"[{section}]", known[section], [key for key in hints if key not in inner])
+        for key, kind in inner.items():
+            lines += _setting_table(f"[{section}.{key}]", kind, list(train_config._hints(kind)))
     return "\n".join([*lines, *_presets()])
 
 
@@ -95,7 +99,7 @@ def _kind(kind: Any) -> str:
 
 def _limit(beside: Any) -> str:
     if isinstance(beside, train_config.ReadBy):
-        return f"only `{beside.objective}`"
+        return "only " + ", ".join(f"`{name}`" for name in beside if name)
     return f"≥ {beside.least}" if beside.most is None else f"{beside.least} to {beside.most:g}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.train.training.test_guard import spoiled
+from tests.train.training.steering.test_guard import spoiled
 
 from tests.train.conftest import Outcome
 from tests.train.training.test_run import equal, log, weights
