@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from importlib import resources
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import typer
 from typer.cli import get_docs_for_click
@@ -68,7 +68,7 @@ def settings() -> str:
         inner = {key: kind for key, (kind, *_) in hints.items() if dataclasses.is_dataclass(kind)}
         lines += _setting_table(f"[{section}]", known[section], [key for key in hints if key not in inner])
         for key, kind in inner.items():
-            lines += _setting_table(f"[{section}.{key}]", kind, list(train_config._hints(kind)))
+            lines += _setting_table(f"[{section}.{key}]", cast(type, kind), list(train_config._hints(cast(type, kind))))
     return "\n".join([*lines, *_presets()])
 
 
