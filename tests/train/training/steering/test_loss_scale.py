@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.train.training.steering.test_guard import spoiled
 
 from tests.train.conftest import Outcome
+from tests.train.training.steering.test_guard import spoiled
 from tests.train.training.test_run import equal, log, weights
 from train.config import Recipe
 from train.training import loop
