@@ -54,6 +54,14 @@ PROMPTS = pa.schema(
 )
 """Grain: one unique prompt. `<tower>_embedding` columns follow."""
 
+TAGS = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("tag", pa.string(), nullable=False),
+    ]
+)
+"""Grain: one tag of one pair, given by a person in `curate browse`."""
+
 SCORES = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),

@@ -43,9 +43,18 @@ def connect_views(run: Run, database: str = ":memory:", *, rankings: bool = True
             pattern = run.pairs if name == "pairs" else run.table(name) / "*.parquet"
             arrays, added = _array_columns(pattern), _added_columns(pattern) if name == "pairs" else {}
             create_parquet_view(connection, name, pattern.resolve(), arrays, added)
+        create_tags_view(connection, run)
         for path in sorted(run.rankings.glob("*.parquet")) if rankings else ():
             create_parquet_view(connection, f"ranking_{path.stem}", path.resolve())
     return connection
+
+
+def create_tags_view(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
+    """`tags`, without a row where nobody has given one. Raises RunError."""
+    if run.tags.exists():
+        create_parquet_view(connection, "tags", run.tags.resolve())
+    else:
+        create_view(connection, "tags", "select null::varchar as pair_id, null::varchar as tag where false")
 
 
 @contextmanager

@@ -49,6 +49,7 @@ def render_page(wing: str, live: bool, library: str = "", **values: Any) -> tupl
         library=Markup(library),
         script=Markup(script),
         policy=policy,
+        live=live,
         **values,
     )  # fmt: skip
     return page, policy

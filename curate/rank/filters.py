@@ -85,7 +85,7 @@ def set_aside(connection: duckdb.DuckDBPyConnection, filters: Filters, scorers: 
     """
     conditions, source = filters.conditions(scorers), "pair_facts"
     if filters.where is not None:
-        _evaluate_where(connection, filters.where)
+        evaluate_where(connection, filters.where)
         conditions["where"], source = "kept", "pair_facts inner join where_result using (pair_id)"
     if not conditions:
         connection.execute("create temp table left_out (pair_id varchar, reason varchar)")
@@ -95,17 +95,22 @@ def set_aside(connection: duckdb.DuckDBPyConnection, filters: Filters, scorers: 
     connection.execute(f"create temp table left_out as select * from ({query}) where reason is not null")
 
 
-def _evaluate_where(connection: duckdb.DuckDBPyConnection, condition: str) -> None:
-    """The user's condition as the table `where_result` (pair_id, kept)."""
+def evaluate_where(
+    connection: duckdb.DuckDBPyConnection, condition: str, source: str = "pair_facts", counted: str = "eligible"
+) -> None:
+    """The user's condition on rows of `source` as the table `where_result` (pair_id, kept).
+
+    counted: what has as many rows, and is sooner counted. Raises: QueryError when it fails or is not a condition.
+    """
     if not condition.strip():
         raise QueryError('--where: it is empty; give a condition over pair_facts, such as "clip_margin > 0"')
-    query = f"select pair_id, (\n{condition}\n)::boolean as kept from pair_facts"
+    query = f"select pair_id, (\n{condition}\n)::boolean as kept from {source}"
     columns = materialise(connection, "where_result", query, {}, "--where")
     if list(columns) != ["pair_id", "kept"]:
         raise QueryError(f'--where {condition}: give one condition over pair_facts, such as "clip_margin > 0"')
     rows, pairs, eligible = fetch(
         connection,
-        "select count(*), count(distinct pair_id), (select count(*) from eligible) from where_result",
+        f"select count(*), count(distinct pair_id), (select count(*) from {counted}) from where_result",
     )[0]
     if not rows == pairs == eligible:
         raise QueryError(f"--where {condition}: it must hold or not, once for each pair; it gave {rows} answers")

@@ -1,4 +1,7 @@
-"""`curate browse`: the page of a ranking served on this machine, its gallery by pages over every pair; read only."""
+"""`curate browse`: the page of a ranking served on this machine, its gallery by pages over every pair.
+
+It writes nothing but the tags that people give pairs (tags.py).
+"""
 
 import threading
 from collections import OrderedDict
@@ -12,21 +15,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from curate.database.queries import query_text
+from curate.database.connection import Rows, create_tags_view, fetch, first_line, query_rows
+from curate.errors import QueryError
 from curate.pages.pictures import picture_places, thumbnails
 from curate.pages.server import Server, html, page_app
+from curate.rank.rankings import ranking_settings
 from curate.report.figures import figures
 from curate.report.gallery import SIDES, Ranking, card, count_steps, open_ranking, orders, pair_rows
-from curate.report.page import render_card, report_page
+from curate.report.page import PAGE_PAIRS, Gallery, render_card, report_page
 from curate.report.stage import page_values
+from curate.report.tags import is_tag, set_tag, tags_of
 from curate.sources.images import Rejected
 from curate.storage.run import Run
 from curate.terminal.progress import say
 
-PAGE_PAIRS = 24
 MOST_PAGE_PAIRS = 200
 MOST_FILTER_CHARACTERS = 1000
 PICTURE_PX = 512
+LARGE_PX = 2048
 PICTURES_KEPT = 2000
 
 
@@ -59,16 +65,25 @@ class Pictures:
 
 @dataclass
 class Browser:
-    """Everything that answers are made of."""
+    """Everything that answers are made of. names: the run's rankings, the one of the page first."""
 
-    opened: Ranking
-    pictures: Pictures
+    run: Run
+    names: list[str]
     page: str
     policy: str
+    pictures: Pictures
+    opened: dict[str, Ranking]
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ranking(self) -> Ranking:
-        """The ranking with a cursor of its own: DuckDB connections are not shared between threads."""
-        return replace(self.opened, connection=self.opened.connection.cursor())
+    def ranking(self, name: str) -> Ranking:
+        """One with a cursor of its own: DuckDB connections are not shared between threads. Raises: HTTPException."""
+        if name not in self.names:
+            raise HTTPException(400, f"name: one of {', '.join(self.names)}")
+        with self.lock:
+            if name not in self.opened:
+                say(f"opening ranking '{name}', too")
+                self.opened[name] = open_ranking(self.run, name)
+        return replace(self.opened[name], connection=self.opened[name].connection.cursor())
 
     def show(self, request: Request) -> Response:
         """The page itself."""
@@ -76,22 +91,55 @@ class Browser:
 
     def pairs(self, request: Request) -> Response:
         """Cards of some pairs in some order, and how many there are. Raises: HTTPException, duckdb.Error."""
-        ranking, query = self.ranking(), request.query_params
-        words, order = query.get("filter", ""), query.get("order", "best")
-        if len(words) > MOST_FILTER_CHARACTERS:
-            raise HTTPException(400, f"filter: at most {MOST_FILTER_CHARACTERS} characters")
+        query = request.query_params
+        ranking, order = self.ranking(query.get("name", self.names[0])), query.get("order", "best")
+        for name in ("filter", "where"):
+            if len(query.get(name, "")) > MOST_FILTER_CHARACTERS:
+                raise HTTPException(400, f"{name}: at most {MOST_FILTER_CHARACTERS} characters")
         if order not in orders(ranking.scorers):
             raise HTTPException(400, f"order: one of {', '.join(orders(ranking.scorers))}")
         limit = _whole_number(query, "limit", PAGE_PAIRS, MOST_PAGE_PAIRS)
         offset = _whole_number(query, "offset", 0, ranking.pairs)
-        rows = pair_rows(ranking, order, offset, limit, words)
-        counted = ranking.connection.execute(query_text("report/gallery_count"), {"filter": words}).fetchall()
+        create_tags_view(ranking.connection, self.run)
+        try:
+            rows, total = pair_rows(ranking, order, offset, limit, query.get("filter", ""), query.get("where", ""))
+        except QueryError as error:
+            raise HTTPException(400, first_line(error)) from error
+        self._add(rows, ranking, query.get("beside", ""))
         self.pictures.expect(ranking.connection, [row[f"{side}_uid"] for row in rows for side in SIDES])
-        return JSONResponse({"pairs": counted[0][0], "cards": [render_card(card(row, ranking)) for row in rows]})
+        return JSONResponse({"pairs": total, "cards": [render_card(card(row, ranking), live=True) for row in rows]})
+
+    def _add(self, rows: Rows, ranking: Ranking, beside: str) -> None:
+        """To each row its tags, and where the ranking `beside` has the pair."""
+        ids = [row["pair_id"] for row in rows]
+        tags, there = tags_of(self.run, ids), {}
+        if beside in self.names:
+            query = f"select pair_id, rank, selected from ranking_{beside} where pair_id in (select unnest($ids))"
+            there = {row["pair_id"]: row for row in query_rows(ranking.connection, query, ids=ids)}
+        for row in rows:
+            found = there.get(row["pair_id"])
+            where = (
+                f"#{found['rank']:,}, {'selected' if found['selected'] else 'not selected'}" if found else "not ranked"
+            )
+            row |= {"tags": tags[row["pair_id"]], "there": f"{beside}: {where}" if beside in self.names else ""}
+
+    def tag(self, sent: dict[str, Any]) -> Response:
+        """Give a pair a tag, or take it away; the pair's tags after that. Raises: HTTPException, CurateError."""
+        pair_id, tag, on = sent.get("pair_id"), sent.get("tag"), sent.get("on")
+        if not isinstance(tag, str) or not is_tag(tag):
+            raise HTTPException(400, "tag: letters, digits, '_', '.' and '-' only, at most 40")
+        cursor = self.ranking(self.names[0]).connection
+        if not fetch(cursor, "select 1 from pairs where pair_id = $id limit 1", {"id": str(pair_id)}):
+            raise HTTPException(400, "pair_id: the run has no such pair")
+        return JSONResponse({"tags": set_tag(self.run, str(pair_id), tag, bool(on))})
 
     def image(self, request: Request) -> Response:
-        """A picture by its uid. Raises: CurateError, duckdb.Error."""
-        picture = self.pictures.get(self.ranking().connection, request.path_params["uid"])
+        """A picture by its uid; `?large` as large as it is, to LARGE_PX. Raises: CurateError, duckdb.Error."""
+        connection, uid = self.ranking(self.names[0]).connection, request.path_params["uid"]
+        if "large" in request.query_params:
+            _, picture = next(thumbnails(self.run, connection, [uid], LARGE_PX))
+        else:
+            picture = self.pictures.get(connection, uid)
         if isinstance(picture, Rejected):
             return PlainTextResponse(picture.detail, 404)
         return Response(picture, media_type="image/webp")
@@ -109,18 +157,20 @@ def make_server(run: Run, name: str, port: int) -> Server:
     ranking = open_ranking(run, name)
     steps = count_steps(run.summary(), ranking.settings)
     drawn = figures(ranking, steps)
-    values = page_values(run, ranking, steps)
-    page, policy = report_page(drawn, None, orders=orders(ranking.scorers), page_pairs=PAGE_PAIRS, **values)
-    browser = Browser(ranking, Pictures(run), page, policy)
-    app = page_app({"/": browser.show, "/pairs": browser.pairs, "/image/{uid:path}": browser.image})
-    return Server(app, port)
+    names = [name, *sorted(path.stem for path in run.rankings.glob("*.toml") if path.stem != name)]
+    values = page_values(run, ranking, steps) | {"orders": orders(ranking.scorers), "rankings": names}
+    page, policy = report_page(drawn, Gallery({}), live=True, **values)
+    browser = Browser(run, names, page, policy, Pictures(run), {name: ranking})
+    get = {"/": browser.show, "/pairs": browser.pairs, "/image/{uid:path}": browser.image}
+    return Server(page_app(get, post={"/tag": browser.tag}), port)
 
 
 def browse(run: Run, name: str, port: int) -> None:
     """Serve until Ctrl-C. Raises: RunError, UsageError."""
+    say(f"opening ranking '{name}' of {run.root}: {ranking_settings(run, name)['base_pairs']:,} pairs")
     server = make_server(run, name, port)
     with suppress(KeyboardInterrupt):
-        say(f"serving ranking '{name}' of {run.root}; end with Ctrl-C")
+        say("serving; end with Ctrl-C")
         print(server.address, flush=True)  # noqa: T201
         server.serve_until_ctrl_c()
     say("ended")

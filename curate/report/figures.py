@@ -19,6 +19,7 @@ HISTOGRAM_BINS = 40
 AGREEMENT_BINS = 20
 MAP_PROMPTS = 1000
 Z_95 = 1.959964
+INTERESTED = " † had a say in which pairs are selected, and so is no impartial judge of them."
 
 
 def figures(ranking: Ranking, steps: Rows) -> list[Figure]:
@@ -29,7 +30,7 @@ def figures(ranking: Ranking, steps: Rows) -> list[Figure]:
     return [
         counts_figure(steps),
         quality_figure(histograms, ranking.settings),
-        *distribution_figures(histograms, means),
+        *distribution_figures(histograms, means, ranking.chosen_by),
         agreement_figure(ranking),
         calibration_figure(ranking.calibration),
         *correlation_figures(connection, scorers),
@@ -73,15 +74,16 @@ def quality_figure(histograms: Rows, settings: dict[str, Any]) -> Figure:
     return _histogram(("quality", "Quality", caption, summary), "quality", cut, rows, _ranked_and_selected(rows))
 
 
-def distribution_figures(histograms: Rows, means: dict[str, dict[str, Any]]) -> Iterator[Figure]:
-    """Two figures a scorer: its scores, its margins."""
+def distribution_figures(histograms: Rows, means: dict[str, dict[str, Any]], chosen_by: list[str]) -> Iterator[Figure]:
+    """Two figures a scorer: its scores, its margins. chosen_by: scorers that get a mark."""
     for scorer in dict.fromkeys(row["scorer"] for row in histograms if row["scorer"]):
         own = [row for row in histograms if row["scorer"] == scorer]
-        yield _score_figure(scorer, [row for row in own if row["quantity"] == "score"], means[scorer])
-        yield _margin_figure(scorer, [row for row in own if row["quantity"] == "margin"], means[scorer])
+        note = INTERESTED if scorer in chosen_by else ""
+        yield _score_figure(scorer, [row for row in own if row["quantity"] == "score"], means[scorer], note)
+        yield _margin_figure(scorer, [row for row in own if row["quantity"] == "margin"], means[scorer], note)
 
 
-def _score_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
+def _score_figure(scorer: str, rows: Rows, means: dict[str, Any], note: str) -> Figure:
     preferred = [row for row in rows if row["side"] == "preferred"]
     rejected = [row for row in rows if row["side"] == "rejected"]
     groups = {
@@ -98,17 +100,17 @@ def _score_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
         "selected ones."
     )
     caption = "All pictures of ranked pairs (area) against both sides of the selected pairs (lines)."
-    words = (f"score-{scorer}", f"{scorer}: score", caption, summary)
+    words = (f"score-{scorer}", f"{scorer}{' †' if note else ''}: score", caption + note, summary)
     return _histogram(words, f"{scorer} score", None, preferred, groups)
 
 
-def _margin_figure(scorer: str, rows: Rows, means: dict[str, Any]) -> Figure:
+def _margin_figure(scorer: str, rows: Rows, means: dict[str, Any], note: str) -> Figure:
     summary = (
         f"{scorer} agrees with the human in {_said(means['agreement'], '.1%')} of all ranked pairs and in "
         f"{_said(means['selected_agreement'], '.1%')} of the selected ones."
     )
     caption = "Preferred minus rejected. Right of 0 the scorer agrees with the human, left of it it disagrees."
-    words = (f"margin-{scorer}", f"{scorer}: margin", caption, summary)
+    words = (f"margin-{scorer}", f"{scorer}{' †' if note else ''}: margin", caption + note, summary)
     return _histogram(words, f"{scorer} margin", 0.0, rows, _ranked_and_selected(rows))
 
 
@@ -151,15 +153,17 @@ def agreement_figure(ranking: Ranking) -> Figure:
         if (own := [row for row in rows if row["scorer"] == scorer])
     ]
     cut = 1 - settings["selected_pairs"] / settings["base_pairs"]
+    marked = {name: f"{name} †" if name in ranking.chosen_by else name for name in scorers}
     names = ("scorer", "low", "high", "pairs", "selected_pairs", "agreement")
     return Figure(
         "agreement",
         "Agreement with humans along the ranking",
         "Share of pairs in which the scorer prefers what the human preferred (a tie counts half), in twentieths of the "
         "ranking. At 50 % (dashed) a scorer says nothing about the human's choice. "
-        "The upright line is where as many pairs lie to the right as are selected.",
+        "The upright line is where as many pairs lie to the right as are selected."
+        + (INTERESTED if ranking.chosen_by else ""),
         f"From the worst to the best twentieth: {'; '.join(ends)}.",
-        charts.agreement_chart(rows, scorers, cut),
+        charts.agreement_chart([row | {"scorer": marked[row["scorer"]]} for row in rows], list(marked.values()), cut),
         [{name: row[name] for name in names} for row in rows],
         height=300,
     )

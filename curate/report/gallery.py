@@ -7,8 +7,9 @@ from typing import Any
 
 import duckdb
 
-from curate.database.connection import Rows, connect_views, query_rows, seal
+from curate.database.connection import Rows, connect_views, create_view, query_rows, seal
 from curate.database.queries import query_text
+from curate.rank.filters import evaluate_where
 from curate.rank.metrics.calibration import Calibration, calibrate
 from curate.rank.metrics.metric import judging
 from curate.rank.psi import Psi, create_psi_tables
@@ -23,13 +24,18 @@ MEANINGS = REASONS | PASSED_OVER
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking opened for reading: report_ranking, ranked_psi, prompts, images; its settings."""
+    """A ranking opened for reading: report_ranking, ranked_facts, ranked_psi, prompts, images, tags; its settings."""
 
     connection: duckdb.DuckDBPyConnection
     settings: dict[str, Any]
     scorers: list[str]
     calibration: Calibration
     cut: int  # rank of the last selected pair
+
+    @property
+    def chosen_by(self) -> list[str]:
+        """Scorers that had a say in which pairs are selected; in a ranking that does not state it, those of psi."""
+        return list(self.settings.get("chosen_by", self.settings["psi"]))
 
     @property
     def pairs(self) -> int:
@@ -49,16 +55,29 @@ def open_ranking(run: Run, name: str) -> Ranking:
     columns = connection.sql(f"from ranking_{name} limit 0").columns
     absent = "" if "passed_over" in columns else ", null::varchar as passed_over"
     connection.execute(f"create view report_ranking as select *{absent} from ranking_{name}")
+    create_view(connection, "ranked_facts", query_text("report/ranked_facts"))
     connection.execute(f"create table ranked_psi as\n{query_text('report/ranked_psi')}")
     found = connection.execute("select max(rank) filter (where selected) from report_ranking").fetchall()
     return Ranking(connection, settings, scorers, calibrate(connection, judging(scorers) or scorers), found[0][0] or 0)
 
 
-def pair_rows(ranking: Ranking, order: str, offset: int, limit: int, words: str = "") -> Rows:
-    """Rows of gallery.sql: `limit` pairs from `offset` on; order: best, worst, cut, SCORER_agreed, SCORER_disputed."""
-    query = query_text("report/gallery", scorer=ranking.scorers)
-    params = {"filter": words, "order": order, "cut": ranking.cut, "limit": limit, "offset": offset}
-    return query_rows(ranking.connection, query, **params)
+def pair_rows(
+    ranking: Ranking, order: str, offset: int, limit: int, words: str = "", condition: str = ""
+) -> tuple[Rows, int]:
+    """Rows of gallery.sql, `limit` pairs from `offset` on, and how many pairs fit.
+
+    order: best, worst, cut, SCORER_agreed, SCORER_disputed. words: of the prompt, or how a pair's id begins.
+    condition: SQL over `pair_facts` and the ranking's own columns. Raises: QueryError.
+    """
+    connection = ranking.connection
+    if condition:
+        evaluate_where(connection, condition, "ranked_facts", "report_ranking")
+    else:
+        connection.execute("create or replace temp table where_result (pair_id varchar, kept boolean)")
+    fit: dict[str, Any] = {"filter": words, "asked": bool(condition)}
+    page = fit | {"order": order, "cut": ranking.cut, "limit": limit, "offset": offset}
+    rows = query_rows(connection, query_text("report/gallery", scorer=ranking.scorers), **page)
+    return rows, int(query_rows(connection, query_text("report/gallery_count"), **fit)[0]["pairs"])
 
 
 def orders(scorers: list[str]) -> dict[str, str]:
@@ -92,6 +111,9 @@ def card(row: dict[str, Any], ranking: Ranking) -> dict[str, Any]:
     return {
         "rank": row["rank"],
         "pair_id": row["pair_id"],
+        "tags": row.get("tags", []),
+        "there": row.get("there", ""),
+        "section": row.get("section", ""),
         "prompt": row["prompt"] if row["prompt"] is not None else "(the run has no such prompt)",
         "quality": row["quality"],
         "percentile": row["percentile"],

@@ -15,11 +15,8 @@ from curate.report.gallery import Ranking, card, pair_rows, section_ranks
 from curate.sources.images import Rejected
 from curate.storage.run import Run
 
-SECTIONS = {
-    "top": ("The top", "The pairs that rank first."),
-    "borderline": ("The borderline", "The pairs around the cut: the last that are selected, the first that are not."),
-    "bottom": ("The bottom", "The pairs that rank last."),
-}
+PAGE_PAIRS = 24
+SECTIONS = {"top": "the top", "borderline": "around the cut", "bottom": "the bottom"}
 
 
 @dataclass
@@ -43,8 +40,8 @@ class Gallery:
 def make_gallery(run: Run, ranking: Ranking, wanted: int, room_bytes: int) -> Gallery:
     """The top, the borderline and the bottom, as many as fit into `room_bytes`; each section gives up as many."""
     spans = section_ranks(ranking.pairs, ranking.cut, wanted)
-    rows = {name: pair_rows(ranking, "best", span.start - 1, len(span)) for name, span in spans.items()}
-    cards = {name: [card(row, ranking) for row in found] for name, found in rows.items()}
+    rows = {name: pair_rows(ranking, "best", span.start - 1, len(span))[0] for name, span in spans.items()}
+    cards = {name: [card(row | {"section": name}, ranking) for row in found] for name, found in rows.items()}
     queue = _by_importance(cards, ranking.cut)
     thumbs = thumbnails(run, ranking.connection, list(dict.fromkeys(uid for item in queue for uid in item["uids"])))
     found: dict[str, str | Rejected] = {}
@@ -75,9 +72,9 @@ def _by_importance(cards: dict[str, list[dict[str, Any]]], cut: int) -> list[dic
     return [item for turn in turns for item in turn if item is not None]
 
 
-def render_card(item: dict[str, Any]) -> str:
-    """One pair as HTML, the same on both pages."""
-    return environment().get_template("report/report_card.html").render(card=item)
+def render_card(item: dict[str, Any], live: bool = False) -> str:
+    """One pair as HTML; on the live page it can be tagged."""
+    return environment().get_template("report/report_card.html").render(card=item, live=live)
 
 
 @cache
@@ -92,19 +89,20 @@ def chart_library() -> str:
     )
 
 
-def report_page(figures: list[Figure], gallery: Gallery | None, **values: Any) -> tuple[str, str]:
-    """The page and its content policy; without a gallery it is the live page, which asks its server for pairs."""
+def report_page(figures: list[Figure], gallery: Gallery, live: bool = False, **values: Any) -> tuple[str, str]:
+    """The page and its content policy; the live page asks its server for pairs, and its gallery is empty."""
     return render_page(
         "report",
-        live=gallery is None,
+        live=live,
+        page_pairs=PAGE_PAIRS,
         library=chart_library(),
         figures=figures,
         specs=data_block({figure.key: figure.spec() for figure in figures}),
         palettes_json=data_block(PALETTES),
         gallery=gallery,
         sections=SECTIONS,
-        pictures=data_block(gallery.pictures if gallery else {}),
-        missing=data_block(gallery.missing if gallery else {}),
+        pictures=data_block(gallery.pictures),
+        missing=data_block(gallery.missing),
         render_card=lambda item: Markup(render_card(item)),
         **values,
     )

@@ -43,54 +43,130 @@ function load(image) {
 }
 const loadNear = cards => whenNear(cards, card => card.querySelectorAll("img").forEach(load), "600px");
 
-/* The gallery: every pair from the server, or those of this page. */
-if (live) browse(); else sift();
+/* The gallery, by pages: every pair from the server, or those of this page. */
+const pages = byId("pages"), limit = Number(pages.dataset.pagePairs), previous = byId("previous"), next = byId("next"), place = byId("place");
+let offset = 0;
+function turned(found) {
+  const last = Math.min(offset + limit, found);
+  place.textContent = found ? `${many(offset + 1)} to ${many(last)} of ${many(found)}` : "no pair";
+  previous.disabled = offset === 0;
+  next.disabled = last >= found;
+}
+const show = live ? browse() : sift();
+const turn = to => show(to)?.then?.(toTop) ?? toTop();
+const toTop = () => byId("gallery").scrollIntoView();
+previous.addEventListener("click", () => turn(Math.max(0, offset - limit)));
+next.addEventListener("click", () => turn(offset + limit));
 
 function sift() {
-  const groups = [...document.querySelectorAll(".group")].map(group => [group, [...group.querySelectorAll(".card")].map(card => [card, card.querySelector("h4").textContent.toLowerCase()])]);
-  const total = groups.reduce((sum, [, cards]) => sum + cards.length, 0);
-  function show() {
+  const section = byId("section");
+  const cards = [...document.querySelectorAll(".card")].map(card => [card, card.querySelector("h4").textContent.toLowerCase()]);
+  function show(from) {
+    offset = from;
     const words = filter.value.toLowerCase();
-    let shown = 0;
-    for (const [group, cards] of groups) {
-      let here = 0;
-      for (const [card, prompt] of cards) { const fits = prompt.includes(words); card.hidden = !fits; here += fits; }
-      group.hidden = !here; shown += here;
-    }
-    count.textContent = words ? `${many(shown)} of ${many(total)} pairs` : `${many(total)} pairs`;
+    const fitting = cards.filter(([card, prompt]) => (prompt.includes(words) || card.dataset.pair.startsWith(words)) && (!section.value || card.dataset.section === section.value)).map(([card]) => card);
+    const shown = new Set(fitting.slice(offset, offset + limit));
+    for (const [card] of cards) card.hidden = !shown.has(card);
+    count.textContent = fitting.length < cards.length ? `${many(fitting.length)} of ${many(cards.length)} pairs` : `${many(cards.length)} pairs`;
+    turned(fitting.length);
   }
-  filter.addEventListener("input", show);
-  show();
-  loadNear(document.querySelectorAll(".card"));
+  filter.addEventListener("input", () => show(0));
+  section.addEventListener("change", () => show(0));
+  show(0);
+  loadNear(cards.map(([card]) => card));
+  return show;
 }
 
+/* What is asked for stands in the address, so that it can be kept, sent, and gone back to. */
 function browse() {
-  const page = byId("page"), order = byId("order"), previous = byId("previous"), next = byId("next"), place = byId("place");
-  const limit = Number(page.dataset.pagePairs);
-  let offset = 0, asked = 0, timer = 0;
+  const fields = ["filter", "where", "order", "beside", "tag"].map(byId).filter(Boolean), first = pages.firstElementChild;
+  const start = Object.fromEntries(fields.map(field => [field.id, field.value]));
+  let asked = 0, timer = 0;
+  function read() {
+    const state = new URLSearchParams(location.search);
+    for (const field of fields) field.value = state.get(field.id) ?? start[field.id];
+    return Number(state.get("offset")) || 0;
+  }
+  function write(from) {
+    const state = new URLSearchParams(fields.filter(field => field.value !== start[field.id]).map(field => [field.id, field.value]));
+    if (from) state.set("offset", from);
+    history.replaceState(null, "", state.size ? `?${state}` : location.pathname);
+  }
+  async function ask(from, name, beside) {
+    const query = new URLSearchParams({ offset: from, limit, filter: filter.value, where: byId("where").value, order: byId("order").value });
+    if (name) query.set("name", name);
+    if (beside) query.set("beside", beside);
+    const answer = await fetch(`/pairs?${query}`);
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer.json();
+  }
+  function put(box, name, found) {
+    box.firstElementChild.textContent = `${name}: ${many(found.pairs)} pairs`;
+    box.lastElementChild.innerHTML = found.cards.join("");
+    box.querySelectorAll(".tag").forEach(label);
+    loadNear(box.lastElementChild.children);
+  }
   async function show(from) {
-    const mine = ++asked, query = new URLSearchParams({ offset: from, limit, filter: filter.value, order: order.value });
+    const mine = ++asked, other = byId("beside")?.value ?? "";
+    count.textContent = "asking …";
     try {
-      const answer = await fetch(`/pairs?${query}`);
-      if (!answer.ok) throw new Error(await answer.text());
-      const found = await answer.json();
+      const name = first.firstElementChild.dataset.name ??= first.firstElementChild.textContent;
+      const found = await Promise.all([ask(from, "", other), ...(other ? [ask(from, other, name)] : [])]);
       if (mine !== asked) return;
       offset = from;
-      page.innerHTML = found.cards.join("");
-      loadNear(page.children);
-      const last = Math.min(offset + limit, found.pairs);
-      count.textContent = `${many(found.pairs)} pairs`;
-      place.textContent = found.pairs ? `${many(offset + 1)} to ${many(last)} of ${many(found.pairs)}` : "no pair";
-      previous.disabled = offset === 0;
-      next.disabled = last >= found.pairs;
+      write(from);
+      first.firstElementChild.hidden = !other;
+      pages.classList.toggle("two", !!other);
+      while (pages.children.length > found.length) pages.lastElementChild.remove();
+      if (pages.children.length < found.length) pages.append(first.cloneNode(true));
+      found.forEach((one, index) => put(pages.children[index], [name, other][index], one));
+      count.textContent = `${many(found[0].pairs)} pairs`;
+      turned(Math.max(...found.map(one => one.pairs)));
     } catch (error) {
       if (mine === asked) count.textContent = error instanceof TypeError ? "the server has ended" : error.message;
     }
   }
-  const turn = to => show(to).then(() => byId("gallery").scrollIntoView());
-  previous.addEventListener("click", () => turn(Math.max(0, offset - limit)));
-  next.addEventListener("click", () => turn(offset + limit));
-  order.addEventListener("change", () => show(0));
-  filter.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(show, 200, 0); });
-  show(0);
+  /* The tag of the field above: each card's button gives it, or takes it away. */
+  const tag = byId("tag");
+  function label(button) {
+    const has = button.dataset.tags.split(" ").includes(tag.value);
+    button.textContent = has ? `no longer “${tag.value}”` : `tag “${tag.value}”`;
+    button.setAttribute("aria-pressed", has);
+  }
+  async function toggle(button) {
+    const body = JSON.stringify({ pair_id: button.closest(".card").dataset.pair, tag: tag.value, on: button.getAttribute("aria-pressed") !== "true" });
+    const answer = await fetch("/tag", { method: "POST", headers: { "Content-Type": "application/json" }, body }).catch(() => null);
+    if (!answer?.ok) { count.textContent = answer ? await answer.text() : "the server has ended"; return; }
+    const { tags } = await answer.json();
+    button.dataset.tags = tags.join(" ");
+    button.previousElementSibling.textContent = tags.join(", ");
+    label(button);
+  }
+  pages.addEventListener("click", event => { if (event.target.matches(".tag")) toggle(event.target); });
+  for (const field of fields) field.addEventListener(field.tagName === "SELECT" ? "change" : "input", () => {
+    if (field === tag) { document.querySelectorAll(".tag").forEach(label); write(offset); return; }
+    clearTimeout(timer);
+    timer = setTimeout(show, field.id === "where" ? 600 : 200, 0);
+  });
+  show(read());
+  return show;
 }
+
+/* A picture, enlarged; the arrow keys go to the other of its pair. */
+const large = byId("large");
+function enlarge(image) {
+  const [big, words] = large.children;
+  big.src = live ? `/image/${encodeURIComponent(image.dataset.uid)}?large` : image.src;
+  big.alt = image.alt;
+  words.textContent = `${image.closest("figure").querySelector("figcaption").textContent} · ${image.closest(".card").querySelector("h4").textContent}`;
+  large.shown = image;
+  if (!large.open) large.showModal();
+}
+pages.addEventListener("click", event => { if (event.target.matches("img[src]")) enlarge(event.target); });
+pages.addEventListener("keydown", event => { if (event.key === "Enter" && event.target.matches("img[src]")) enlarge(event.target); });
+large.addEventListener("click", () => large.close());
+large.addEventListener("keydown", event => {
+  if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+  const both = [...large.shown.closest(".pair").querySelectorAll("img[src]")];
+  enlarge(both[(both.indexOf(large.shown) + 1) % both.length]);
+});

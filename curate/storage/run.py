@@ -150,6 +150,11 @@ class Run(RunFiles):
         """The one file of the pairs table."""
         return self.root / PAIRS_FILE
 
+    @property
+    def tags(self) -> Path:
+        """The file of the tags that people gave pairs; it may not be there."""
+        return self.root / "tags.parquet"
+
     def table(self, name: str) -> Path:
         """Folder of a table written in parts."""
         return self.root / name
@@ -170,6 +175,7 @@ class Run(RunFiles):
     def _files_of(self, name: str) -> list[Path]:
         there = {
             "pairs": [self.pairs],
+            "tags": [self.tags],
             **{table: sorted(self.table(table).glob("*.parquet")) for table in PART_TABLES},
             **{f"ranking_{path.stem}": [path] for path in sorted(self.rankings.glob("*.parquet"))},
         }

@@ -1,8 +1,9 @@
 -- Purpose: one page of the ranking's pairs, with everything that says why each stands where it stands.
 -- Grain:   one ranked pair.
--- Inputs:  report_ranking, ranked_psi, prompts.
--- Parameters: $filter, text that the prompt contains, in any case ('' for all); $order, one of the words below;
---             $cut, the rank of the last selected pair; $limit; $offset.
+-- Inputs:  report_ranking, ranked_psi, prompts, where_result.
+-- Parameters: $filter, text that the prompt contains, in any case, or with which the pair's id begins ('' for all);
+--             $asked, whether only pairs count that where_result keeps; $order, one of the words below; $cut, the
+--             rank of the last selected pair; $limit; $offset.
 -- The page is found by ranks alone; only its own pairs are then read and joined.
 -- The lines between `each scorer` and `end` are repeated for every scorer of the run.
 with matching as (
@@ -24,7 +25,9 @@ page as (
             -- end
         end as place
     from report_ranking
-    where $filter = '' or prompt_id in (select prompt_id from matching)
+    where
+        ($filter = '' or starts_with(pair_id, $filter) or prompt_id in (select prompt_id from matching))
+        and (not $asked or pair_id in (select pair_id from where_result where kept))
     order by place, rank
     limit $limit offset $offset
 ),

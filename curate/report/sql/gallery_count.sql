@@ -1,7 +1,7 @@
--- Purpose: how many ranked pairs have a prompt that contains some text.
+-- Purpose: how many ranked pairs a gallery has: those that fit some text and a condition.
 -- Grain:   one row.
--- Inputs:  report_ranking, prompts.
--- Parameters: $filter, as in gallery.sql.
+-- Inputs:  report_ranking, prompts, where_result.
+-- Parameters: $filter, $asked, as in gallery.sql.
 with matching as (
     select prompt_id
     from prompts
@@ -10,4 +10,6 @@ with matching as (
 
 select count(*) as pairs
 from report_ranking
-where $filter = '' or prompt_id in (select prompt_id from matching)
+where
+    ($filter = '' or starts_with(pair_id, $filter) or prompt_id in (select prompt_id from matching))
+    and (not $asked or pair_id in (select pair_id from where_result where kept))

@@ -354,7 +354,14 @@ CASES: dict[str, Case] = {
 
 # Where the other queries have their hand-written rows.
 OF_THE_REPORT = (
-    *("report/gallery", "report/gallery_count", "report/ranked_psi", "report/agreement", "report/correlations"),
+    *(
+        "report/gallery",
+        "report/gallery_count",
+        "report/ranked_psi",
+        "report/ranked_facts",
+        "report/agreement",
+        "report/correlations",
+    ),
     *("report/histograms", "report/prompts", "report/scorers"),
 )
 ELSEWHERE = {

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from curate.rank import RankOptions, rank
+from curate.rank.filters import Filters
 from curate.report.browse import make_server
 from curate.storage.run import Run
 from tests.curate.builders import Outcome
@@ -31,9 +33,17 @@ class Got(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def port(ranked_run: Path) -> Iterator[int]:
+def run(ranked_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two rankings: `worst` has the same pairs in the opposite order."""
+    copy = Path(shutil.copytree(ranked_run, tmp_path_factory.mktemp("browsed") / "run"))
+    rank(Run(copy), RankOptions(name="worst", reverse=True, top="0.2"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def port(run: Path) -> Iterator[int]:
     """A server over the run, in this process."""
-    with in_a_thread(make_server(Run(ranked_run), "default", 0)) as port:
+    with in_a_thread(make_server(Run(run), "default", 0)) as port:
         yield port
 
 
@@ -87,6 +97,10 @@ def test_pages_cover_the_whole_ranking_once(port: int) -> None:
         ("filter=no+such+prompt", 0, []),
         ("filter=%27%20or%201=1%20--", 0, []),
         ("limit=0", 60, []),
+        ("where=rank+in+(3,7)", 2, [3, 7]),
+        ("where=rank+<+5+and+selected&order=worst", 4, [4, 3, 2, 1]),
+        ("where=rank+<+5+--+a+comment", 4, [1, 2, 3, 4]),
+        ("name=worst&limit=2", 60, [1, 2]),
     ],
 )
 def test_pages_by_order_and_filter(port: int, query: str, total: int, first: list[int]) -> None:
@@ -99,12 +113,67 @@ def test_a_filter_reads_any_text(port: int) -> None:
     assert pairs(port, "filter=NUMBER+1")[0] == 24
 
 
+def first_pair(port: int, query: str = "") -> str:
+    card = json.loads(ask(port, f"/pairs?limit=1&{query}").body)["cards"][0]
+    return str(re.search(r'data-pair="([^"]+)"', card)[1])  # type: ignore[index]
+
+
+def test_a_pair_by_its_id(port: int) -> None:
+    pair_id = first_pair(port, "offset=30")
+    assert pairs(port, f"filter={pair_id}") == (1, [31])
+
+
+def test_where_the_other_ranking_has_a_pair(port: int) -> None:
+    card = json.loads(ask(port, "/pairs?limit=1&beside=worst").body)["cards"][0]
+    assert "worst: #60, not selected" in card
+    card = json.loads(ask(port, "/pairs?limit=1&name=worst&beside=default").body)["cards"][0]
+    assert "default: #60, not selected" in card
+
+
+def tag(port: int, **sent: object) -> Got:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    headers = {"Content-Type": "application/json", "Origin": f"http://127.0.0.1:{port}"}
+    connection.request("POST", "/tag", json.dumps(sent), headers)
+    answer = connection.getresponse()
+    got = Got(answer.status, answer.headers, answer.read())
+    connection.close()
+    return got
+
+
+def test_tags_are_a_table_that_rank_can_use(port: int, run: Path) -> None:
+    one, other = first_pair(port), first_pair(port, "offset=1")
+    assert json.loads(tag(port, pair_id=one, tag="exclude", on=True).body) == {"tags": ["exclude"]}
+    assert json.loads(tag(port, pair_id=one, tag="blurred", on=True).body) == {"tags": ["blurred", "exclude"]}
+    assert json.loads(tag(port, pair_id=other, tag="exclude", on=True).body) == {"tags": ["exclude"]}
+    tagged = "where=pair_id+in+(select+pair_id+from+tags+where+tag='exclude')"
+    assert pairs(port, tagged) == (2, [1, 2])
+    assert json.loads(tag(port, pair_id=other, tag="exclude", on=False).body) == {"tags": []}
+    assert pairs(port, tagged) == (1, [1])
+    assert Run(run).frame("tags").rows() == [(one, "blurred"), (one, "exclude")]
+    kept = "pair_id not in (select pair_id from tags where tag = 'exclude')"
+    done = rank(Run(run), RankOptions(name="kept", top="1.0", filters=Filters(where=kept)))
+    assert (done["base_pairs"], done["dropped_pairs"]) == (59, {"tie": 1, "where": 1})
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        ({"pair_id": "none", "tag": "a", "on": True}, b"pair_id: the run has no such pair"),
+        ({"pair_id": "none", "tag": "a b"}, b"tag: letters, digits, '_', '.' and '-' only, at most 40"),
+        ({}, b"tag: letters, digits, '_', '.' and '-' only, at most 40"),
+    ],
+)
+def test_tags_that_no_page_of_ours_sends(port: int, sent: dict[str, object], message: bytes) -> None:
+    assert tag(port, **sent)[::2] == (400, message)
+
+
 def test_a_picture(port: int) -> None:
     card = json.loads(ask(port, "/pairs?limit=1").body)["cards"][0]
     for uid in re.findall(r'data-uid="([^"]+)"', card):
         got = ask(port, f"/image/{uid}")
         assert (got.status, got.headers["Content-Type"], got.body[:4]) == (200, "image/webp", b"RIFF")
     assert ask(port, "/image/image-7").status == 200  # though no page named it
+    assert ask(port, "/image/image-7?large").body[:4] == b"RIFF"
     assert ask(port, "/image/nothing") [::2] == (404, b"the run has no such image")  # fmt: skip
 
 
@@ -115,6 +184,10 @@ def test_a_picture(port: int) -> None:
         ("/pairs?offset=-1", 400, "offset: a whole number from 0 to 60"),
         ("/pairs?offset=1e9", 400, "offset: a whole number from 0 to 60"),
         ("/pairs?limit=%C2%B2", 400, "limit: a whole number from 0 to 200"),
+        ("/pairs?where=no_such_column", 400, "--where: Binder Error: "),
+        ("/pairs?where=1%20from%20read_csv('/etc/passwd')%20--", 400, "--where: "),
+        ("/pairs?where=" + "x" * 1001, 400, "where: at most 1000 characters"),
+        ("/pairs?name=none", 400, "name: one of default, worst"),
         ("/pairs?order=rank", 400, "order: one of best, worst, cut, "),
         ("/pairs?filter=" + "x" * 1001, 400, "filter: at most 1000 characters"),
         ("/favicon.ico", 404, "no such page"),
@@ -174,7 +247,10 @@ def test_only_loopback_listens(ranked_run: Path) -> None:
 def test_a_port_that_is_taken(port: int, ranked_run: Path, curate: Callable[..., Outcome]) -> None:
     done = curate("browse", "--run", ranked_run, "--port", port)
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"curate: --port {port}: Address already in use; choose another, or 0 for a free one\n"
+    assert (
+        done.err.splitlines()[-1]
+        == f"curate: --port {port}: Address already in use; choose another, or 0 for a free one"
+    )
 
 
 def test_ctrl_c_ends_it_well(ranked_run: Path) -> None:
@@ -195,11 +271,11 @@ def test_ctrl_c_ends_it_well(ranked_run: Path) -> None:
             server.send_signal(signal.SIGINT)
             _, err = server.communicate(timeout=20)
     assert server.returncode == 0
-    assert err == f"serving ranking 'default' of {ranked_run}; end with Ctrl-C\nended\n"
+    assert err == f"opening ranking 'default' of {ranked_run}: 60 pairs\nserving; end with Ctrl-C\nended\n"
 
 
 def shown(page: Any) -> list[str]:
-    return page.locator(".card header b").all_inner_texts()
+    return page.locator(".card header b").all_text_contents()
 
 
 @needs_browser
@@ -219,12 +295,48 @@ def test_in_a_browser(port: int) -> None:
         page.locator("#order").select_option("worst")
         page.locator("#place").get_by_text("1 to 24 of 60").wait_for()
         until(page, "document.querySelector('.card header b').textContent === '#60'")
+        page.locator("#place").get_by_text("1 to 24 of 60").wait_for()
+        page.locator("#where").fill("nonsense")
+        page.locator("#count").get_by_text("Binder Error").wait_for()
+        page.locator("#where").fill("rank > 50")
+        page.locator("#count").get_by_text("10 pairs", exact=True).wait_for()
+        page.reload()  # the address says what was asked for
+        page.locator("#count").get_by_text("10 pairs", exact=True).wait_for()
+        assert page.locator("#where").input_value() == "rank > 50"
+        assert shown(page)[0] == "#60"
+        page.locator("#where").fill("")
         page.locator("#filter").fill("</script><script>")
         page.locator("#count").get_by_text("4 pairs", exact=True).wait_for()
         assert page.locator(".card h4").first.inner_text().startswith("</script><script>document.title")
         assert overflow_px(page) == 0
+        page.complaints[:] = [text for text in page.complaints if "400" not in text]  # of the nonsense
         own = f"http://127.0.0.1:{port}/"
         assert [url for url in page.asked if not url.startswith((own, "data:"))] == []
+
+
+@needs_browser
+def test_two_rankings_tags_and_a_large_picture_in_a_browser(port: int) -> None:
+    with browser_page(viewport={"width": 1440, "height": 900}) as page:
+        page.goto(f"http://127.0.0.1:{port}/?where=rank+%3C+4&beside=worst")
+        page.locator("#pages.two").wait_for()
+        assert page.locator("#pages h3").all_inner_texts() == ["default: 3 pairs", "worst: 3 pairs"]
+        page.locator("#beside").select_option("")
+        until(page, "document.querySelectorAll('#pages .card').length === 3")
+        page.locator("#tag").fill("funny")
+        button = page.locator(".tag").last
+        button.click()
+        page.locator(".tags span").get_by_text("funny").wait_for()
+        assert button.inner_text() == "no longer “funny”"
+        button.click()
+        until(page, "[...document.querySelectorAll('.tags span')].every(one => !one.textContent.includes('funny'))")
+        page.locator(".card img[src]").first.click()
+        until(page, "document.querySelector('#large img').naturalWidth > 0")
+        assert page.locator("#large p").inner_text().startswith("✓ the human’s choice · ")
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#large p").inner_text().startswith("rejected · ")
+        page.keyboard.press("Escape")
+        assert not page.evaluate("document.querySelector('#large').open")
+        assert overflow_px(page) == 0
 
 
 @needs_browser

@@ -124,6 +124,18 @@ def test_figures_say_what_the_tables_hold(ranked_run: Path) -> None:
     assert drawn["prompts"].summary.startswith("Shown are ")
 
 
+def test_charts_mark_the_scorers_that_chose_the_pairs(ranked_run: Path) -> None:
+    ranking = open_ranking(Run(ranked_run), "default")
+    ranking.settings["chosen_by"] = ["clip"]
+    drawn = {item.key: item for item in figures(ranking, count_steps(Run(ranked_run).summary(), ranking.settings))}
+    assert drawn["score-clip"].title == "clip †: score"
+    assert "† had a say in which pairs are selected" in drawn["margin-clip"].caption
+    assert drawn["margin-pickscore"].title == "pickscore: margin"
+    assert "†" not in drawn["margin-pickscore"].caption
+    series = {row["scorer"] for row in drawn["agreement"].chart.to_dict()["layer"][1]["data"]["values"]}
+    assert series == {"aesthetic", "clip †", "pickscore"}
+
+
 def page_of(curate: Curate, run: Path, *arguments: object) -> tuple[dict[str, Any], str]:
     done = curate("report", "--run", run, "--json", *arguments)
     assert done.code == 0, done.err

@@ -35,6 +35,7 @@ def connection() -> duckdb.DuckDBPyConnection:
                        "('q', '100%', [0.0, 1.0])) as t (prompt_id, prompt, clip_embedding)")  # fmt: skip
     connection.execute("create table ranked_psi as select rank, 1.0 as psi_preferred, 0.5 as psi_rejected "
                        "from report_ranking")  # fmt: skip
+    connection.execute("create table where_result as select pair_id, rank % 2 = 0 as kept from report_ranking")
     return connection
 
 
@@ -118,7 +119,7 @@ def test_prompts_of_the_map(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def gallery(connection: duckdb.DuckDBPyConnection, **changes: Any) -> list[int]:
-    params = {"filter": "", "order": "best", "cut": 2, "limit": 10, "offset": 0} | changes
+    params = {"filter": "", "asked": False, "order": "best", "cut": 2, "limit": 10, "offset": 0} | changes
     return [row["rank"] for row in query_rows(connection, query_text("report/gallery", scorer=SCORERS), **params)]
 
 
@@ -136,11 +137,15 @@ def gallery(connection: duckdb.DuckDBPyConnection, **changes: Any) -> list[int]:
         ({"filter": "%"}, [3, 4]),
         ({"filter": "_"}, []),
         ({"filter": "'; drop table prompts"}, []),
+        ({"filter": "pair-3"}, [3]),
+        ({"asked": True}, [2, 4]),
+        ({"asked": True, "filter": "red"}, [2]),
     ],
 )
 def test_gallery(connection: duckdb.DuckDBPyConnection, changes: dict[str, Any], ranks: list[int]) -> None:
     assert gallery(connection, **changes) == ranks
-    counted = query_rows(connection, query_text("report/gallery_count"), filter=changes.get("filter", ""))
+    fit = {"filter": changes.get("filter", ""), "asked": changes.get("asked", False)}
+    counted = query_rows(connection, query_text("report/gallery_count"), **fit)
     if "offset" not in changes:
         assert counted == [{"pairs": len(ranks)}]
 
@@ -148,8 +153,9 @@ def test_gallery(connection: duckdb.DuckDBPyConnection, changes: dict[str, Any],
 def test_a_gallery_row_says_everything(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("delete from prompts where prompt_id = 'q'")
     rows = query_rows(
-        connection, query_text("report/gallery", scorer=SCORERS), filter="", order="best", cut=2, limit=4, offset=0
-    )
+        connection, query_text("report/gallery", scorer=SCORERS),
+        filter="", asked=False, order="best", cut=2, limit=4, offset=0,
+    )  # fmt: skip
     assert rows[0] == {
         "pair_id": "pair-1", "prompt": "A red Circle", "preferred_uid": "w1", "rejected_uid": "l1", "quality": 0.9,
         "rank": 1, "percentile": 1.0, "selected": True, "passed_over": None, "psi_preferred": 1.0,
@@ -157,6 +163,19 @@ def test_a_gallery_row_says_everything(connection: duckdb.DuckDBPyConnection) ->
         "pick_rejected": 30.0, "pick_margin": -20.0,
     }  # fmt: skip
     assert (rows[3]["prompt"], rows[3]["pick_margin"]) == (None, None)
+
+
+def test_what_a_condition_may_ask_of_a_ranked_pair() -> None:
+    """The ranking's own column wins where the source keeps one of its name."""
+    connection = duckdb.connect()
+    connection.execute("create table report_ranking as select 1 as rank, 'a' as pair_id, 0.5 as quality, "
+                       "1.0 as percentile, true as selected, null::varchar as passed_over")  # fmt: skip
+    connection.execute("create table pair_facts as select * from (values ('a', 0.1, 'his'), ('b', 0.2, 'his')) "
+                       "as t (pair_id, clip_margin, quality)")  # fmt: skip
+    connection.execute(f"create view ranked_facts as {query_text('report/ranked_facts')}")
+    (found,) = query_rows(connection, "select pair_id, rank, quality, selected, clip_margin from ranked_facts")
+    assert (found["pair_id"], found["rank"], found["selected"]) == ("a", 1, True)
+    assert (float(found["quality"]), float(found["clip_margin"])) == (0.5, 0.1)
 
 
 def test_psi_by_rank() -> None:
