@@ -31,6 +31,8 @@ COMMANDS: dict[str, dict[Callable[..., None], str]] = {
     "Look and ask": {
         ask.sql: "Query the run's tables, read-only.",
         ask.search: "Find the prompts, and their pairs, that are like a text.",
+        ask.show: "Show a pair or an image: pictures, scores, ranks.",
+        ask.score: "Score pictures of your own, without a run.",
         report.report: "Write one HTML page about a ranking.",
         report.browse: "Serve the page of a ranking on this machine.",
     },

@@ -22,15 +22,16 @@ CURATE = {
     "pages": (*GROUNDS, "sources", "database"),
     "models": (*GROUNDS, "sources"),
     "rank": (*GROUNDS, "database", "models"),
-    "ask": (*GROUNDS, "database", "models", "rank"),
+    "ask": (*GROUNDS, "database", "pages", "models", "rank"),
     "embed": (*GROUNDS, "sources", "models", "rank"),  # --parity ranks its sample as `curate rank` does
+    "score": ("errors", "sources", "models", "embed"),
     "export": (*GROUNDS, "sources", "database", "rank", "embed"),
     "report": (*GROUNDS, "sources", "database", "rank", "pages"),
     "compare": (*GROUNDS, "sources", "database", "pages"),
     "review": (*GROUNDS, "sources", "database", "pages", "compare"),
     "commands": (
         *(*GROUNDS, "sources", "models"),
-        *("ask", "compare", "embed", "export", "inspect", "rank", "report", "review"),
+        *("ask", "compare", "embed", "export", "inspect", "rank", "report", "review", "score"),
     ),
     "cli": ("errors", "terminal", "database", "commands"),
     "__main__": ("cli",),
@@ -184,7 +185,7 @@ HELP = "sys.argv[1:] = {arguments!r}\nfrom {package}.cli import main\ntry:\n    
     "command",
     [
         *("", "embed", "status", "fetch", "rank", "metrics", "diff", "export-shards", "export-for", "verify"),
-        *("sql", "search", "report", "browse", "compare", "review"),
+        *("sql", "search", "show", "score", "report", "browse", "compare", "review"),
     ],
 )
 def test_curate_help_loads_nothing_heavy(command: str) -> None:

@@ -1,6 +1,6 @@
-"""`curate sql` and `search`: questions to a run, as SQL or as a text that prompts should be like.
+"""`curate sql`, `search` and `show`: questions to a run, as SQL, as a text that prompts should be like, or by an id.
 
-It may use database, rank's names and models, for a text to search by. Begin at query.py.
+It may use database, pages for pictures, rank's names and models, for a text to search by. Begin at query.py.
 """
 
 from curate.ask.query import query

@@ -1,15 +1,16 @@
-"""`curate sql` and `curate search`: what is in a run."""
+"""`curate sql`, `search` and `show`: what is in a run; `score`: what its models say of other pictures."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from curate.commands.common import JsonOption, RankingOption, RunOption, ranking_name
+from curate.commands.common import JsonOption, RankingOption, RunOption, print_report, ranking_name
 from curate.errors import UsageError
+from curate.models.model_set import DEFAULT_SCORERS
 from curate.storage.run import Run
-from curate.terminal.text import json_text
+from curate.terminal.text import json_text, one_line
 
 
 def sql(
@@ -78,3 +79,61 @@ def search(
 
     found = run_search(Run(Path(run)), text, tower, ranking_name(name), models, limit, pairs)
     typer.echo(json_text(found) if as_json else "\n".join(search_lines(found)))
+
+
+def show(
+    uid: Annotated[str, typer.Argument(help="Id of a pair, or of an image.")],
+    run: RunOption = "run",
+    png: Annotated[Path | None, typer.Option(help="Write the pictures, side by side, to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a pair or an image: its pictures, scores, ranks, and why it was selected or left out.
+
+    Example: curate show 1f9a0c6a5e21b7d4
+    """
+    from curate.ask.show import pictures, show as run_show
+    from curate.ask.stdout import show_lines
+    from curate.storage.tables import atomic_path
+
+    here = Run(Path(run))
+    found = run_show(here, uid)
+    on_terminal = sys.stdout.isatty() and not as_json
+    picture = pictures(here, found) if png is not None or on_terminal else None
+    if png is not None and picture is not None:
+        with atomic_path(png) as temporary:
+            picture.save(temporary, "PNG")
+    if on_terminal and picture is not None:
+        from rich.console import Console
+
+        from curate.terminal.pictures import draw
+
+        draw(Console(), picture)
+    print_report(found, as_json, show_lines(found))
+
+
+def score(
+    image: Annotated[list[Path], typer.Option(help="A picture, or a folder of them; repeatable.")],
+    prompt: Annotated[list[str], typer.Option(help="A text; each picture is scored with each; repeatable.")],
+    models: Annotated[str, typer.Option(help="Set of models: a bundled name, or a TOML file.")] = "published",
+    scorers: Annotated[str, typer.Option(help="Scorers, by name, with commas.")] = ",".join(DEFAULT_SCORERS),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Score pictures of your own with prompts of your own, by the models and preprocessing of `curate embed`.
+
+    Example: curate score --image picture.png --prompt "a red fox" --models demo
+    """
+    from curate.score import score as run_score
+
+    named = [name.strip() for name in scorers.split(",") if name.strip()]
+    rows = run_score(image, prompt, models, named, device)
+    typer.echo(json_text(rows) if as_json else "\n".join(map(_score_line, rows)))
+
+
+def _score_line(row: dict[str, Any]) -> str:
+    if "reason" in row:
+        return f"{row['image']}: {row['reason']} ({row['detail']})"
+    scores = ", ".join(
+        f"{name.removesuffix('_score')} {value:.5g}" for name, value in row.items() if name.endswith("_score")
+    )
+    return f"{row['image']}: {scores}  {one_line(row['prompt'])}"

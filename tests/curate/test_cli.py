@@ -61,7 +61,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def test_commands() -> None:
     assert set(COMMANDS) == {
         *("embed", "status", "fetch", "rank", "metrics", "diff", "export-shards", "export-for", "verify"),
-        *("inspect", "sql", "search", "report", "browse", "compare", "review"),
+        *("inspect", "sql", "search", "show", "score", "report", "browse", "compare", "review"),
     }
 
 

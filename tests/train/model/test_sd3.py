@@ -78,7 +78,7 @@ def test_it_is_sampled_like_the_others(run_tiny: RunTiny, train: Train, tmp_path
 
 
 def test_its_preset_is_chosen_by_the_model(train: Train, shards: Path, sd3: Path) -> None:
-    result = train("run", "--shards", shards, "--model", sd3, "--steps", 1, "--dry-run", "--json")
+    result = train("run", "--shards", shards, "--model", sd3, "--steps", 1, "--batch-pairs", 1, "--dry-run", "--json")
     assert result.err == (
         f"No --preset: taking sd3, which fits {sd3}.\n"
         "The cost is not counted: data.resolution_px is 1024; this model takes pictures of 64 px at most.\n"
