@@ -18,7 +18,7 @@ CURATE = {
     "storage": ("errors", "terminal"),
     "database": GROUNDS,
     "sources": (*GROUNDS, "database"),
-    "inspect": (*GROUNDS, "sources", "database"),
+    "inspect": (*GROUNDS, "sources"),
     "pages": (*GROUNDS, "sources", "database"),
     "models": (*GROUNDS, "sources"),
     "rank": (*GROUNDS, "database", "models"),

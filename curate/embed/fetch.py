@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from curate.embed.planning.parts import part_name
 from curate.embed.progress import PROGRESS_FILE, read_progress
 from curate.errors import RunError, UsageError
-from curate.sources.layouts.preparation import ROWS, ROWS_OF
 from curate.storage.files import file_sha256, is_local
 from curate.storage.run import PARTS, SETTINGS_FILE, Run, RunFiles, first_difference, marker_file
 from curate.storage.tables import atomic_path
@@ -53,9 +52,6 @@ def fetch(url: str, run: Run) -> dict[str, Any]:
                 for sizes in in_threads(lambda marker: _fetch_part(folder, run, marker, advance), markers, THREADS)
                 for size in sizes
             ]
-        for name in (ROWS, ROWS_OF):  # of a source that is no Parquet of pairs
-            if folder.size(name) is not None:
-                run.folder.write(name, folder.read(name))
         last = read_progress(folder)  # for `curate status`
         if last is not None:
             run.folder.write(PROGRESS_FILE, (json_text(last) + "\n").encode("utf-8"))

@@ -5,13 +5,12 @@ from typing import Any
 
 import duckdb
 
-from curate.database.connection import first_line
 from curate.errors import ManifestError, SourceError, WriteError
 from curate.inspect.guess import guessed_manifest
 from curate.sources.files import expanded
 from curate.sources.layouts.members import is_member, list_members, needs_unpacking
 from curate.sources.layouts.preparation import VIRTUAL, columns_query, kind_of
-from curate.sources.layouts.relation import connect_source
+from curate.sources.layouts.relation import connect_source, unreadable
 from curate.sources.layouts.samples import PICTURES, is_folder_pair
 from curate.sources.manifest import BUNDLED, Manifest, load_manifest
 from curate.storage.tables import write_text
@@ -40,7 +39,7 @@ def inspect(source: str, write: Path | None = None) -> dict[str, Any]:
         columns = _columns(connection)
         fits = [manifest.name for manifest in _shipped() if _fits(connection, manifest, columns)]
     except duckdb.Error as error:
-        raise SourceError(f"{files[0]} cannot be read: {first_line(error)}") from error
+        raise unreadable(files, error) from error
     finally:
         connection.close()
     found = {

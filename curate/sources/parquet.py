@@ -27,7 +27,7 @@ from curate.sources.columns import (
     whole_text,
 )
 from curate.sources.files import changed_words, state_of
-from curate.sources.layouts.members import is_member, read_members
+from curate.sources.layouts.members import is_member, read_members, states_of
 from curate.sources.layouts.preparation import (
     ROWS,
     Preparation,
@@ -255,6 +255,7 @@ class Source:
                 here.append(waiting.popleft())
             columns = {side: batch[name] for side, name in names.items()}
             found = [image_at(columns[item.side], item.row - first) for item in here]
+            self._check_archives([path for _, path in found if path and is_member(path)])
             beside = self.places.get(file, file)
             elsewhere = iter(_fetch_all([path for data, path in found if data is None], beside))
             yield from (
@@ -263,6 +264,13 @@ class Source:
             if not waiting:
                 return
         raise SourceError(f"{waiting[0].words()} is not there any more; embed {file} again into another --run")
+
+    def _check_archives(self, addresses: list[str]) -> None:
+        """Raises: SourceError for a file with pictures that is another than when it was first looked at."""
+        for file, now in states_of(addresses).items():
+            words = changed_words(file, self.known.get(file, {}), now)
+            if words is not None:
+                raise SourceError(f"{words}; embed it again into another --run")
 
     def _batches(
         self, parquet: pq.ParquetFile, file: str, row_group: int, columns: list[str]

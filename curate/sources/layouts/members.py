@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import SourceError
 from curate.sources.columns import image_at
-from curate.storage.files import fingerprint, retrying
+from curate.storage.files import Fingerprint, fingerprint, retrying
 from curate.storage.folder import LocalFolder
 from curate.terminal.progress import say
 from schemas.remote import why
@@ -43,6 +43,8 @@ SPLIT_TAR = re.compile(r"\.tar\.(?!gz|bz2|xz|zst)[\w-]+$", re.IGNORECASE)
 OPEN_AT_ONCE = 64
 CELLS_TOGETHER = 256
 END_BYTES = 64
+MOST_MEMBER_BYTES = 1 << 28
+"""More than any picture that is decoded: what is larger, or a bomb that says it is not, fills no memory."""
 
 
 class Member(NamedTuple):
@@ -83,9 +85,17 @@ def read_members(addresses: Iterable[str]) -> Iterator[tuple[str, bytes | None]]
             raise SourceError(f"{file} cannot be read: {why(error)}; run again to go on") from error
 
 
+def states_of(addresses: Iterable[str]) -> dict[str, Fingerprint]:
+    """Each file that addresses lead into, as it was when it was opened. Raises: as `read_members`."""
+    files = {found["file"] for found in map(INSIDE.match, addresses) if found is not None}
+    return {file: _opened(file).state for file in files}
+
+
 def list_members(archive: str) -> list[Member]:
-    """The regular files of a zip or tar, in its order. Links, devices, and names that climb out are left out, as is
-    what has the name of another; how many is said. Raises: SourceError when it is no archive, or ends early.
+    """The regular files of a zip or tar, in its order. Links, devices, names that climb out, and what is larger than
+    MOST_MEMBER_BYTES are left out, as is what has the name of another; how many is said.
+
+    Raises: SourceError when it is no archive, or ends early.
     """
     try:
         found = list(_zip_members(archive) if archive.lower().endswith(".zip") else _tar_members(archive))
@@ -96,14 +106,18 @@ def list_members(archive: str) -> list[Member]:
     named: dict[str, list[Member]] = {}
     for member in found:
         named.setdefault(_inner_name(member.name), []).append(member)
-    kept = [same[0]._replace(name=name) for name, same in named.items() if len(same) == 1 and name]
+    kept = {
+        name: same[0]._replace(name=name)
+        for name, same in named.items()
+        if name and len(same) == 1 and same[0].size_bytes <= MOST_MEMBER_BYTES
+    }
     if left := len(found) - len(kept):
-        first = next(name or same[0].name for name, same in named.items() if len(same) > 1 or not name)
+        first = next(name or same[0].name for name, same in named.items() if name not in kept)
         say(
-            f"note: {archive}: {left:,} members are left out, for their name leads out of it or is there twice, "
-            f"first '{first}'"
+            f"note: {archive}: {left:,} members are left out, for their name leads out of it or is there twice, or "
+            f"they have more than {MOST_MEMBER_BYTES:,} bytes, first '{first}'"
         )
-    return kept
+    return list(kept.values())
 
 
 def needs_unpacking(files: tuple[str, ...]) -> bool:
@@ -229,6 +243,8 @@ def _zip_members(archive: str) -> Iterator[Member]:
 
 
 class _Container(Protocol):
+    state: Fingerprint
+
     def read(self, members: list[str]) -> Iterator[tuple[str, bytes | None]]: ...
 
 
@@ -238,7 +254,7 @@ def _opened(file: str) -> _Container:
     kind: type[_Tar] | type[_Zip] | type[_Cells]
     kind = {"zip": _Zip, "tar": _Tar}.get(file.rsplit(".", 1)[1].lower(), _Cells)  # type: ignore[assignment]
     try:
-        return kind(file, fsspec.open(file, "rb").open(), Lock())
+        return kind(file, fsspec.open(file, "rb").open(), Lock(), fingerprint(file))
     except Exception as error:  # every remote file system raises its own errors
         raise SourceError(f"{file} cannot be opened: {why(error)}") from error
 
@@ -248,6 +264,7 @@ class _Tar:
     file: str
     stream: Any
     lock: Lock
+    state: Fingerprint
 
     def read(self, members: list[str]) -> Iterator[tuple[str, bytes | None]]:
         places = {member: PLACED.match(member) for member in members}
@@ -268,6 +285,7 @@ class _Zip:
     file: str
     stream: Any
     lock: Lock
+    state: Fingerprint
 
     def __post_init__(self) -> None:
         self.archive = zipfile.ZipFile(self.stream)
@@ -279,9 +297,14 @@ class _Zip:
             yield member, None if info is None else self._bytes(info)
 
     def _bytes(self, info: zipfile.ZipInfo) -> bytes | None:
+        def read() -> bytes:
+            with self.archive.open(info) as member:
+                return member.read(MOST_MEMBER_BYTES + 1)
+
         try:
             with self.lock:
-                return retrying(lambda: self.archive.read(info), self.file)
+                data = retrying(read, self.file)
+            return data if len(data) <= MOST_MEMBER_BYTES else b""
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError):
             return b""  # a damaged or encrypted member costs its own picture
 
@@ -293,6 +316,7 @@ class _Cells:
     file: str
     stream: Any
     lock: Lock
+    state: Fingerprint
 
     def __post_init__(self) -> None:
         self.parquet = pq.ParquetFile(self.stream)

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow.parquet as pq
+
 from curate.errors import SourceError, nearest
 from curate.sources.layouts.members import needs_unpacking
 from curate.sources.manifest import Candidates, Manifest
+from curate.storage.files import file_sha256
 from curate.storage.folder import Folder
+from curate.storage.run import RunFiles, marker_file, part_rows
 from curate.terminal.progress import say
 
-ROWS, ROWS_OF = "rows.parquet", "rows.sha256"
+ROWS, ROWS_MARKER = "rows.parquet", "rows"
 ARCHIVES = (".tar", ".zip")
 VIRTUAL = ("filename", "source_filename", "file_row_number")  # of `source`, whatever the files hold
 FOLDER = "folder"
@@ -75,7 +79,7 @@ def ready_rows(preparation: Preparation, settings: dict[str, Any], folder: Folde
     In a process of its own, so that what DuckDB takes is given back before models are loaded. Raises: SourceError,
     QueryError, WriteError.
     """
-    made_of = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest().encode()
+    made_of = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     if not _are_there(folder, made_of):
         with folder.alone():  # others that share the run wait, and then read the same
             if not _are_there(folder, made_of):
@@ -83,11 +87,13 @@ def ready_rows(preparation: Preparation, settings: dict[str, Any], folder: Folde
     return rows_place(folder)
 
 
-def _are_there(folder: Folder, made_of: bytes) -> bool:
-    return folder.size(ROWS) is not None and folder.size(ROWS_OF) is not None and folder.read(ROWS_OF) == made_of
+def _are_there(folder: Folder, made_of: str) -> bool:
+    """By their marker, as a part is: every byte, or at a URL as many."""
+    sound = part_rows(RunFiles(folder), ROWS_MARKER, hashed=not folder.remote) is not None
+    return sound and json.loads(folder.read(marker_file(ROWS_MARKER)))[ROWS].get("made_of") == made_of
 
 
-def _make_rows(preparation: Preparation, made_of: bytes, folder: Folder) -> None:
+def _make_rows(preparation: Preparation, made_of: str, folder: Folder) -> None:
     say(f"reading {len(preparation.files):,} files as rows of pairs")
     code = "from curate.sources.layouts.prepare import main; main()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -100,11 +106,13 @@ def _make_rows(preparation: Preparation, made_of: bytes, folder: Folder) -> None
         raise failed
 
 
-def keep_rows(rows: Path, made_of: bytes, folder: Folder) -> None:
-    """Into the run, unless another process was faster, which nothing keeps from it at a URL."""
+def keep_rows(rows: Path, made_of: str, folder: Folder) -> None:
+    """Into the run, with a marker, unless another process was faster, which nothing keeps from it at a URL."""
     if not _are_there(folder, made_of):
+        counted = {"rows": pq.read_metadata(rows).num_rows, "bytes": rows.stat().st_size, "sha256": file_sha256(rows)}
         folder.write(ROWS, rows.read_bytes())
-        folder.write(ROWS_OF, made_of)
+        marker = json.dumps({ROWS: counted | {"made_of": made_of}}, indent=2) + "\n"
+        folder.write(marker_file(ROWS_MARKER), marker.encode("utf-8"))
 
 
 def rows_place(folder: Folder) -> str:

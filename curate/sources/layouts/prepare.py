@@ -94,7 +94,8 @@ def write_rows(preparation: Preparation, path: Path) -> dict[str, int]:
         query = _final(body, columns, preparation, _find_pictures(connection, body, columns, preparation))
         connection.execute(f"copy ({query}) to {literal(str(partial))} (format parquet, compression zstd)").fetchall()
     except duckdb.Error as error:
-        raise SourceError(f"{preparation.where}: {first_line(error)}") from error
+        words = first_line(error).rstrip(". ")
+        raise SourceError(f"{preparation.where}: {words}; correct it, or the file") from error
     finally:
         connection.close()
     partial.replace(path)

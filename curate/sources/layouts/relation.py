@@ -78,7 +78,14 @@ def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[str]) ->
         stars = f"* replace ({', '.join(addresses)})" if addresses else "*"
         connection.execute(f"create view source as select {stars} from {reader}")
     except duckdb.Error as error:
-        raise SourceError(f"{files[0]} cannot be read: {first_line(error)}") from error
+        raise unreadable(files, error) from error
+
+
+def unreadable(files: list[str], error: duckdb.Error) -> SourceError:
+    """DuckDB's words, which name the file and the line where they can, and what to do."""
+    words = first_line(error).rstrip(". ")
+    named = any(file in words for file in files)
+    return SourceError(f"{'' if named else f'{files[0]} cannot be read: '}{words}; correct the file, or leave it out")
 
 
 def _json_form(file: str) -> str:

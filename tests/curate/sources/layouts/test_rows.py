@@ -15,11 +15,12 @@ from curate.errors import CurateError
 from curate.sources.layouts import preparation
 from curate.sources.manifest import load_manifest
 from curate.sources.opening import open_source
-from curate.sources.parquet import Source
+from curate.sources.parquet import Location, Source
 from curate.storage.folder import LocalFolder
 from tests.curate.builders import MODELS, Outcome, pair_row, picture_bytes, write_pairs
 from tests.curate.object_store import BUCKET, Gate
 from tests.curate.sources.layouts.test_layouts import exported
+from tests.curate.sources.layouts.test_members import write_zip
 
 Curate = Callable[..., Outcome]
 URL = f"s3://{BUCKET}/rows/run"
@@ -136,6 +137,28 @@ def test_a_run_at_a_url_is_fetched_with_its_rows(curate: Curate, tmp_path: Path,
     assert curate("fetch", URL, "--run", "run").code == 0
     rank(curate)
     assert exported(curate, tmp_path)[0]["rejected"] == picture_bytes(1)
+    assert curate("verify", "run").code == 0
+
+
+def test_damaged_rows_are_found_and_made_again(curate: Curate, tmp_path: Path) -> None:
+    assert embed(curate, "--images", "one").code == 0
+    rows = tmp_path / "run" / preparation.ROWS
+    whole = rows.read_bytes()
+    rows.write_bytes(whole[:-5] + b"x" + whole[-4:])
+    done = curate("verify", "run")
+    assert (done.code, "rows.parquet: its sha256 is not that of the marker" in done.out) == (1, True)
+    assert embed(curate, "--images", "one").code == 0
+    assert rows.read_bytes() == whole
+
+
+def test_an_archive_that_changed_since_it_was_looked_at_is_named(manifest: Path, tmp_path: Path) -> None:
+    pictures = {f"{place}.jpg": picture_bytes(place) for place in range(2)}
+    archive = write_zip(tmp_path / "i.zip", pictures)
+    source = opened(manifest, "i.zip").with_rows(LocalFolder(tmp_path / "run"))
+    place = Location(preparation.ROWS, 0, 0, 0)
+    write_zip(archive, pictures | {"more.jpg": b"more"})
+    with pytest.raises(CurateError, match=r"i.zip changed since it was embedded: .* bytes then"):
+        source.image_bytes([place])
 
 
 REFUSED = {
