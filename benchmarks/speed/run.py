@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("embed", "rank", "plan", "export", "train")
+BENCHMARKS = ("embed", "places", "rank", "plan", "export", "train")
 
 
 def main() -> None:

@@ -114,9 +114,9 @@ def test_rows_that_an_attempt_left_behind_are_not_the_runs(curate: Curate, tmp_p
 def test_processes_that_begin_together_make_them_once(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, make, together = list[bytes](), preparation._make_rows, Barrier(3)
+    made, make, together = list[str](), preparation._make_rows, Barrier(3)
 
-    def counted(task: Any, made_of: bytes, folder: Any) -> None:
+    def counted(task: Any, made_of: str, folder: Any) -> None:
         made.append(made_of)
         make(task, made_of, folder)
 
