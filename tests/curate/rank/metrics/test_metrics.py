@@ -88,6 +88,8 @@ def slow(metric: str, judgements: Judgements, scores: dict[str, Any]) -> dict[st
         "ratio": lambda p: w[p] / (w[p] + lost[p]) if w[p] + lost[p] else 0.5,
         "vote": lambda p: sum(m > 0 for m in margin[p]) + (w[p] - lost[p]) / 2,
         "mpcf": lambda p: w[p] - lost[p] if margin[p][2] >= -0.5 and margin[p][0] >= 0 else None,
+        "consensus": lambda p: w[p] - lost[p] if (margin[p] > 1e-6).all() else None,
+        "middle": lambda p: -abs(sum(w[q] - lost[q] < w[p] - lost[p] for q in margin) / (len(margin) - 1) - 0.6),
         "calibrated": lambda p: odds[p],
     }
     return {pair: value for pair in margin if (value := formulas[metric](pair)) is not None}
@@ -110,6 +112,8 @@ def test_a_metric_equals_its_slow_version(tmp_path: Path, metric: str, seed: int
 HAND = {
     "ratio": {"pair-0": 1 / 2, "pair-1": 1 / 6, "pair-3": 5 / 6},
     "vote": {"pair-0": 1.0, "pair-1": -1 / 3, "pair-3": 2 + 1 / 3},
+    "consensus": {"pair-3": 2 / 3},  # 5/6 - 1/6; CLIP is against the human in the other two
+    "middle": {"pair-0": -0.1, "pair-1": -0.6, "pair-3": -0.4},  # margins 0, -2/3, 2/3 at percentiles 1/2, 0, 1
 }
 
 
