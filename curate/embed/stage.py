@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from curate.models.scoring import Scorers, UnloadedScoring
 
 NEWS_SEC = 60.0
+TEMPLATE = "generic"
 
 
 def embed(run: RunFiles, options: EmbedOptions | None = None) -> dict[str, Any]:
@@ -78,6 +79,11 @@ def prepared(
 
     if options.manifest == DEMO:
         say("data set: the bundled demo, a miniature world of coloured shapes (--manifest names another)")
+    if options.manifest == TEMPLATE:
+        raise UsageError(
+            f"--manifest {TEMPLATE} is a template to copy, and no data set; "
+            "`curate inspect DATA --write my_pairs.toml` writes one for your data"
+        )
     manifest = load_manifest(options.manifest)
     source = open_source(
         manifest, options.split, list(options.source), options.images, options.unpack, options.dimension

@@ -145,6 +145,11 @@ def load_manifest(name_or_path: str) -> Manifest:
 
     Raises: ManifestError naming the file, the key and the nearest known key.
     """
+    given = Path(name_or_path)
+    if given.suffix != ".toml" and given.exists() and not (BUNDLED / f"{name_or_path}.toml").exists():
+        raise ManifestError(
+            f"{given} is no manifest; if it is your data, `curate inspect {given} --write my_pairs.toml` writes one"
+        )
     path = bundled_or_path(name_or_path, BUNDLED, "bundled manifest", "; a file's name ends in .toml")
     raw = read_toml(path)
     check_keys(raw, MANIFEST_KEYS, path, "")

@@ -79,7 +79,7 @@ class RunFiles:
         if not self.is_begun():
             return False
         stated = self.settings()["settings"]
-        difference = first_difference({key: stated.get(key) for key in settings}, settings)
+        difference = first_difference({key: stated[key] for key in settings if key in stated}, settings)
         if difference is not None:
             key, before, now = difference
             raise RunError(
@@ -293,9 +293,12 @@ def _sizes(run: RunFiles) -> Callable[[str], int | None]:
 
 
 def first_difference(before: Any, now: Any, prefix: str = "") -> tuple[str, Any, Any] | None:
-    """The first key at which two nested settings differ, with both values; None when they are equal."""
+    """The first key at which two nested settings differ, with both values; None when they are equal.
+
+    A setting that `before` lacks and that is off or empty now is none: an earlier version did not know it.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(key for key in now if key not in before)]:
+        for key in [*before, *(key for key in now if key not in before and now[key])]:
             found = first_difference(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
             if found is not None:
                 return found

@@ -177,6 +177,11 @@ def test_wrong_usage_is_one_unwrapped_line(curate: Curate, arguments: list[str],
             ["--manifest", "pickapic_v3"],
             "no bundled manifest is named 'pickapic_v3'; did you mean 'pickapic_v2'?; a file's name ends in .toml",
         ),
+        (
+            ["--manifest", "generic"],
+            "--manifest generic is a template to copy, and no data set; `curate inspect DATA --write my_pairs.toml` "
+            "writes one for your data",
+        ),
         (["--split", "tain"], "manifest 'pickapic_v2' has no split 'tain'; did you mean 'train'?"),
         (["--models", "publishd"], "no set of models is named 'publishd'; did you mean 'published'?"),
         (
@@ -235,6 +240,17 @@ def test_a_driver_that_is_too_old_is_not_a_machine_without_gpu(
     monkeypatch.setattr("torch.cuda.init", driver_too_old)
     message = f"--device auto: {TOO_OLD}; mend that, install a torch for it, or say --device cpu"
     expect(curate("embed", "--manifest", "pickapic_v2", "--source", source_file), 2, message)
+
+
+def test_data_is_no_manifest(curate: Curate, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.csv"
+    data.write_text("prompt,chosen,rejected\n")
+    for given in (data, tmp_path):
+        expect(
+            curate("embed", "--manifest", given),
+            1,
+            f"{given} is no manifest; if it is your data, `curate inspect {given} --write my_pairs.toml` writes one",
+        )
 
 
 def test_no_file_matches(curate: Curate, tmp_path: Path) -> None:

@@ -188,5 +188,5 @@ def test_defaults_lie_in_the_run_directory(train: Train, tmp_path: Path, monkeyp
     monkeypatch.setenv("PAIRSIEVE_RUN", "runs/a")
     assert train("run", "--preset", "demo").err.startswith("train: runs/a/shards has no shards.json;")
     assert train("sample", "--prompts", "x.txt").err == (
-        "train: runs/a/trained/model has no training.json that names its base; give --against.\n"
+        "train: There is no trained model in runs/a/trained/model; run `train run` first, or give --model.\n"
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train.errors import ModelError
 from train.files import run_folder
 from train.terminal import Reporter, note, silence_libraries
 
@@ -86,7 +87,10 @@ def _models_to_draw(models: tuple[str, ...], against: str | None) -> "tuple[Mode
     from train.model.saving import base_of
     from train.sample.sampling import parse_model
 
-    named = [parse_model(text) for text in models or [str(run_folder() / "trained" / "model")]]
+    trained = run_folder() / "trained" / "model"
+    if not models and not trained.exists():
+        raise ModelError(f"There is no trained model in {trained}; run `train run` first, or give --model.")
+    named = [parse_model(text) for text in models or [str(trained)]]
     if against is None and len(named) == 1:
         against = base_of(named[0].source)
         note(f"No --against: drawing against {against}, which {named[0].name} was trained from.")

@@ -178,6 +178,14 @@ def test_first_difference_is_none_for_equals() -> None:
     assert first_difference(SETTINGS, json.loads(json.dumps(SETTINGS))) is None
 
 
+def test_a_run_of_an_earlier_version_lacks_what_is_off(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.claim(SETTINGS, {})
+    assert run.refuse_other(SETTINGS | {"compiled": False, "manifest": SETTINGS["manifest"] | {"rules": {}}})
+    with pytest.raises(RunError, match="compiled was None, now True"):
+        run.refuse_other(SETTINGS | {"compiled": True})
+
+
 def test_no_run_here(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "none", tmp_path / "file"):
