@@ -131,6 +131,7 @@ REVIEWED_PAIRS = pa.schema(
         pa.field("place", pa.int64(), nullable=False),  # in the order of the review, from 0
         pa.field("left_side", pa.int8(), nullable=False),  # which image was shown on the left, 0 or 1
         pa.field("seconds", pa.float64(), nullable=False),  # from the pair's showing to the judgement
+        pa.field("both_bad", pa.bool_(), nullable=False),  # a tie of two bad pictures
     ]
 )
 """Grain: one judgement of one reviewer on one pair."""

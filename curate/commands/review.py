@@ -20,7 +20,13 @@ def review(
         int | None, typer.Option(help="Pairs to judge, the first of the order by seed.  [default: all]", min=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides order and sides.", min=0)] = 0,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8766,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8766,
+    host: Annotated[
+        str, typer.Option(help="Another address lets other machines in, unencrypted, by the token in what is printed.")
+    ] = "127.0.0.1",
+    guidance: Annotated[
+        str | None, typer.Option(help="What judges are told to look at.  [default: words first, then looks]")
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Serve nothing: agreement, who wins, and the data set.")
     ] = False,
@@ -40,5 +46,6 @@ def review(
         return
     if reviewer is None:
         raise UsageError("--reviewer: say who judges, so that several people's judgements stay apart")
-    done = run_review(Run(Path(run)), ReviewOptions(reviewer, tuple(model or ()), limit, seed, port, as_json))
+    options = ReviewOptions(reviewer, tuple(model or ()), limit, seed, port, host, guidance, as_json)
+    done = run_review(Run(Path(run)), options)
     print_report(done, as_json, review_lines(done))

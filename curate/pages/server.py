@@ -1,11 +1,14 @@
 """Pages served on this machine: who may ask, what goes back beside the answer, how it ends.
 
-Loopback only. A page of another site that the same browser has open could send requests here too, so any other host,
-origin or fetch site is refused, and what writes takes nothing but JSON that names its origin.
+Loopback only, unless a host is asked for: then a token, too, which the address holds once and a cookie after that.
+A page of another site that the same browser has open could send requests here too, so any other host, origin or fetch
+site is refused, and what writes takes nothing but JSON that names its origin.
 """
 
 import asyncio
+import errno
 import os
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,10 +53,12 @@ def html(page: str, policy: str) -> HTMLResponse:
 def page_app(
     get: Mapping[str, Callable[[Request], Response]],
     post: Mapping[str, Callable[[dict[str, Any]], Response]] | None = None,
+    token: str | None = None,
 ) -> ASGIApp:
     """What answers requests, each in a thread of its own.
 
     get: Starlette's path -> its answer. post: path -> its answer to the JSON object that a page of ours sent.
+    token: other machines may ask, too, when they know it.
     An answer may raise HTTPException; CurateError and duckdb.Error become a 500 that says why.
     """
     routes = [Route(path, answer) for path, answer in get.items()]
@@ -61,14 +66,14 @@ def page_app(
     handlers: dict[Any, Any] = {404: _not_found, 405: _not_allowed, CurateError: _failed, duckdb.Error: _failed}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return _OwnPagesOnly(app)
+    return _OwnPagesOnly(app, token)
 
 
 class _OwnPagesOnly:
     """Refuses what is not from a page of ours, and puts HEADERS on every answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self.app, self.token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -78,15 +83,33 @@ class _OwnPagesOnly:
                     headers.setdefault(name, value)
             await send(message)
 
-        reason = refusal(Headers(scope=scope), scope["server"][1])
+        reason = refusal(Headers(scope=scope), scope["server"][1], self.token is None)
         app = PlainTextResponse(f"refused: {reason}", 403) if reason else self.app
+        if self.token is not None and not reason:
+            app = self._with_token(Request(scope), self.token)
         await app(scope, receive, send_with_headers)
 
+    def _with_token(self, request: Request, token: str) -> ASGIApp:
+        """Who brings the token gets a cookie and an address without it; who has the cookie gets what was asked for."""
+        cookie = f"pairsieve-{request.scope['server'][1]}"  # a browser sends a host's cookies to each of its ports
+        if _same(request.cookies.get(cookie, ""), token):
+            return self.app
+        if not _same(request.query_params.get("token", ""), token):
+            return PlainTextResponse("refused: open the address that `curate` printed, with its token", 403)
+        answer = RedirectResponse(request.url.path, 303)
+        answer.set_cookie(cookie, token, httponly=True, samesite="strict")
+        return answer
 
-def refusal(headers: Mapping[str, str], port: int) -> str | None:
-    """Why a request is not from a page of ours, or None."""
+
+def _same(given: str, token: str) -> bool:
+    """In a time that tells nothing of how much is right."""
+    return secrets.compare_digest(given.encode(), token.encode())
+
+
+def refusal(headers: Mapping[str, str], port: int, loopback: bool = True) -> str | None:
+    """Why a request is not from a page of ours, or None. loopback: no other machine may ask."""
     # Starlette's TrustedHostMiddleware looks at no port, but another port is another site's server.
-    hosts = {f"{host}:{port}" for host in (HOST, "localhost")}
+    hosts = {f"{host}:{port}" for host in (HOST, "localhost")} if loopback else {headers.get("host", "")}
     if headers.get("host") not in hosts:
         return "another host"
     if headers.get("origin") not in {None, *(f"http://{host}" for host in hosts)}:
@@ -134,9 +157,12 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 class Server(uvicorn.Server):
-    """A server that listens on 127.0.0.1 from the start; port 0 takes a free one. Raises: UsageError."""
+    """A server that listens from the start, on 127.0.0.1 unless told otherwise; port 0 takes a free one.
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    token: what `app` asks for; the address has it. Raises: UsageError.
+    """
+
+    def __init__(self, app: ASGIApp, port: int, host: str = HOST, token: str | None = None) -> None:
         # What is named here would otherwise depend on which packages are installed, or trust headers, or print.
         config = uvicorn.Config(
             app,
@@ -153,9 +179,10 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=SILENT_SEC,
         )
         super().__init__(config)
-        self.listening = _listen(port)
+        self.listening = _listen(host, port)
         self.port: int = self.listening.getsockname()[1]
-        self.address = f"http://{HOST}:{self.port}/"
+        named = socket.gethostname() if host in ("0.0.0.0", "") else host
+        self.address = f"http://{named}:{self.port}/" + (f"?token={token}" if token else "")
 
     def serve_until_ctrl_c(self) -> None:
         """Answer; after Ctrl-C finish the answers under way and close connections that only wait.
@@ -166,12 +193,14 @@ class Server(uvicorn.Server):
             self.run([self.listening])
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     """uvicorn would log why a port cannot be had, and exit."""
     try:
-        listening = socket.create_server((HOST, port))
+        listening = socket.create_server((host, port))
     except OSError as error:
-        reason = os.strerror(error.errno or 0)  # the error's own words name the address again
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        if host != HOST and error.errno != errno.EADDRINUSE:
+            raise UsageError(f"--host {host}: {reason}; give an address of this machine, or 0.0.0.0 for all") from error
         raise UsageError(f"--port {port}: {reason}; choose another, or 0 for a free one") from error
     # Connections inherit it: without it a small answer waits for the browser's delayed acknowledgement, 40 ms.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

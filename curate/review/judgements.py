@@ -20,7 +20,7 @@ from curate.errors import RunError, UsageError
 from curate.storage.tables import writing
 
 FORMAT = "pairsieve-review-1"
-CHOICES = ("left", "right", "tie")
+CHOICES = ("left", "right", "tie", "both_bad")
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 
 
@@ -36,8 +36,8 @@ class Judgement:
 
     @property
     def preferred_side(self) -> int | None:
-        """0 or 1, or None for a tie."""
-        return None if self.choice == "tie" else self.left_side if self.choice == "left" else 1 - self.left_side
+        """0 or 1, or None for a tie: of two good pictures, or of two bad ones."""
+        return {"left": self.left_side, "right": 1 - self.left_side}.get(self.choice)
 
 
 def shown_order(pair_ids: list[str], seed: int) -> list[str]:
@@ -149,7 +149,7 @@ def agreement(judged: dict[str, list[Judgement]]) -> list[dict[str, Any]]:
     """Of every two reviewers: pairs that both judged, the share judged alike, and Cohen's kappa.
 
     kappa: 0 is what chance gives, 1 is perfect; None where both gave one and the same answer only, or share no pair.
-    Cohen, Educational and Psychological Measurement 20, 1960, over the answers 0, 1 and tie.
+    Cohen, Educational and Psychological Measurement 20, 1960, over the answers 0, 1 and tie (both bad is one).
     """
     answers = {name: {one.pair_id: _answer(one) for one in items} for name, items in judged.items()}
     found = []

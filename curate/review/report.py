@@ -24,7 +24,7 @@ from schemas.shards import IMAGE_EXTENSIONS
 from schemas.tables import IMAGE_SIDES, REVIEWED_PAIRS
 
 FOLDER, LOGS = "review", "review/log"
-UNMAPPED = ("place", "left_side", "seconds")  # of the review, not of a data set of pairs
+UNMAPPED = ("place", "left_side", "seconds", "both_bad")  # of the review, not of a data set of pairs
 
 Rows = list[dict[str, Any]]
 
@@ -72,6 +72,7 @@ def _row(reviewer: str, judgement: Judgement, pair: dict[str, Any]) -> dict[str,
     side = judgement.preferred_side
     label = 0.5 if side is None else float(side == 0)
     shown = {"place": judgement.place, "left_side": judgement.left_side, "seconds": judgement.seconds}
+    shown |= {"both_bad": judgement.choice == "both_bad"}
     names = ("prompt", "category", *(f"image_{one}_{what}" for one in IMAGE_SIDES for what in ("uid", "model")))
     paths = {f"image_{one}_path": _picture_name(pair, one) for one in IMAGE_SIDES}
     who = {"annotator_id": reviewer, "judgement_id": f"{reviewer} {judgement.pair_id}"}
@@ -133,6 +134,7 @@ def _reviewer(name: str, judged: list[Judgement]) -> dict[str, Any]:
         "reviewer": name,
         "judged": len(judged),
         "ties": choices["tie"],
+        "both_bad": choices["both_bad"],
         "left_share": choices["left"] / decided if decided else None,  # far from a half: a habit, not a judgement
         "median_seconds": float(np.median([one.seconds for one in judged])),
     }

@@ -48,7 +48,7 @@ for (const button of document.querySelectorAll("[data-choice]")) button.addEvent
 byId("undo").addEventListener("click", () => { undo(); byId("undo").blur(); });
 addEventListener("keydown", event => {
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
-  const choice = { 1: "left", 2: "right", t: "tie" }[event.key.toLowerCase()];
+  const choice = { 1: "left", 2: "right", t: "tie", b: "both_bad" }[event.key.toLowerCase()];
   if (choice) judge(choice);
   else if (event.key.toLowerCase() === "z") undo();
 });

@@ -1,4 +1,4 @@
-"""`curate review`: people judge pairs blind, on a page that this machine alone can open.
+"""`curate review`: people judge pairs blind, on a page that this machine alone can open, unless told otherwise.
 
 The page never learns which model drew a picture: it knows the number of a pair, its prompt, and two pictures by side,
 encoded anew so that nothing of their files is left. Every judgement is on the disk before the next pair is shown.
@@ -6,6 +6,7 @@ encoded anew so that nothing of their files is left. Every judgement is on the d
 
 import io
 import math
+import secrets
 import sys
 import threading
 from collections import OrderedDict
@@ -22,7 +23,7 @@ from curate.database.connection import connect_views
 from curate.database.queries import query_text
 from curate.errors import RunError, nearest
 from curate.pages.pictures import originals
-from curate.pages.server import Server, html, page_app
+from curate.pages.server import HOST, Server, html, page_app
 from curate.pages.template import render_page
 from curate.review.judgements import CHOICES, Judgement, Log, check_reviewer, left_side, shown_order
 from curate.review.report import LOGS, write_judgements
@@ -32,17 +33,23 @@ from curate.terminal.progress import say
 
 PICTURES_KEPT = 32
 SIDES = ("left", "right")
+GUIDANCE = "Which picture shows what the words say? If both do, which looks better? If neither does, both are bad."
 
 
 @dataclass(frozen=True)
 class ReviewOptions:
-    """models: whose pictures; none: all pairs. limit: how many pairs, the first of the order by seed."""
+    """models: whose pictures; none: all pairs. limit: how many pairs, the first of the order by seed.
+
+    host: another than 127.0.0.1 lets other machines ask, with a token. guidance: what judges are to look at.
+    """
 
     reviewer: str
     models: tuple[str, ...] = ()
     limit: int | None = None
     seed: int = 0
     port: int = 8766
+    host: str = HOST
+    guidance: str | None = None
     as_json: bool = False  # then stdout is for one document alone
 
 
@@ -160,15 +167,17 @@ def open_sitting(run: Run, options: ReviewOptions) -> Sitting:
     check_reviewer(options.reviewer)
     pairs = review_pairs(run, options.models, options.limit, options.seed)
     log = Log(run.root / LOGS / f"{options.reviewer}.jsonl", options.reviewer, options.seed)
-    page, policy = render_page("review", live=True)
+    page, policy = render_page("review", live=True, guidance=options.guidance or GUIDANCE)
     return Sitting(run, options, pairs, log, connect_views(run, rankings=False), page, policy)
 
 
 def make_server(sitting: Sitting) -> Server:
-    """A server bound to 127.0.0.1, ready to serve; port 0 takes a free one. Raises: UsageError."""
+    """A server ready to serve; port 0 takes a free one. Raises: UsageError."""
+    options = sitting.options
+    token = None if options.host in (HOST, "localhost") else secrets.token_urlsafe(24)
     get = {"/": sitting.show, "/state": sitting.state, "/picture/{place}/{side}": sitting.picture}
-    app = page_app(get, post={"/judge": sitting.judge, "/undo": sitting.undo})
-    return Server(app, sitting.options.port)
+    app = page_app(get, post={"/judge": sitting.judge, "/undo": sitting.undo}, token=token)
+    return Server(app, options.port, options.host, token)
 
 
 def review(run: Run, options: ReviewOptions) -> dict[str, Any]:

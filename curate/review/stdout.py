@@ -17,11 +17,13 @@ def review_lines(done: dict[str, Any]) -> list[str]:
 
 def reviewed_lines(report: dict[str, Any]) -> list[str]:
     """Reviewers, how far they agree, and whose pictures they prefer."""
-    lines = [f"{'reviewer':<16}{'judged':>8}{'ties':>7}{'left':>9}{'median time':>13}"]
+    lines = [f"{'reviewer':<16}{'judged':>8}{'ties':>7}{'both bad':>10}{'left':>9}{'median time':>13}"]
     for item in report["reviewers"]:
         left = "-" if item["left_share"] is None else f"{100 * item['left_share']:.1f} %"
         seconds = f"{item['median_seconds']:.1f} s"
-        lines.append(f"{item['reviewer']:<16}{item['judged']:>8,}{item['ties']:>7,}{left:>9}{seconds:>13}")
+        lines.append(
+            f"{item['reviewer']:<16}{item['judged']:>8,}{item['ties']:>7,}{item['both_bad']:>10,}{left:>9}{seconds:>13}"
+        )
     for item in report["agreement"]:
         alike = "-" if item["alike"] is None else f"{100 * item['alike']:.1f} %"
         kappa = "-" if item["kappa"] is None else f"{item['kappa']:+.3f}"

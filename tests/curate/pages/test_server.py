@@ -66,6 +66,50 @@ def ask(port: int, method: str, target: str) -> tuple[http.client.HTTPResponse, 
     return found
 
 
+@pytest.fixture(scope="module")
+def open_port() -> Iterator[int]:
+    """A server that other machines may ask, if they know the token."""
+    app = page_app({"/": lambda _: PlainTextResponse("here")}, {"/echo": echo}, token="a-secret")
+    with in_a_thread(Server(app, 0, "0.0.0.0", "a-secret")) as port:
+        yield port
+
+
+def ask_with(port: int, target: str, **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", target, headers={"Host": f"lab.example:{port}"} | headers)
+    answer = connection.getresponse()
+    found = answer.status, answer.headers, answer.read()
+    connection.close()
+    return found
+
+
+def test_another_machine_needs_the_token_once(open_port: int) -> None:
+    refused = (403, b"refused: open the address that `curate` printed, with its token")
+    for target in ("/", "/?token=", "/?token=a-secreT", "/?token=%C3%A9"):
+        assert ask_with(open_port, target)[::2] == refused
+    status, headers, _ = ask_with(open_port, "/?token=a-secret")
+    assert (status, headers["Location"]) == (303, "/")
+    assert headers["Set-Cookie"] == f"pairsieve-{open_port}=a-secret; HttpOnly; Path=/; SameSite=strict"
+    assert ask_with(open_port, "/", Cookie=f"pairsieve-{open_port}=a-secret")[::2] == (200, b"here")
+    assert ask_with(open_port, "/", Cookie=f"pairsieve-{open_port}=another")[::2] == refused
+
+
+def test_another_site_is_refused_though_the_browser_has_the_cookie(open_port: int) -> None:
+    cookie = {"Cookie": f"pairsieve-{open_port}=a-secret"}
+    assert ask_with(open_port, "/", Origin="http://evil.example", **cookie)[::2] == (403, b"refused: another origin")
+    assert ask_with(open_port, "/", **{"Sec-Fetch-Site": "cross-site"}, **cookie)[0] == 403
+    assert ask_with(open_port, "/", Origin=f"http://lab.example:{open_port}", **cookie)[0] == 200
+
+
+def test_the_address_that_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "lab")
+    server = Server(page_app({}, token="t"), 0, "0.0.0.0", "t")
+    server.listening.close()
+    assert server.address == f"http://lab:{server.port}/?token=t"
+    with pytest.raises(UsageError, match=r"--host 203\.0\.113\.1: .*; give an address of this machine"):
+        Server(page_app({}), 0, "203.0.113.1")
+
+
 def test_what_a_page_sends(port: int) -> None:
     assert own_post(port, '{"a": 1}', "Content-Length: 8").endswith('\r\n\r\n{"a":1}')
 

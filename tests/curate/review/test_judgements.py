@@ -36,7 +36,7 @@ def test_order_and_sides_follow_from_the_seed_alone() -> None:
 
 @pytest.mark.parametrize(
     ("choice", "left", "preferred"),
-    [("left", 0, 0), ("left", 1, 1), ("right", 0, 1), ("right", 1, 0), ("tie", 1, None)],
+    [("left", 0, 0), ("left", 1, 1), ("right", 0, 1), ("right", 1, 0), ("tie", 1, None), ("both_bad", 0, None)],
 )
 def test_what_was_preferred(choice: str, left: int, preferred: int | None) -> None:
     assert judgement("x", choice, left).preferred_side == preferred

@@ -136,7 +136,7 @@ def test_undo_and_answers_that_come_twice(run: Path) -> None:
         ("/judge", LEFT, {"Origin": ""}, 403, b"refused: no origin"),
         ("/judge", LEFT, {"Sec_Fetch_Site": "cross-site"}, 403, b"refused: another site"),
         ("/judge", LEFT, {"Content_Type": "text/plain"}, 400, b"a short JSON document is needed"),
-        ("/judge", LEFT | {"choice": "both"}, {}, 400, b"choice: one of left, right, tie"),
+        ("/judge", LEFT | {"choice": "both"}, {}, 400, b"choice: one of left, right, tie, both_bad"),
         ("/judge", LEFT | {"seconds": "x"}, {}, 400, b"seconds: a number from 0"),
         ("/judge", LEFT | {"seconds": -1}, {}, 400, b"seconds: a number from 0"),
         ("/judge", [1], {}, 400, b"a JSON object is needed"),
@@ -170,15 +170,16 @@ def test_only_loopback_listens(run: Path) -> None:
 def test_judgements_become_a_data_set_that_is_embedded_ranked_and_exported(
     run: Path, curate: Curate, tmp_path: Path
 ) -> None:
-    for reviewer, choices in (("anna", ["left"] * 7 + ["tie"]), ("ben", ["right", "left", "left", "tie"])):
+    for reviewer, choices in (("anna", ["left"] * 7 + ["tie"]), ("ben", ["right", "left", "left", "both_bad"])):
         with serving(run, reviewer) as (port, _):
             for choice in choices:
                 judge(port, choice)
     done = curate("review", "--run", run, "--report", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
-    assert [(one["reviewer"], one["judged"], one["ties"], one["left_share"]) for one in report["reviewers"]] == [
-        ("anna", 8, 1, 1.0), ("ben", 4, 1, pytest.approx(2 / 3)),
+    counted = ("reviewer", "judged", "ties", "both_bad", "left_share")
+    assert [tuple(one[name] for name in counted) for one in report["reviewers"]] == [
+        ("anna", 8, 1, 0, 1.0), ("ben", 4, 0, 1, pytest.approx(2 / 3)),
     ]  # fmt: skip
     assert report["agreement"][0]["pairs"] == 4  # the same pairs first, whoever judges
     (verdict,) = report["verdicts"]
@@ -187,7 +188,7 @@ def test_judgements_become_a_data_set_that_is_embedded_ranked_and_exported(
     table = pq.read_table(run / "review" / "judgements.parquet")
     assert table.schema.equals(REVIEWED_PAIRS)
     rows = table.to_pylist()
-    assert len(rows) == 12
+    assert [row["both_bad"] for row in rows] == [False] * 11 + [True]
     assert len(list((run / "review" / "images").iterdir())) == 16  # each picture once, its own bytes
     first = rows[0]
     assert SECRET.encode() in (run / "review" / first["image_0_path"]).read_bytes()
@@ -212,7 +213,7 @@ def test_a_report_in_words(run: Path, curate: Curate) -> None:
     with serving(run) as (port, _):
         judge(port, "tie")
     lines = curate("review", "--run", run, "--report").out.splitlines()
-    assert lines[1].split() == ["anna", "1", "1", "-", "1.2", "s"]
+    assert lines[1].split() == ["anna", "1", "1", "0", "-", "1.2", "s"]
     assert " ".join(lines[2].split()) == (
         "secret-alpha against secret-beta: 50.0 % 50.0 - 50.0 % 0/1/0 of 1 judgements over 1 prompts, "
         "sign test p = 1.0000"
@@ -319,7 +320,13 @@ def test_in_a_browser_by_keys(run: Path) -> None:
         page.goto(f"http://127.0.0.1:{port}/")
         wait_for_pair(page, 3)
         assert overflow_px(page) == 0
-        for done in range(4, 9):
+        boxes = [page.locator(one).bounding_box() for one in ("#left", "#right", "#keys")]
+        assert boxes[0]["width"] == boxes[1]["width"] > 370  # one above the other, and the keys still in sight
+        assert boxes[0]["height"] + boxes[1]["height"] > 0.6 * 844
+        assert boxes[2]["y"] + boxes[2]["height"] < 844
+        page.keyboard.press("b")
+        wait_for_pair(page, 4)
+        for done in range(5, 9):
             page.locator("[data-choice=right]").click()
             wait_for_pair(page, done)
         assert page.locator("#prompt").inner_text() == "All judged. Thank you."
