@@ -31,6 +31,7 @@ from curate.sources.layouts.members import is_member, read_members, states_of
 from curate.sources.layouts.preparation import (
     ROWS,
     Preparation,
+    kind_of,
     ready_rows,
 )
 from curate.sources.manifest import LABEL_COLUMNS, Manifest
@@ -111,7 +112,10 @@ class Source:
         """The manifest's, with what options put in their place; and `rows` where these are made first."""
         images = () if self.preparation is None else self.preparation.images
         stated = replace(self.manifest, images=images, dimension=self.dimension).settings()
-        return stated if self.preparation is None else stated | {"rows": ROWS}
+        if self.preparation is None:
+            return stated
+        tars = kind_of(self.preparation.files[0]) == ".tar"
+        return stated | {"rows": ROWS} | ({"samples": "by key"} if tars else {})  # earlier runs: by tar and key
 
     def with_rows(self, folder: Folder) -> "Source":
         """A source of another layout as rows in `folder`, made there unless they are there already; others as they are.

@@ -91,7 +91,8 @@ def write_rows(preparation: Preparation, path: Path) -> dict[str, int]:
                 "from pairs_of_candidates",
                 dict.fromkeys(_names(connection, "from pairs_of_candidates"), "VARCHAR"),
             )
-        query = _final(body, columns, preparation, _find_pictures(connection, body, columns, preparation))
+        joined = _find_pictures(connection, body, columns, preparation)
+        query = _final(body, columns, preparation, joined, _own_keys(connection, preparation))
         connection.execute(f"copy ({query}) to {literal(str(partial))} (format parquet, compression zstd)").fetchall()
     except duckdb.Error as error:
         words = first_line(error).rstrip(". ")
@@ -213,7 +214,13 @@ def _text_table(**columns: Iterable[str]) -> pa.Table:
     return pa.table({name: pa.array(list(values), pa.string()) for name, values in columns.items()})
 
 
-def _final(body: str, columns: dict[str, str], preparation: Preparation, joined: bool) -> str:
+def _own_keys(connection: duckdb.DuckDBPyConnection, preparation: Preparation) -> bool:
+    """Whether the files are tars in all of which no two samples have one key."""
+    counted = "select count(*) = count(distinct __key__) from source"
+    return kind_of(preparation.files[0]) == ".tar" and bool(connection.execute(counted).fetchall()[0][0])
+
+
+def _final(body: str, columns: dict[str, str], preparation: Preparation, joined: bool, own_keys: bool) -> str:
     """The rows under our names, each picture by its address, in the query's order; joined: where tables hold some."""
     selected = [_cast(name, columns[name]) for name in columns if not name.endswith(("_path", "_uid", "_group"))]
     joins, order = "", " order by rows.place" if joined else ""
@@ -221,7 +228,7 @@ def _final(body: str, columns: dict[str, str], preparation: Preparation, joined:
         path = f"rows.image_{side}_path::varchar"
         named = f"rows.image_{side}_uid::varchar" if f"image_{side}_uid" in columns else "null"
         sha256, member = (f"hash_{side}.sha256", f"member_{side}.address") if joined else ("null", "null")
-        selected.append(f"coalesce({named}, {sha256}, {_known_as(path, preparation)}) as image_{side}_uid")
+        selected.append(f"coalesce({named}, {sha256}, {_known_as(path, preparation, own_keys)}) as image_{side}_uid")
         selected.append(f"{_address(path, member, preparation)} as image_{side}_path")
         if joined:
             joins += (
@@ -232,13 +239,17 @@ def _final(body: str, columns: dict[str, str], preparation: Preparation, joined:
     return f"select {', '.join(selected)} from {numbered} as rows{joins}{order}"
 
 
-def _known_as(path: str, preparation: Preparation) -> str:
-    """SQL: a picture's path without the place of the set, which may move: of a folder pair, or of tars with samples."""
+def _known_as(path: str, preparation: Preparation, own_keys: bool) -> str:
+    """SQL: a picture's path without the place of the set, which may move: of a folder pair, or of tars with samples.
+
+    own_keys: each sample's key is its own in all tars; then its tar is left out too, and they may be cut anew.
+    """
     files = preparation.files
     if kind_of(files[0]) == FOLDER and len(files) == 1:
         return f"replace({path}, {literal(files[0].rstrip('/') + '/')}, '')"
-    if len({file.rpartition("/")[2] for file in files}) == len(files):
-        return rf"regexp_replace({path}, '^(?:.*/)?([^/]*\.tar::.*)@\d+\+\d+$', '\1', 'si')"
+    if own_keys or len({file.rpartition("/")[2] for file in files}) == len(files):
+        tar = r"[^/]*\.tar::(" if own_keys else r"([^/]*\.tar::"
+        return rf"regexp_replace({path}, '^(?:.*/)?{tar}.*)@\d+\+\d+$', '\1', 'si')"
     return path
 
 

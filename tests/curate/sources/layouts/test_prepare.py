@@ -281,7 +281,18 @@ def test_pictures_are_known_by_the_same_names_wherever_the_set_lies(tmp_path: Pa
         tar = write_tar(tmp_path / place / "0.tar", before | {"d/1.a.jpg": b"A", "d/1.b.jpg": b"B", "d/1.txt": b"p"})
         known.append(prepared(tmp_path, tar, sql)[-1])
     assert known[0]["image_0_path"] != known[1]["image_0_path"]
-    assert {row["image_0_uid"] for row in known} == {"0.tar::d/1.a.jpg"}
+    assert {row["image_0_uid"] for row in known} == {"d/1.a.jpg"}
+
+
+def test_tars_may_be_cut_anew_where_each_key_is_its_own(tmp_path: Path) -> None:
+    sql = 'select txt as prompt, "a.jpg" as image_0_path, "b.jpg" as image_1_path from source'
+    samples = [{f"{key}.a.jpg": b"A", f"{key}.b.jpg": b"B", f"{key}.txt": b"p"} for key in (1, 2)]
+    whole = write_tar(tmp_path / "whole.tar", samples[0] | samples[1])
+    cut = [write_tar(tmp_path / f"{place}.tar", sample) for place, sample in enumerate(samples)]
+    known = [[row["image_0_uid"] for row in prepared(tmp_path, tars, sql)] for tars in ([whole], cut)]
+    assert known == [["1.a.jpg", "2.a.jpg"]] * 2
+    again = [write_tar(tmp_path / f"again-{place}.tar", samples[0]) for place in (0, 1)]  # two pictures of one name
+    assert [row["image_0_uid"] for row in prepared(tmp_path, again, sql)] == [f"again-{i}.tar::1.a.jpg" for i in (0, 1)]
 
 
 def test_a_sets_jpg_and_JPG_are_one_column(tmp_path: Path) -> None:  # noqa: N802

@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from tests.curate.sources.layouts.test_members import write_tar, write_zip
 
 @dataclass(frozen=True)
 class Set:
-    """write: makes the miniature and returns the options that name it. preferred: prompt and picture of each pair."""
+    """write: makes the miniature and returns the options that name it. preferred: prompt and picture of each pair.
+
+    pair_ids: a hash of them, which no release may change; empty where a picture is known by the bytes of a JPEG.
+    """
 
     write: Callable[[Path], list[object]]
     rows: int
@@ -30,6 +34,7 @@ class Set:
     preferred: set[tuple[str, int]]
     ties: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    pair_ids: str = ""
 
 
 def json_file(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -170,18 +175,18 @@ def folders(here: Path) -> list[object]:
 
 
 SETS = {
-    "hpdv2": Set(hpdv2, 3, 2, {("p", 0), ("q", 1)}, dropped={"bad_label": 1}),
-    "hpdv2_test": Set(hpdv2_test, 3, 3, {("p", 1), ("p", 0)}),
-    "hpdv3": Set(hpdv3, 3, 3, {("p", 0), ("q", 1), ("r", 2)}),
+    "hpdv2": Set(hpdv2, 3, 2, {("p", 0), ("q", 1)}, dropped={"bad_label": 1}, pair_ids="321296de"),
+    "hpdv2_test": Set(hpdv2_test, 3, 3, {("p", 1), ("p", 0)}, pair_ids="7da2e466"),
+    "hpdv3": Set(hpdv3, 3, 3, {("p", 0), ("q", 1), ("r", 2)}, pair_ids="b0162677"),
     # p: one question each way, a tie; q: twice the same; r: asked once
-    "hpdv3pp": Set(hpdv3pp, 5, 3, {("q", 2), ("r", 0)}, ties=1, dropped={"other_dimension": 2}),
-    "imagerewarddb": Set(imagerewarddb, 2, 2, {("p", 1)}),  # 1 is best, 0 and 2 are tied
+    "hpdv3pp": Set(hpdv3pp, 5, 3, {("q", 2), ("r", 0)}, ties=1, dropped={"other_dimension": 2}, pair_ids="0cafb226"),
+    "imagerewarddb": Set(imagerewarddb, 2, 2, {("p", 1)}, pair_ids="0158eaba"),  # 1 is best, 0 and 2 are tied
     "open_image_preferences": Set(open_image_preferences, 2, 2, {("p", 0), ("q", 1)}),
-    "rapidata_700k": Set(rapidata_700k, 3, 3, {("p", 0), ("q", 2)}, ties=1),
+    "rapidata_700k": Set(rapidata_700k, 3, 3, {("p", 0), ("q", 2)}, ties=1, pair_ids="0180c6fd"),
     "rapidata_t2i": Set(rapidata_t2i, 6, 2, {("p", 0), ("q", 2)}, dropped={"other_dimension": 4}),
-    "pickapic_v2_tars": Set(pickapic_v2_tars, 3, 3, {("p", 0), ("q", 2)}, ties=1),
+    "pickapic_v2_tars": Set(pickapic_v2_tars, 3, 3, {("p", 0), ("q", 2)}, ties=1, pair_ids="37e2dc75"),
     "genai_bench": Set(genai_bench, 4, 3, {("p", 0), ("q", 2)}, ties=1, dropped={"bad_label": 1}),
-    "folders": Set(folders, 2, 2, {("p", 0), ("q", 1)}),
+    "folders": Set(folders, 2, 2, {("p", 0), ("q", 1)}, pair_ids="47f3e60f"),
 }
 
 
@@ -205,6 +210,9 @@ def test_a_miniature_through_embed_rank_and_export(
     assert (report["source_rows"], report["pairs"], report["ties"]) == (made.rows, made.pairs, made.ties)
     assert report["dropped_pairs"] == made.dropped
     assert report["dropped_images"] == {}
+    if made.pair_ids:
+        ids = sorted(pq.read_table(tmp_path / "run" / "pairs.parquet")["pair_id"].to_pylist())
+        assert blake2b("".join(ids).encode(), digest_size=4).hexdigest() == made.pair_ids
     assert curate("rank", "--psi", "clip", "--metric", "margin", "--top", "1.0").code == 0
     samples = exported(curate, tmp_path)
     assert len(samples) == made.pairs - made.ties
