@@ -1,4 +1,5 @@
-"""`curate export-shards`, hashing included, beside `cp` of the same bytes and sync, and webdataset's ShardWriter.
+"""`curate export-shards` and `export-for`, hashing included, beside `cp` of the same files, webdataset's ShardWriter,
+and a loop that reads the source's rows in rank order.
 
 python -m benchmarks.speed.export [--pairs 2000] [--source-pairs 2000] [--repeats 5] [--folder DIR]
 python -m benchmarks.speed.export --memory 1000,10000,100000
@@ -6,8 +7,10 @@ python -m benchmarks.speed.export --memory 1000,10000,100000
 A synthetic source of files, row groups and random bytes in the sizes of Pick-a-Pic's images (90 to 250 kB), and a
 ranking that selects pairs all over it. Each repeat runs every contestant once, one after the other, and ends with
 its bytes on the disk. All read the same source; ShardWriter is given its best case, the source's own order, and
-hashes nothing. CPU time is that of the process and its children, user and system: on a shared machine it says what
-the wall clock would on an idle one. `--memory` measures the peak of a process that exports so many small images.
+hashes nothing. The loop reads a pair's row group when its turn comes, and writes a tar of the best LOOP_PAIRS pairs
+only; its rate stands for the whole. CPU time is that of the process and its children, user and system: on a shared
+machine it says what the wall clock would on an idle one. `--memory` measures the peak of a process that exports so
+many small images.
 """
 
 import argparse
@@ -28,10 +31,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from webdataset import ShardWriter
+from webdataset import ShardWriter, TarWriter
 
+from curate.export import ExportOptions, LayoutOptions, export_for, export_shards
 from curate.export.order import ShardSize
-from curate.export.stage import ExportOptions, export_shards
 from curate.storage.run import Run
 from curate.storage.tables import write_table, write_text
 from schemas import tables
@@ -39,6 +42,8 @@ from schemas import tables
 ROW_GROUP_PAIRS, FILE_PAIRS = 100, 1000
 IMAGE_BYTES = (90_000, 250_000)
 SMALL_IMAGE_BYTES = (3_000, 9_000)
+LOOP_PAIRS = 60
+LAYOUTS = ("folders", "parquet")
 
 
 def make_run(folder: Path, pairs: int, selected: int, sizes: tuple[int, int]) -> Run:
@@ -124,12 +129,20 @@ def export_with(run: Run, workers: int) -> Callable[[Path], None]:
     )[1]
 
 
+def layout_with(run: Run, layout: str, workers: int) -> Callable[[Path], None]:
+    """Ours: every image hashed, samples in rank order, all of it flushed."""
+    return lambda output: (export_for(run, LayoutOptions(layout, output=str(output), workers=workers)), None)[1]
+
+
 def copy_of(folder: Path) -> Callable[[Path], None]:
-    """`cp` of finished shards, then sync of what it wrote."""
+    """`cp` of a finished export, then sync as the export does: of each file, or of all when they are many."""
 
     def copied(output: Path) -> None:
         subprocess.run(["cp", "-r", str(folder), str(output)], check=True)
-        subprocess.run(["sync", *map(str, output.iterdir())], check=True)
+        if (folder / "export.json").exists():
+            os.sync()
+        else:
+            subprocess.run(["sync", *map(str, output.iterdir())], check=True)
 
     return copied
 
@@ -160,23 +173,48 @@ def shard_writer(run: Run) -> Callable[[Path], None]:
     return written
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
-    """(wall, CPU) seconds of each contestant, repeat by repeat."""
+def loop_in_rank_order(run: Run) -> Callable[[Path], None]:
+    """What one writes by hand: the best pairs, each row read when its turn comes, then sync."""
+    ranked = pq.read_table(run.rankings / "default.parquet")["pair_id"].to_pylist()[:LOOP_PAIRS]
+    files = [pq.ParquetFile(file) for file in run.settings()["settings"]["files"]]
+
+    def written(output: Path) -> None:
+        output.mkdir()
+        path = output / "pairs-000000.tar"
+        with TarWriter(str(path), encoder=False) as writer:
+            for rank, pair in enumerate(ranked, start=1):
+                file, at = divmod(int(pair, 16), FILE_PAIRS)
+                row_group, row = divmod(at, ROW_GROUP_PAIRS)
+                found = files[file].read_row_group(row_group).slice(row, 1).to_pylist()[0]
+                meta = json.dumps({"pair_id": pair, "quality": 0.5, "rank": rank}).encode()
+                sample = {"preferred.jpg": found["jpg_0"], "rejected.jpg": found["jpg_1"]}
+                writer.write({"__key__": f"{rank:09d}", "txt": b"a prompt", "json": meta} | sample)
+        subprocess.run(["sync", str(path)], check=True)
+
+    return written
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float, int]]]:
+    """(wall seconds, CPU seconds, bytes written) of each contestant, repeat by repeat."""
     run = make_run(folder, options.source_pairs, options.pairs, IMAGE_BYTES)
-    shards = folder / "shards"
-    export_with(run, 2)(shards)  # what cp copies; also brings the source into the page cache for everyone
-    contestants = {f"export, {n} worker{'s' * (n > 1)}": export_with(run, n) for n in options.workers}
-    contestants |= {"cp and sync": copy_of(shards), "ShardWriter and sync": shard_writer(run)}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    contestants = {f"export-shards, {n} worker{'s' * (n > 1)}": export_with(run, n) for n in options.workers}
+    made = {"shards": export_with(run, 2)} | {layout: layout_with(run, layout, 2) for layout in LAYOUTS}
+    for name, make in made.items():
+        make(folder / name)  # what cp copies; also brings the source into the page cache for everyone
+        contestants |= {} if name == "shards" else {f"export-for {name}": make}
+        contestants |= {f"cp of {name}": copy_of(folder / name)}
+    contestants |= {"ShardWriter": shard_writer(run), "loop in rank order": loop_in_rank_order(run)}
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in contestants}
     for _ in range(options.repeats):
         for name, work in contestants.items():
             output = folder / "output"
             os.sync()
             start, cpu = time.perf_counter(), _cpu_sec()
             work(output)
-            seconds[name].append((time.perf_counter() - start, _cpu_sec() - cpu))
+            seconds, cpu = time.perf_counter() - start, _cpu_sec() - cpu
+            found[name].append((seconds, cpu, sum(one.stat().st_size for one in output.rglob("*") if one.is_file())))
             shutil.rmtree(output)
-    return seconds
+    return found
 
 
 def _cpu_sec() -> float:
@@ -184,20 +222,28 @@ def _cpu_sec() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def report(seconds: dict[str, list[tuple[float, float]]], size_bytes: int, options: argparse.Namespace) -> None:
+def report(found: dict[str, list[tuple[float, float, int]]], options: argparse.Namespace) -> None:
     """A table of medians, then one JSON line."""
-    wall = {name: statistics.median(one for one, _ in values) for name, values in seconds.items()}
-    cpu = {name: statistics.median(one for _, one in values) for name, values in seconds.items()}
-    print(f"{options.pairs:,} of {options.source_pairs:,} pairs, {size_bytes / 1e6:,.0f} MB of tars")
-    print(f"{'median of':<14}{options.repeats:>3} runs{'wall':>10}{'':>14}{'CPU':>10}   wall, least to most")
-    for name, values in seconds.items():
-        rate, ends = size_bytes / wall[name] / 1e6, [f"{end(one for one, _ in values):.2f}" for end in (min, max)]
-        print(f"{name:<22}{wall[name]:>8.2f} s{rate:>9,.0f} MB/s{cpu[name]:>8.2f} s   {ends[0]} .. {ends[1]} s")
-    best = min(value for name, value in wall.items() if name.startswith("export"))
-    ratios = {"of_cp": wall["cp and sync"] / best, "times_shard_writer": wall["ShardWriter and sync"] / best}
-    print(f"export runs at {ratios['of_cp']:.2f} of cp and {ratios['times_shard_writer']:.2f} x ShardWriter")
-    document = {"benchmark": "export", "bytes": size_bytes, "wall_sec": wall, "cpu_sec": cpu}
-    print(json.dumps(document | ratios | {"load": os.getloadavg()[0], "cores": os.cpu_count()}))
+    wall = {name: statistics.median(one[0] for one in values) for name, values in found.items()}
+    cpu = {name: statistics.median(one[1] for one in values) for name, values in found.items()}
+    rate = {name: values[0][2] / wall[name] / 1e6 for name, values in found.items()}
+    print(f"{options.pairs:,} of {options.source_pairs:,} pairs, median of {options.repeats} runs")
+    for name, values in found.items():
+        ends = [f"{end(one for one, *_ in values):.2f}" for end in (min, max)]
+        size = f"{values[0][2] / 1e6:,.0f} MB"
+        print(f"{name:<26}{wall[name]:>7.2f} s{rate[name]:>7,.0f} MB/s of {size:>7}{cpu[name]:>7.2f} s CPU ", end="")
+        print(f"  {ends[0]} .. {ends[1]} s")
+    best = max(value for name, value in rate.items() if name.startswith("export-shards"))
+    peers = {"cp of shards": 0.25, "ShardWriter": 1.0, "loop in rank order": 5.0}
+    ratios = {f"export-shards : {peer}": (best / rate[peer], aim) for peer, aim in peers.items()}
+    ratios |= {
+        f"export-for {one} : cp of {one}": (rate[f"export-for {one}"] / rate[f"cp of {one}"], 0.5) for one in LAYOUTS
+    }
+    for name, (ratio, aim) in ratios.items():
+        print(f"{name:<40}{ratio:>7.2f}   aim {aim:g}")
+    document = {"benchmark": "export", "wall_sec": wall, "cpu_sec": cpu, "mb_per_sec": rate}
+    document |= {"ratios": {name: ratio for name, (ratio, _) in ratios.items()}}
+    print(json.dumps(document | {"load": os.getloadavg()[0], "cores": os.cpu_count()}))
 
 
 def measure_memory(folder: Path, counts: list[int]) -> None:
@@ -233,9 +279,7 @@ def main() -> None:
         if options.memory:
             measure_memory(Path(folder), options.memory)
             return
-        seconds = measure(Path(folder), options)
-        size_bytes = sum(path.stat().st_size for path in (Path(folder) / "shards").glob("*.tar"))
-        report(seconds, size_bytes, options)
+        report(measure(Path(folder), options), options)
 
 
 if __name__ == "__main__":

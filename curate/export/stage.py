@@ -204,7 +204,7 @@ def _write_layout(export: _Export, options: LayoutOptions, counts: dict[str, int
     with progress("pairs written", pairs.count) as advance:
         for split, count in counts.items():
             rows = (row for row in pairs.rows() if split_of(row["prompt"], options.shares) == split)
-            outputs[split] = Output(export.destination, count, pairs.extension, split)
+            outputs[split] = Output(export.destination, count, pairs.extension, split, options.workers)
             write(samples_of(rows, pairs, export.store, advance), outputs[split])
     return outputs
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from curate.export.destination import Destination
@@ -57,17 +58,18 @@ class Output:
     """The folder or URL of one export, or of one split of it. Each file is whole under its name, or not there.
 
     pairs: how many samples will come. extension: of every image, without the dot. location: as it was named, a path
-    made absolute.
+    made absolute. workers: threads that a layout may take; both methods stand several at once.
     """
 
-    def __init__(self, destination: Destination, pairs: int, extension: str, split: str = "") -> None:
-        self.pairs, self.extension = pairs, extension
+    def __init__(self, destination: Destination, pairs: int, extension: str, split: str = "", workers: int = 1) -> None:
+        self.pairs, self.extension, self.workers = pairs, extension, workers
         elsewhere = destination.remote or destination.repository is not None
         location = destination.output if elsewhere else str(destination.staging.absolute())
         self.location = f"{location}/{split}" if split else location
         self.files = self.size_bytes = 0
         self._destination, self._split = destination, split
         self._folders: set[Path] = set()
+        self._lock = Lock()
 
     def write(self, name: str, data: bytes) -> None:
         """A file, / between folders. Raises: WriteError, UploadError."""
@@ -90,4 +92,5 @@ class Output:
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
-        self.files, self.size_bytes = self.files + 1, self.size_bytes + size_bytes
+        with self._lock:
+            self.files, self.size_bytes = self.files + 1, self.size_bytes + size_bytes

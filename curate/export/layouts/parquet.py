@@ -8,16 +8,18 @@ pickapic_v2` reads it, too. `chosen-rejected`: `prompt`, and two columns of the 
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.export.layouts.output import Output, Sample
+from curate.storage.threads import in_threads
 
 PAIRS_PER_FILE = 1000
 PAIRS_PER_ROW_GROUP = 100
-ROW_GROUP_BYTES = 64_000_000
+ROW_GROUP_BYTES = 8_000_000  # with 64 MB the kernel takes twice the time to find room
 TEXTS = ("caption", "prompt")
 
 PICK_A_PIC = pa.schema(
@@ -71,31 +73,36 @@ def _chosen_rejected_row(sample: Sample, extension: str) -> dict[str, Any]:
 def _write(
     samples: Iterator[Sample], output: Output, schema: pa.Schema, row_of: Callable[[Sample], dict[str, Any]]
 ) -> None:
-    """Files of so many pairs each, numbered as the hub numbers them; one where there are no pairs."""
+    """Files of so many pairs each, a thread a file, numbered as the hub numbers them; one where there are no pairs."""
     texts = [name for name in schema.names if name in TEXTS]
     files = max(1, -(-output.pairs // PAIRS_PER_FILE))
-    for number in range(files):
+
+    def write(numbered: tuple[int, list[Sample]]) -> None:
+        number, own = numbered
         with (
             output.file(f"data/train-{number:05d}-of-{files:05d}.parquet") as path,
             # Encoded images: nothing to compress, no two alike, and no least or greatest that anyone asks for.
             pq.ParquetWriter(path, schema, compression="none", use_dictionary=texts, write_statistics=texts) as writer,
         ):
-            for rows in _row_groups(samples, min(PAIRS_PER_FILE, output.pairs - number * PAIRS_PER_FILE), row_of):
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            for together in _row_groups(own):
+                writer.write_table(pa.Table.from_pylist([row_of(sample) for sample in together], schema=schema))
+
+    batches = (
+        list(islice(samples, PAIRS_PER_FILE)) for _ in range(files)
+    )  # without images, which are read when asked for
+    for _ in in_threads(write, enumerate(batches), output.workers):
+        pass
 
 
-def _row_groups(
-    samples: Iterator[Sample], count: int, row_of: Callable[[Sample], dict[str, Any]]
-) -> Iterator[list[dict[str, Any]]]:
-    """The next `count` samples as rows, some at a time: of large images fewer."""
-    rows: list[dict[str, Any]] = []
+def _row_groups(samples: list[Sample]) -> Iterator[list[Sample]]:
+    """Some at a time: of large images fewer."""
+    together: list[Sample] = []
     held_bytes = 0
-    for _ in range(count):
-        sample = next(samples)
-        rows.append(row_of(sample))
+    for sample in samples:
+        together.append(sample)
         held_bytes += sum(image.facts.size_bytes for image in sample.images)
-        if len(rows) == PAIRS_PER_ROW_GROUP or held_bytes >= ROW_GROUP_BYTES:
-            yield rows
-            rows, held_bytes = [], 0
-    if rows:
-        yield rows
+        if len(together) == PAIRS_PER_ROW_GROUP or held_bytes >= ROW_GROUP_BYTES:
+            yield together
+            together, held_bytes = [], 0
+    if together:
+        yield together

@@ -171,16 +171,18 @@ def test_an_image_that_changed_since_it_was_scored_is_refused(
     assert not (run / "shards" / "shards.json").exists()
 
 
+@pytest.mark.parametrize("where", ["curate.export.layouts.shards._Hashed.write", "os.pwrite"])
 def test_a_failed_export_leaves_no_index(
-    curate: Curate, tmp_path: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    curate: Curate, tmp_path: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    """The disk is full for a tar, or for the store, which is removed."""
     run = make_ranking(curate, tmp_path, rows)
     assert curate("export-shards", "--run", run).code == 0
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("curate.export.layouts.shards._Hashed.write", full)
+    monkeypatch.setattr(where, full)
     stopped = curate("export-shards", "--run", run, "--pairs-per-shard", 3)
     assert stopped.code == 1
     assert "No space left on device" in stopped.err
