@@ -1,7 +1,7 @@
 """Every benchmark that needs nothing but the repository, one after the other: `make bench`.
 
 python -m benchmarks.speed.run [NAME ...] runs these only. Each one's last JSON line is kept in docs/measured.jsonl with
-its command. tests/test_docs_numbers.py says how docs/measured.md quotes it; a benchmark without a way fails there.
+its command. tests/test_docs_numbers.py says how docs/measured.md quotes it.
 """
 
 import json
