@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the demo's result is worth: the same commands with as many pairs at random, and with far too much training.
 # Needs a finished `make demo`; prints each arm's win rates. Call it in the virtual environment:
-#     benchmarks/demo_world/demo_control.sh run/demo
+#     benchmarks/demo_world/demo_control.sh run
 set -euo pipefail
 
 run="$1"
