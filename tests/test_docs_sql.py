@@ -4,6 +4,7 @@ The page's results hold numbers that another machine's rounding can move, and wi
 columns, types and the number of rows are compared. `--update` writes the results anew.
 """
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -189,6 +190,16 @@ def test_curate_sql_gives_the_same_table(run: Path, connection: duckdb.DuckDBPyC
                 table_text(connection.sql(query.sql), 120, 40).split()
             )
             return
+
+
+def test_the_metrics_of_the_ranking_page_rank(run: Path, tmp_path: Path) -> None:
+    """Each as a user saves it: it binds to the run's views and gives qualities."""
+    metrics = re.findall(r"^```sql\n(.+?)^```", (ROOT / "docs" / "ranking.md").read_text(encoding="utf-8"), re.M | re.S)
+    for number, metric in enumerate(metrics):
+        (tmp_path / f"metric_{number}.sql").write_text(metric)
+        found = json.loads(command("curate", "metrics", "check", tmp_path / f"metric_{number}.sql", "--json", run=run))
+        assert found["ranked"] > 0
+    assert len(metrics) >= 2
 
 
 def test_the_file_that_the_last_query_writes(connection: duckdb.DuckDBPyConnection) -> None:
