@@ -118,7 +118,7 @@ def run_training(
         let_nobody_wait_long(processes)
         batches = stack.enter_context(closing(BatchStream(plan, first_step)))
         announce(reporter, recipe, pairs, cut, len(plan.micro_steps), processes)
-        log = stack.enter_context(RunLog(output, first_step, run.wandb_project)) if main else None
+        log = stack.enter_context(RunLog(output, first_step, recipe)) if main else None
         stack.enter_context(checkpoints)
         began = time.perf_counter()
 
@@ -183,7 +183,7 @@ def run_training(
             checkpoints.after_step(done, stopping=stopping, old=old)
             if (main or run.fsdp) and run.sample_every_steps and done % run.sample_every_steps == 0:
                 prompts = plan.prompts(run.sample_prompts)
-                sample_grid(output, done, recipe, prompts, denoiser, reference, accelerator)
+                sample_grid(output, done, recipe, prompts, denoiser, reference, accelerator, log)
 
         if checkpoint.AVERAGE in averages:
             averages[checkpoint.AVERAGE].copy_to(parameters)

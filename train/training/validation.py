@@ -14,6 +14,7 @@ from train.objectives import implicit_accuracy, pair_loss
 from train.sample.generate import GenerationSettings, PictureRequest, generate, picture_requests, to_picture
 from train.sample.grid import Tile, save_grid
 from train.sample.prompts import Prompt
+from train.training.output.log import RunLog
 from train.training.pair_errors import pair_errors
 from train.training.steering.beta_aim import BetaAim
 
@@ -44,6 +45,7 @@ def sample_grid(
     policy: Any,
     reference: Reference,
     accelerator: Accelerator,
+    log: RunLog | None = None,
 ) -> Path:
     """Draw the prompts with base and policy from fixed seeds: `<output>/samples/step-<step>.png`.
 
@@ -68,6 +70,8 @@ def sample_grid(
     tiles = [Tile(prompt, *sides) for prompt, *sides in zip(prompts, before, after, strict=True)]
     if accelerator.is_main_process:
         save_grid(path, tiles, ("base", "policy"), f"{recipe.model}   step {step}   seed {recipe.run.seed}")
+    if log is not None:
+        log.write_picture(step, path)
     return path
 
 

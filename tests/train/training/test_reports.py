@@ -4,16 +4,19 @@ import importlib.util
 import itertools
 import json
 import sys
+import textwrap
 import time
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from tests.train import tiny
@@ -57,6 +60,9 @@ def test_validation_is_logged_and_changes_no_weight(
     first, last = (Image.open(path) for path in pictures)
     assert first.size == last.size
     assert first.tobytes() != last.tobytes()
+    events = EventAccumulator(str(tmp_path / "told" / "tensorboard"))
+    events.Reload()
+    assert [(one.step, one.width) for one in events.Images("samples")] == [(2, first.width), (4, first.width)]
 
 
 def test_validation_without_pairs_is_refused(run_tiny: RunTiny, tmp_path: Path, recipe_file: Path) -> None:
@@ -121,6 +127,10 @@ def test_the_card_states_data_recipe_and_result(run_tiny: RunTiny, tmp_path: Pat
     assert "| trained | a LoRA, objective dpo, 3 steps of 3 pairs |" in card
     assert "    rank = 2\n" in card
     assert card.startswith("---\nbase_model: ")
+    code = card.partition("## Load it\n\n")[2].partition("\n\n##")[0].replace('"."', repr(str(model)))
+    pipeline: dict[str, Any] = {}
+    exec(textwrap.dedent(code).rpartition("\npipeline(")[0], pipeline)  # the last line draws, for a minute
+    assert pipeline["pipeline"].get_active_adapters() == ["default_0"]
     with Image.open(model / "curves.png") as picture:
         assert picture.width > 500
         assert len(picture.convert("L").getcolors(10**6) or []) > 10  # something is drawn

@@ -166,8 +166,15 @@ def test_the_log_holds_every_metric_of_every_step(run_tiny: RunTiny, tmp_path: P
 
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
     events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
-    assert [event.value for event in events.Scalars("loss")] == pytest.approx([one["loss"] for one in records])
+    assert [event.step for event in events.Scalars("objective/loss")] == [1, 2, 3]
+    assert {name.partition("/")[0] for name in events.Tags()["scalars"]} == {
+        "objective", "errors", "margin by noise", "optimizer", "machine"
+    }  # fmt: skip
+    (recipe,) = events.Tensors("recipe/text_summary")
+    assert b"steps = 3" in recipe.tensor_proto.string_val[0]
+    assert [event.value for event in events.Scalars("objective/loss")] == pytest.approx(
+        [one["loss"] for one in records]
+    )
 
     summary = result.json()
     assert summary["loss"] == pytest.approx(sum(record["loss"] for record in records) / 3)

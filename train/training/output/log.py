@@ -7,8 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from train.config import Recipe, as_toml
 from train.errors import SettingsError
 from train.files import storage_errors
 
@@ -19,22 +22,33 @@ PROGRESS_FORMATS = {
     "learning_rate": "lr {:.2e}",
     "pairs_per_sec": "{:.1f} pairs/s",
 }
+GROUPS = {  # of TensorBoard, by how a metric's name begins; others are about the objective
+    "validation_": "validation",
+    "policy_mse": "errors",
+    "reference_mse": "errors",
+    "margin_by_noise": "margin by noise",
+    **dict.fromkeys(("learning_rate", "grad_norm", "skipped_steps", "loss_scale"), "optimizer"),
+    **dict.fromkeys(("pairs_per_sec", "data_wait_share", "peak_memory_bytes"), "machine"),
+}
 
 
 class RunLog:
     """One record per optimizer step, into log.jsonl and TensorBoard; the main process alone opens it."""
 
-    def __init__(self, output: Path, first_step: int, wandb_project: str | None = None) -> None:
+    def __init__(self, output: Path, first_step: int, recipe: Recipe | None = None) -> None:
         """Continue after `first_step` steps: records of later ones, left by a killed run, are cut off.
 
         Raises: SettingsError when Weights & Biases is asked for and not installed.
         """
-        self._wandb = None if wandb_project is None else _wandb_run(wandb_project, output, first_step)
+        project = None if recipe is None else recipe.run.wandb_project
+        self._wandb = None if project is None else _wandb_run(project, output, first_step)
         self._path = path = output / "log.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
         with storage_errors(path):
             path.write_text("".join(kept), "utf-8")
             self._events = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
+            if recipe is not None:
+                self._events.add_text("recipe", f"```toml\n{as_toml(recipe.as_table())}\n```")
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -44,9 +58,14 @@ class RunLog:
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
             for name, value in finite.items():
-                self._events.add_scalar(name, value, step)
+                self._events.add_scalar(f"{_group(name)}/{name}", value, step)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
+
+    def write_picture(self, step: int, path: Path) -> None:
+        """A grid of samples as an image of TensorBoard."""
+        with storage_errors(self._path), Image.open(path) as picture:
+            self._events.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def __enter__(self) -> "RunLog":
         return self
@@ -57,6 +76,10 @@ class RunLog:
         with storage_errors(self._path) if error is None else suppress(OSError):  # a full disk has been told of
             self._file.close()
             self._events.close()
+
+
+def _group(name: str) -> str:
+    return next((group for start, group in GROUPS.items() if name.startswith(start)), "objective")
 
 
 def _wandb_run(project: str, output: Path, first_step: int) -> Any:
