@@ -21,7 +21,7 @@ from curate.embed.engines.processes import Serial
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Plan, make_plan
 from curate.embed.stage import embed_source
-from curate.errors import RunError, UsageError
+from curate.errors import RunError, StoppedError, UsageError
 from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring
 from curate.sources.images import decode
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 
     for module in (worker, pipeline):
         monkeypatch.setattr(module, "write_part", dying_write)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StoppedError):
         embed_files(tmp_path / "killed", source_file, scoring)
     with pytest.raises(RunError, match="has not finished"):
         Run(tmp_path / "killed").summary()
@@ -244,7 +244,7 @@ def test_a_run_that_lost_a_part_is_unfinished_until_it_is_computed(
     embed_files(root, source_file, scoring)
     (root / "scores" / "part-00001.parquet").unlink()
     monkeypatch.setattr(worker, "compute_parts", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StoppedError):
         embed_files(root, source_file, scoring)
     with pytest.raises(RunError, match="has not finished"):
         Run(root).summary()
