@@ -12,6 +12,7 @@ PAIR_REASONS = {
     "duplicate_pair": "the same judgement of the same pair came before",
     "image_dropped": "one side's image was left out, for its own reason",
     "tie": "the annotator preferred neither",
+    "undecided": "the rule of --prefer takes neither side: equal, no finite score, or not all scorers agree",
     "score_missing": "a scorer that psi weighs has no finite value for one side",
     "other_split": "the pair is of another split than --split names",
     "low_score": "the preferred image scores below --min-score",

@@ -39,13 +39,13 @@ JSON_FIELDS = (
     "scores",  # {scorer: {"preferred": float, "rejected": float}}; null for one that is not finite
     "preferred",  # {"image_uid", "sha256", "format", "width", "height"}, and "source_sha256" where encoded anew
     "rejected",
-    "source",  # {"dataset", "split", "file", "row_group", "row", "annotator_id"}
+    "source",  # {"dataset", "split", "file", "row_group", "row", "annotator_id"}; null where a rule prefers
 )
 
 INDEX_FIELDS = (
     "format",  # INDEX_FORMAT
     "dataset",
-    "ranking",  # {"name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs", "chosen_by"}
+    "ranking",  # {"name", "metric", "psi", "psi_norm", "top", "base_pairs", "selected_pairs", "chosen_by", "prefer"}
     "extension",
     "order",  # {"by": "rank"} or {"by": "shuffle", "seed": int}
     "split",  # null, or {"name", "share"}: of the prompts

@@ -14,7 +14,7 @@ from schemas.command_line import PLAIN, Command, Group, in_groups
 
 @in_groups(
     {
-        "The metric": "param seed reverse psi_norm",
+        "The metric": "param seed reverse psi_norm prefer",
         "Which pairs are ranked": "where split min_score min_annotator_agreement max_nsfw",
         "Which of them are selected": "max_per_prompt max_per_image max_per_annotator near_duplicates diversity",
     }
@@ -34,6 +34,9 @@ def rank(
     psi_norm: Annotated[
         str, typer.Option(help="How scores are brought to [0, 1]: percentile, minmax or raw.")
     ] = "percentile",
+    prefer: Annotated[
+        str, typer.Option(help="Who prefers: human, or by rule: a scorer, psi, vote or consensus.")
+    ] = "human",
     name: Annotated[str, typer.Option(help="Name of the ranking; several live side by side.")] = "default",
     where: Annotated[
         str | None, typer.Option(help="Rank only pairs that meet this SQL condition over pair_facts.")
@@ -79,6 +82,7 @@ def rank(
         params=(*(param or ()), *(() if seed is None else (f"seed={seed}",))),
         top=top,
         reverse=reverse,
+        prefer=prefer,
         filters=Filters(where, split, _minimum_scores(min_score or []), min_annotator_agreement, max_nsfw),
         limits=Limits(max_per_prompt, max_per_image, max_per_annotator, near_duplicates, diversity),
         memory=memory,

@@ -102,7 +102,7 @@ def about_export(pairs: SelectedPairs, ranking: dict[str, Any], seed: int | None
         "format": shards.INDEX_FORMAT,
         "dataset": pairs.dataset,
         "ranking": {key: ranking[key] for key in RANKING_KEYS}
-        | {"chosen_by": ranking.get("chosen_by", list(ranking["psi"]))},
+        | {"chosen_by": ranking.get("chosen_by", list(ranking["psi"])), "prefer": ranking.get("prefer", "human")},
         "extension": pairs.extension,
         "order": {"by": "rank"} if seed is None else {"by": "shuffle", "seed": seed},
         "encoded": pairs.encoding.stated(),

@@ -11,6 +11,8 @@ import duckdb
 from curate.database.connection import create_parquet_view, fetch, fetch_count
 from curate.database.queries import query_text
 from curate.export.encoding import Encoding
+from curate.rank.prefer import HUMAN
+from curate.rank.rankings import ranking_settings
 from curate.sources.parquet import Location
 from curate.storage.run import Run
 from schemas import shards
@@ -46,9 +48,10 @@ class SelectedPairs:
         self.dataset: str = run.settings()["settings"]["manifest"]["name"]
         self.encoding = encoding
         self._connection = connection
+        self.by_rule = ranking_settings(run, name).get("prefer", HUMAN) != HUMAN
         create_parquet_view(connection, "ranking", (run.rankings / f"{name}.parquet").resolve())
         connection.execute(f"create temp table shard_order as {query_text('export/order')}", {"seed": seed}).fetchall()
-        self.votes = bool(fetch(connection, "select count(strength) from pairs")[0][0])
+        self.votes = not self.by_rule and bool(fetch(connection, "select count(strength) from pairs")[0][0])
         columns = connection.execute("select * from images limit 0").description
         self.measured = MEASURED in {column[0] for column in columns}
         self.count = fetch_count(connection, "shard_order")
@@ -57,6 +60,9 @@ class SelectedPairs:
     def rows(self) -> Iterator[Row]:
         """One pair at a time, in the shards' order; `place` counts them from 0."""
         query = query_text("export/samples", scorer=self.scorers, side=list(SIDES))
+        if self.by_rule:  # who voted, and how many for whom, is said of the human's preference
+            query = query.replace("pairs.annotator_id", "null::varchar as annotator_id")
+            query = query.replace("pairs.strength", "null::float as strength")
         if not self.measured:  # a run made before images were measured
             for side in SIDES:
                 query = query.replace(f"{side}.size_bytes as", "null::bigint as")

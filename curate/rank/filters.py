@@ -77,13 +77,17 @@ class Filters:
         return found
 
 
-def set_aside(connection: duckdb.DuckDBPyConnection, filters: Filters, scorers: list[str]) -> None:
+def set_aside(
+    connection: duckdb.DuckDBPyConnection, filters: Filters, scorers: list[str], led: str | None = None
+) -> None:
     """The table `left_out` (pair_id, reason): each pair that some filter leaves out, with the first reason.
 
+    led: SQL that is above 0 where a rule takes the preferred side, where pairs are judged by one.
     Needs the views `pair_facts` and, for annotators, `annotators`. What is unknown of a pair does not hold.
     Raises: QueryError for a --where that fails or is not a condition.
     """
-    conditions, source = filters.conditions(scorers), "pair_facts"
+    conditions = ({} if led is None else {"undecided": f"{led} > 0"}) | filters.conditions(scorers)
+    source = "pair_facts"
     if filters.where is not None:
         evaluate_where(connection, filters.where)
         conditions["where"], source = "kept", "pair_facts inner join where_result using (pair_id)"

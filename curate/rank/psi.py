@@ -9,6 +9,7 @@ from curate.database.connection import create_view, fetch, fetch_count, kept_col
 from curate.database.queries import query_text
 from curate.errors import RunError, UsageError, nearest
 from curate.models.model_set import DEFAULT_SCORERS
+from curate.rank.prefer import HUMAN, check_prefer, lead
 from curate.storage.run import Run
 
 PSI_NORMS = ("percentile", "minmax", "raw")
@@ -28,17 +29,20 @@ class Psi:
     norm: str = "percentile"
 
 
-def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi) -> None:
-    """What is known of pairs, from `scored` to `pair_scores` and `pair_facts`, computed when it is asked for."""
+def create_psi_views(connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi, prefer: str = HUMAN) -> None:
+    """What is known of pairs, from `scored` to `pair_scores` and `pair_facts`, computed when it is asked for.
+
+    prefer: whose preference names the sides, the human's or a rule's.
+    """
     numbered = query_text(
         "database/scored", scorer=scorers, number=["row_number() over ()"], id=["prompt_id", "image_uid"]
     )
-    for name, query in ({"scored": numbered} | _psi_queries(scorers, psi, kept_columns(connection))).items():
+    for name, query in ({"scored": numbered} | _psi_queries(scorers, psi, kept_columns(connection), prefer)).items():
         create_view(connection, name, query)
 
 
 def create_psi_tables(
-    connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi, kind: str = "temp table"
+    connection: duckdb.DuckDBPyConnection, scorers: list[str], psi: Psi, kind: str = "temp table", prefer: str = HUMAN
 ) -> None:
     """The same where it is read often: what takes long is computed now and once.
 
@@ -49,33 +53,49 @@ def create_psi_tables(
     connection.execute(f"create or replace {kind} scored_rows as\n{rows}")
     create_view(connection, "scored", "select rowid as score_id, * from scored_rows")
     count = fetch_count(connection, "scored")
-    queries = _psi_queries(scorers, psi, kept_columns(connection))
+    queries = _psi_queries(scorers, psi, kept_columns(connection), prefer)
     if 0 < count <= MOST_MARKED:
-        queries["used_scores"] = query_text(
-            "rank/used_scores_marked", scorer=sorted(psi.weights), last=[str(count - 1)]
-        )
+        marked = query_text("rank/used_scores_marked", scorer=sorted(psi.weights), last=[str(count - 1)])
+        queries["used_scores"] = marked if prefer == HUMAN else _of_shown(marked)
     one_by_one = not _both_sides_fit(connection, count, len(scorers))
     # No table of pair_scores: finding psi by number twice costs less than writing every pair's values down once.
-    tables = {"eligible", "psi"} | ({"sided"} if one_by_one else set())
+    tables = {"shown", "eligible", "psi"} | ({"sided"} if one_by_one else set())
     for name, query in queries.items():
         connection.execute(f"create or replace {kind if name in tables else 'view'} {name} as\n{query}")
-        if name == "eligible" and one_by_one:
+        if name == ("eligible" if prefer == HUMAN else "shown") and one_by_one:
             connection.execute("drop table sided")  # its rows are in `eligible` now
 
 
-def _psi_queries(scorers: list[str], psi: Psi, kept: list[str]) -> dict[str, str]:
-    """What follows from `scored`, in this order."""
+def _of_shown(query: str) -> str:
+    """A query over `eligible` that is to be one over `shown`."""
+    return query.replace("from eligible\n", "from shown as eligible\n")
+
+
+def _psi_queries(scorers: list[str], psi: Psi, kept: list[str], prefer: str) -> dict[str, str]:
+    """What follows from `scored`, in this order.
+
+    A rule needs psi before it can name the sides. psi does not depend on them: it is made from the same pairs as
+    `shown`, image 0 first. `eligible` are these as the rule turns them.
+    """
     weighed = sorted(psi.weights)
     columns = ", ".join(f"{psi.weights[name]!r}::double as {name}_weight" for name in weighed)
+    sided, eligible = query_text("rank/sided", scorer=scorers), query_text("rank/eligible", scorer=scorers)
+    used, scores = query_text("rank/used_scores", scorer=weighed), query_text("rank/pair_scores", scorer=scorers)
+    turned = {}
+    if prefer != HUMAN:
+        sided, used = sided.replace("case preference when", "case 0 when"), _of_shown(used)
+        rule = query_text("rank/by_rule", scorer=scorers, lead=[f"{lead(prefer, scorers)}\n"])
+        turned = {"shown_scores": _of_shown(scores), "eligible": rule}
     return {
         "usable": query_text("rank/usable", scorer=scorers, weighed=weighed),
-        "sided": query_text("rank/sided", scorer=scorers),
-        "eligible": query_text("rank/eligible", scorer=scorers),
-        "used_scores": query_text("rank/used_scores", scorer=weighed),
+        "sided": sided,
+        "shown" if turned else "eligible": eligible,
+        "used_scores": used,
         "psi_weights": f"select {columns}",
         "normalised": query_text(f"rank/normalised_{psi.norm}", scorer=weighed),
         "psi": query_text("rank/psi", scorer=weighed),
-        "pair_scores": query_text("rank/pair_scores", scorer=scorers),
+        **turned,
+        "pair_scores": scores,
         "pair_facts": query_text("rank/pair_facts", kept=kept),
     }
 
@@ -117,11 +137,14 @@ def parse_psi(text: str, norm: str) -> Psi:
     return Psi(weights, norm)
 
 
-def check_psi(run: Run, psi: Psi) -> list[str]:
+def check_psi(run: Run, psi: Psi, prefer: str = HUMAN) -> list[str]:
     """The run's scorers. Raises RunError for a run without judgements, UsageError for a scorer that it lacks."""
     summary = run.summary()
-    if not summary["judged"]:
-        raise RunError(f"the pairs of {run.root} carry no judgements to rank; `curate compare` reads them")
+    if not summary["judged"] and prefer == HUMAN:
+        raise RunError(
+            f"the pairs of {run.root} carry no judgements to rank; `curate compare` reads them, "
+            "`curate rank --prefer RULE` judges them by a rule"
+        )
     scorers: list[str] = summary["scorers"]
     for name in psi.weights:
         if name not in scorers:
@@ -129,4 +152,5 @@ def check_psi(run: Run, psi: Psi) -> list[str]:
                 f"--psi: the run has no scorer '{name}'{nearest(name, scorers)}; "
                 "`curate embed --scorers` adds it, in a new run"
             )
+    check_prefer(prefer, scorers)
     return scorers

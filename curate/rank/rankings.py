@@ -9,6 +9,7 @@ import duckdb
 from curate.database.comments import describe
 from curate.database.connection import at_once, connect_views, create_parquet_view, first_line
 from curate.errors import RunError
+from curate.rank.prefer import HUMAN
 from curate.rank.psi import Psi, create_calibration_views, create_psi_views
 from curate.storage.run import Run
 from curate.storage.tables import atomic_path
@@ -43,7 +44,9 @@ def open_views(run: Run, database: str = ":memory:", ranking: str | None = None)
     stated = latest_ranking(run) if ranking is None else ranking_settings(run, ranking)
     with at_once(connection):
         if stated is not None:
-            create_psi_views(connection, summary["scorers"], Psi(stated["psi"], stated["psi_norm"]))
+            create_psi_views(
+                connection, summary["scorers"], Psi(stated["psi"], stated["psi_norm"]), stated.get("prefer", HUMAN)
+            )
             create_parquet_view(connection, "ranking", (run.rankings / f"{stated['name']}.parquet").resolve())
             if "calibration" in stated:
                 create_calibration_views(connection, stated["calibration"]["weights"])

@@ -28,6 +28,7 @@ from curate.rank.filters import Filters, set_aside
 from curate.rank.metrics.calibration import Calibration, calibrate
 from curate.rank.metrics.metric import Metric, judging, load_metric, mentions, parameter_values, scorers_of
 from curate.rank.metrics.pareto import create_fronts
+from curate.rank.prefer import HUMAN, check_asks_nobody, lead, preferred_pairs, ruled_by
 from curate.rank.psi import Psi, check_psi, create_calibration_views, create_psi_tables
 from curate.rank.rankings import write_database
 from curate.rank.selection.coverage import prompt_coverage, topic_coverage
@@ -44,6 +45,7 @@ class RankOptions:
 
     metric: a shipped metric's name, or a .sql file that returns pair_id, quality; params: its "name=value".
     top: a fraction of the ranked pairs such as "0.0533", or a count such as "5000". reverse: worst first.
+    prefer: whose preference names the sides: "human", a scorer, "psi", "vote" or "consensus".
     memory: what DuckDB may hold before it spills into the run directory, such as "8GB"; None: 80 % of the machine's.
     """
 
@@ -53,6 +55,7 @@ class RankOptions:
     params: tuple[str, ...] = ()
     top: str = "0.0533"
     reverse: bool = False
+    prefer: str = HUMAN
     filters: Filters = field(default_factory=Filters)
     limits: Limits = field(default_factory=Limits)
     memory: str | None = None
@@ -92,22 +95,22 @@ def _too_little_room(run: Run, options: RankOptions, error: duckdb.Error) -> Run
 
 def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     share = parse_top(options.top)
-    scorers = check_psi(run, options.psi)
+    scorers = check_psi(run, options.psi, options.prefer)
     options.filters.check(scorers)
     options.limits.check()
     _check_name(run, options.name)
     metric = load_metric(options.metric)
     values = parameter_values(metric, options.params)
     metric.check(scorers)
+    check_asks_nobody(options.prefer, metric, options.filters)
     connection = connect_views(run, rankings=False)  # one of them may be what is made anew
     _limit_memory(connection, options.memory)
     connection.execute("set preserve_insertion_order = false")  # what needs an order states it
-    prepare_pairs(connection, run, scorers, options.psi)
+    prepare_pairs(connection, run, scorers, options.psi, options.prefer)
     calibration = prepare_inputs(connection, scorers, [metric], options.filters)
 
     seal(connection, run)
-    set_aside(connection, options.filters, scorers)
-    _set_aside_same_bytes(connection)
+    _set_aside(connection, options, scorers)
     measure(connection, metric, scorers, values)
     sign = -1 if options.reverse else 1
     connection.execute(f"create temp table ranked_rows as\n{query_text('rank/ranked')}", {"sign": sign})
@@ -118,7 +121,8 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
     prompts = read_prompts(connection, limits.near_duplicates) if limits.needs_embeddings else None
     selection = select(connection, limits, prompts, selected_count(share, base), base)
 
-    dropped = _write_dropped(connection, run, options.name, pairs, base)
+    preferred = preferred_pairs(connection, options.prefer)
+    dropped = _write_dropped(connection, run, options, pairs, base)
     if base + sum(dropped.values()) != pairs:
         raise RunError(f"the counts of {run.root} do not add up: {base} ranked + {dropped} != {pairs} pairs")
     ranking = run.rankings / f"{options.name}.parquet"
@@ -129,6 +133,7 @@ def _rank(run: Run, options: RankOptions) -> dict[str, Any]:
         "metric_sql": metric.text,
         "params": values,
         "reverse": options.reverse,
+        **preferred,
         "psi": dict(options.psi.weights),
         "psi_norm": options.psi.norm,
         "chosen_by": _chosen_by(metric, scorers, options),
@@ -155,7 +160,8 @@ def _chosen_by(metric: Metric, scorers: list[str], options: RankOptions) -> list
     filters = options.filters
     queries = [metric.sql(judging(scorers)), filters.where or "", *(f"{name}_score" for name in filters.min_scores)]
     queries += ["annotators"] if filters.min_annotator_agreement is not None else []
-    return scorers_of("\n".join(queries), scorers, options.psi.weights)
+    ruling = ruled_by(options.prefer, scorers, options.psi.weights)
+    return sorted({*scorers_of("\n".join(queries), scorers, options.psi.weights), *ruling})
 
 
 def parse_top(top: str) -> int | float:
@@ -183,10 +189,12 @@ def selected_count(share: int | float, base: int) -> int:
     return share
 
 
-def prepare_pairs(connection: duckdb.DuckDBPyConnection, run: Run, scorers: list[str], psi: Psi) -> None:
+def prepare_pairs(
+    connection: duckdb.DuckDBPyConnection, run: Run, scorers: list[str], psi: Psi, prefer: str = HUMAN
+) -> None:
     """`pair_scores` and what it is made of, computed once. Raises RunError, UsageError where nothing can be ranked."""
-    create_psi_tables(connection, scorers, psi)
-    _check_eligible(connection, run, psi)
+    create_psi_tables(connection, scorers, psi, prefer=prefer)
+    _check_eligible(connection, run, psi, prefer)
     _check_raw(connection, psi)
 
 
@@ -225,8 +233,9 @@ def measure(connection: duckdb.DuckDBPyConnection, metric: Metric, scorers: list
         raise QueryError(f"{metric.path}: it returned pair {pair_id!r} {fault}")
 
 
-def _set_aside_same_bytes(connection: duckdb.DuckDBPyConnection) -> None:
-    """`left_out` gets the pairs of one picture under two uids; most runs have none, which is found out first."""
+def _set_aside(connection: duckdb.DuckDBPyConnection, options: RankOptions, scorers: list[str]) -> None:
+    """`left_out` by rule and filters, then the pairs of one picture under two uids, which most runs have not."""
+    set_aside(connection, options.filters, scorers, lead(options.prefer, scorers))
     connection.execute(f"create temp table repeated_bytes as\n{query_text('rank/repeated_bytes')}")
     if fetch_count(connection, "repeated_bytes"):
         connection.execute(f"insert into left_out\n{query_text('rank/same_bytes')}")
@@ -252,8 +261,8 @@ def _limit_memory(connection: duckdb.DuckDBPyConnection, memory: str | None) -> 
         raise UsageError(f"--memory {memory}: give a size such as 8GB") from error
 
 
-def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run, psi: Psi) -> None:
-    eligible, judged = fetch_count(connection, "eligible"), _judged(connection)
+def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run, psi: Psi, prefer: str) -> None:
+    eligible, judged = fetch_count(connection, "eligible"), _judged(connection, prefer)
     if eligible == 0:
         ties = fetch_count(connection, "pairs") - judged
         raise RunError(
@@ -264,8 +273,9 @@ def _check_eligible(connection: duckdb.DuckDBPyConnection, run: Run, psi: Psi) -
         raise RunError(f"{run.table('scores')} holds some scores more than once; run `curate embed` again")
 
 
-def _judged(connection: duckdb.DuckDBPyConnection) -> int:
-    return int(fetch(connection, "select count(preference) from pairs")[0][0])
+def _judged(connection: duckdb.DuckDBPyConnection, prefer: str) -> int:
+    """Pairs that have a preference; a rule judges them all."""
+    return int(fetch(connection, f"select count({'preference' if prefer == HUMAN else '*'}) from pairs")[0][0])
 
 
 def _check_raw(connection: duckdb.DuckDBPyConnection, psi: Psi) -> None:
@@ -305,9 +315,11 @@ def _write_ranking(connection: duckdb.DuckDBPyConnection, path: Path, scorers: l
     copy_query(connection, query_text("rank/ranking", scorer=scorers), values, path, schema)
 
 
-def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str, pairs: int, base: int) -> dict[str, int]:
+def _write_dropped(
+    connection: duckdb.DuckDBPyConnection, run: Run, options: RankOptions, pairs: int, base: int
+) -> dict[str, int]:
     """dropped/rank-<name>.parquet: the pairs that are not ranked; their counts by reason."""
-    eligible, judged = fetch_count(connection, "eligible"), _judged(connection)
+    name, eligible, judged = options.name, fetch_count(connection, "eligible"), _judged(connection, options.prefer)
     connection.execute("create temp table not_ranked as from left_out")
     for query, needed in (
         ("rank/dropped_ties", judged < pairs),
@@ -315,7 +327,10 @@ def _write_dropped(connection: duckdb.DuckDBPyConnection, run: Run, name: str, p
         ("rank/dropped_unmeasured", base + fetch_count(connection, "left_out") < eligible),
     ):
         if needed:  # each compares all pairs with others, and most runs need the first only
-            connection.execute(f"insert into not_ranked\n{query_text(query)}")
+            text = query_text(query)
+            if options.prefer != HUMAN:  # who was not judged by people may be by a rule
+                text = text.replace("where preference is not null", "")
+            connection.execute(f"insert into not_ranked\n{text}")
     connection.execute("create temp table reasons (reason varchar, detail varchar)")
     connection.executemany("insert into reasons values (?, ?)", list(PAIR_REASONS.items()))
     path = run.table("dropped") / f"rank-{name}.parquet"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from curate.rank.prefer import HUMAN
 from curate.terminal.text import one_line, sum_line
 
 
@@ -17,12 +18,22 @@ def rank_lines(report: dict[str, Any], run: str) -> list[str]:
         f"quality {'to' if report['reverse'] else 'from'} {report['least_selected_quality']:.4f}"
         + (f"; the limits leave no more of the {report['wanted_pairs']:,} asked for" if short else ""),
         *([f"passed    {sum(report['passed_over'].values()):,} better ones over{over}"] if over else []),
+        *_rule_lines(report),
         *_nsfw_lines(report),
         f"covers    {coverage_words(report['coverage'])}",
         f"metric    {report['metric']}{given}, psi = {blend} ({report['psi_norm']})" + ", reversed" * report["reverse"],
         *_calibration_lines(report.get("calibration")),
         f"written   {run}/rankings/{report['name']}.parquet; {run}/curation.duckdb has every table as a view",
     ]
+
+
+def _rule_lines(report: dict[str, Any]) -> list[str]:
+    """By which rule pairs are preferred, if by one, and how often it overrules the human."""
+    if report["prefer"] == HUMAN:
+        return []
+    judged, turned = report["judged_pairs"], report["turned_pairs"]
+    told = f"{turned:,} of {judged:,} judged pairs turned ({turned / judged:.1%})" if judged else "no human judged them"
+    return [f"preferred by rule {report['prefer']}, not by a human; {told}"]
 
 
 def _nsfw_lines(report: dict[str, Any]) -> list[str]:

@@ -158,7 +158,10 @@ def make_server(run: Run, name: str, port: int) -> Server:
     steps = count_steps(run.summary(), ranking.settings)
     drawn = figures(ranking, steps)
     names = [name, *sorted(path.stem for path in run.rankings.glob("*.toml") if path.stem != name)]
-    values = page_values(run, ranking, steps) | {"orders": orders(ranking.scorers), "rankings": names}
+    values = page_values(run, ranking, steps) | {
+        "orders": orders(ranking.scorers, ranking.preferred_by),
+        "rankings": names,
+    }
     page, policy = report_page(drawn, Gallery({}), live=True, **values)
     browser = Browser(run, names, page, policy, Pictures(run), {name: ranking})
     get = {"/": browser.show, "/pairs": browser.pairs, "/image/{uid:path}": browser.image}

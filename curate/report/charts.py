@@ -134,13 +134,13 @@ def rule_chart(channel: str, at: float) -> alt.Chart:
 
 
 def agreement_chart(rows: list[dict[str, Any]], scorers: list[str], cut: float | None) -> alt.LayerChart:
-    """Agreement with humans along the ranking, one line a scorer; rows: scorer, percentile, low, high, agreement."""
+    """Agreement along the ranking, one line a scorer; rows: scorer, percentile, low, high, agreement."""
     lines = (
         chart_of(rows)
         .mark_line(strokeWidth=2, point={"size": 36, "filled": True, "opacity": 1})
         .encode(
             x=alt.X("percentile:Q").title("percentile of quality (1 = best)").scale(domain=[0, 1], nice=False),
-            y=alt.Y("agreement:Q").title("agreement with humans").axis(format="~%").scale(zero=False, padding=6),
+            y=alt.Y("agreement:Q").title("agreement").axis(format="~%").scale(zero=False, padding=6),
             color=alt.Color("scorer:N").scale(domain=scorers, range=SERIES[: len(scorers)]).sort(scorers),
             shape=alt.Shape("scorer:N").scale(domain=scorers).sort(scorers),
             tooltip=[
@@ -160,7 +160,7 @@ def calibration_chart(rows: list[dict[str, Any]]) -> alt.LayerChart:
     """Predicted against observed agreement; rows: predicted, observed, pairs, least, most (95 % interval)."""
     ends = [{"predicted": 0.5, "observed": 0.5}, {"predicted": 1.0, "observed": 1.0}]
     x = alt.X("predicted:Q").title("predicted probability").axis(format="~%").scale(domain=[0.5, 1], nice=False)
-    title = "observed share of humans"
+    title = "observed share"
     diagonal = chart_of(ends).mark_line(strokeDash=[4, 3], color="@soft", strokeWidth=1).encode(x=x, y="observed:Q")
     base = chart_of(rows).encode(x=x)
     scale = alt.Scale(zero=False, padding=6)

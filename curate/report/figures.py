@@ -30,9 +30,9 @@ def figures(ranking: Ranking, steps: Rows) -> list[Figure]:
     return [
         counts_figure(steps),
         quality_figure(histograms, ranking.settings),
-        *distribution_figures(histograms, means, ranking.chosen_by),
+        *distribution_figures(histograms, means, ranking),
         agreement_figure(ranking),
-        calibration_figure(ranking.calibration),
+        calibration_figure(ranking.calibration, ranking.preferred_by),
         *correlation_figures(connection, scorers),
         *map_figures(connection),
     ]
@@ -74,13 +74,14 @@ def quality_figure(histograms: Rows, settings: dict[str, Any]) -> Figure:
     return _histogram(("quality", "Quality", caption, summary), "quality", cut, rows, _ranked_and_selected(rows))
 
 
-def distribution_figures(histograms: Rows, means: dict[str, dict[str, Any]], chosen_by: list[str]) -> Iterator[Figure]:
-    """Two figures a scorer: its scores, its margins. chosen_by: scorers that get a mark."""
+def distribution_figures(histograms: Rows, means: dict[str, dict[str, Any]], ranking: Ranking) -> Iterator[Figure]:
+    """Two figures a scorer: its scores, its margins."""
     for scorer in dict.fromkeys(row["scorer"] for row in histograms if row["scorer"]):
         own = [row for row in histograms if row["scorer"] == scorer]
-        note = INTERESTED if scorer in chosen_by else ""
+        note = INTERESTED if scorer in ranking.chosen_by else ""
         yield _score_figure(scorer, [row for row in own if row["quantity"] == "score"], means[scorer], note)
-        yield _margin_figure(scorer, [row for row in own if row["quantity"] == "margin"], means[scorer], note)
+        margins = [row for row in own if row["quantity"] == "margin"]
+        yield _margin_figure(scorer, margins, means[scorer], note, ranking.preferred_by)
 
 
 def _score_figure(scorer: str, rows: Rows, means: dict[str, Any], note: str) -> Figure:
@@ -104,12 +105,12 @@ def _score_figure(scorer: str, rows: Rows, means: dict[str, Any], note: str) -> 
     return _histogram(words, f"{scorer} score", None, preferred, groups)
 
 
-def _margin_figure(scorer: str, rows: Rows, means: dict[str, Any], note: str) -> Figure:
+def _margin_figure(scorer: str, rows: Rows, means: dict[str, Any], note: str, who: str) -> Figure:
     summary = (
-        f"{scorer} agrees with the human in {_said(means['agreement'], '.1%')} of all ranked pairs and in "
+        f"{scorer} agrees with {who} in {_said(means['agreement'], '.1%')} of all ranked pairs and in "
         f"{_said(means['selected_agreement'], '.1%')} of the selected ones."
     )
-    caption = "Preferred minus rejected. Right of 0 the scorer agrees with the human, left of it it disagrees."
+    caption = f"Preferred minus rejected. Right of 0 the scorer agrees with {who}, left of it it disagrees."
     words = (f"margin-{scorer}", f"{scorer}{' †' if note else ''}: margin", caption + note, summary)
     return _histogram(words, f"{scorer} margin", 0.0, rows, _ranked_and_selected(rows))
 
@@ -142,8 +143,8 @@ def _ranked_and_selected(rows: Rows) -> dict[str, list[int]]:
 
 
 def agreement_figure(ranking: Ranking) -> Figure:
-    """Agreement of each scorer with humans, along the ranking."""
-    settings, scorers = ranking.settings, ranking.scorers
+    """Agreement of each scorer with who prefers, along the ranking."""
+    settings, scorers, who = ranking.settings, ranking.scorers, ranking.preferred_by
     rows = query_rows(ranking.connection, query_text("report/agreement", scorer=scorers), bins=AGREEMENT_BINS)
     for row in rows:
         row["percentile"] = (row["low"] + row["high"]) / 2
@@ -157,9 +158,9 @@ def agreement_figure(ranking: Ranking) -> Figure:
     names = ("scorer", "low", "high", "pairs", "selected_pairs", "agreement")
     return Figure(
         "agreement",
-        "Agreement with humans along the ranking",
-        "Share of pairs in which the scorer prefers what the human preferred (a tie counts half), in twentieths of the "
-        "ranking. At 50 % (dashed) a scorer says nothing about the human's choice. "
+        f"Agreement with {'humans' if who == 'the human' else who} along the ranking",
+        f"Share of pairs in which the scorer prefers what {who} preferred (a tie counts half), in twentieths of the "
+        f"ranking. At 50 % (dashed) a scorer says nothing about {who}'s choice. "
         "The upright line is where as many pairs lie to the right as are selected."
         + (INTERESTED if ranking.chosen_by else ""),
         f"From the worst to the best twentieth: {'; '.join(ends)}.",
@@ -169,8 +170,8 @@ def agreement_figure(ranking: Ranking) -> Figure:
     )
 
 
-def calibration_figure(calibration: Calibration) -> Figure:
-    """How often the likelier side by all scorers together is the human's, against the predicted probability."""
+def calibration_figure(calibration: Calibration, who: str) -> Figure:
+    """How often the likelier side by all scorers together is the preferred one, against the predicted probability."""
     rows = [
         {"predicted": item.predicted, "observed": item.observed, "pairs": item.pairs, "least": low, "most": high}
         for item in calibration.bins
@@ -179,7 +180,7 @@ def calibration_figure(calibration: Calibration) -> Figure:
     return Figure(
         "calibration",
         "Calibration",
-        "All scorers' margins together predict the human's choice (a Bradley-Terry model, judged on prompts it has not "
+        f"All scorers' margins together predict {who}'s choice (a Bradley-Terry model, judged on prompts it has not "
         "seen). Points on the dashed diagonal: the prediction is right as often as it says. Bars are 95 % intervals.",
         _calibration_summary(calibration),
         charts.calibration_chart(rows),

@@ -12,6 +12,7 @@ from curate.database.queries import query_text
 from curate.rank.filters import evaluate_where
 from curate.rank.metrics.calibration import Calibration, calibrate
 from curate.rank.metrics.metric import judging
+from curate.rank.prefer import HUMAN, preferred_by
 from curate.rank.psi import Psi, create_psi_tables
 from curate.rank.rankings import ranking_settings
 from curate.storage.run import Run
@@ -33,6 +34,11 @@ class Ranking:
     cut: int  # rank of the last selected pair
 
     @property
+    def preferred_by(self) -> str:
+        """Whose preference it is: `the human`, or `the rule vote`."""
+        return preferred_by(self.settings.get("prefer", HUMAN))
+
+    @property
     def chosen_by(self) -> list[str]:
         """Scorers that had a say in which pairs are selected; in a ranking that does not state it, those of psi."""
         return list(self.settings.get("chosen_by", self.settings["psi"]))
@@ -51,7 +57,8 @@ def open_ranking(run: Run, name: str) -> Ranking:
     settings, scorers = ranking_settings(run, name), run.summary()["scorers"]
     connection = connect_views(run)
     seal(connection, run)
-    create_psi_tables(connection, scorers, Psi(settings["psi"], settings["psi_norm"]), "table")
+    psi = Psi(settings["psi"], settings["psi_norm"])
+    create_psi_tables(connection, scorers, psi, "table", settings.get("prefer", HUMAN))
     columns = connection.sql(f"from ranking_{name} limit 0").columns
     absent = "" if "passed_over" in columns else ", null::varchar as passed_over"
     connection.execute(f"create view report_ranking as select *{absent} from ranking_{name}")
@@ -80,12 +87,12 @@ def pair_rows(
     return rows, int(query_rows(connection, query_text("report/gallery_count"), **fit)[0]["pairs"])
 
 
-def orders(scorers: list[str]) -> dict[str, str]:
+def orders(scorers: list[str], preferred_by: str = "the human") -> dict[str, str]:
     """Word of gallery.sql -> what a reader calls it."""
     named = {"best": "best first", "worst": "worst first", "cut": "nearest the cut"}
     for scorer in scorers:
-        named[f"{scorer}_disputed"] = f"{scorer} most against the human"
-        named[f"{scorer}_agreed"] = f"{scorer} most with the human"
+        named[f"{scorer}_disputed"] = f"{scorer} most against {preferred_by}"
+        named[f"{scorer}_agreed"] = f"{scorer} most with {preferred_by}"
     return named
 
 
@@ -110,6 +117,7 @@ def card(row: dict[str, Any], ranking: Ranking) -> dict[str, Any]:
     """What the template shows of one row of gallery.sql."""
     return {
         "rank": row["rank"],
+        "preferred_by": ranking.preferred_by,
         "pair_id": row["pair_id"],
         "tags": row.get("tags", []),
         "there": row.get("there", ""),
@@ -155,7 +163,7 @@ def _verdict(margin: float | None) -> str:
 
 
 def probability(row: dict[str, Any], weights: dict[str, float]) -> float | None:
-    """How likely all scorers together find the human's choice; None where one of them has no margin."""
+    """How likely all scorers together find the preferred picture; None where one of them has no margin."""
     margins = [row[f"{scorer}_margin"] for scorer in weights]
     if None in margins:
         return None

@@ -9,6 +9,7 @@ import altair as alt
 from curate.errors import UsageError
 from curate.pages.palettes import PALETTES
 from curate.pages.template import MOST_BYTES
+from curate.rank.prefer import HUMAN
 from curate.rank.stdout import coverage_words
 from curate.report.charts import CONFIG, Figure, themed
 from curate.report.figures import figures
@@ -91,6 +92,7 @@ def page_values(run: Run, ranking: Ranking, steps: list[dict[str, Any]]) -> dict
         "steps": steps,
         "scorers": ranking.scorers,
         "ranked": ranking.pairs,
+        "preferred_by": ranking.preferred_by,
     }
 
 
@@ -105,6 +107,11 @@ def _settings_shown(settings: dict[str, Any]) -> dict[str, str]:
         "metric": settings["metric"] + (", worst first" if reverse else ""),
         "ψ": f"{psi} ({settings['psi_norm']})",
     }
+    if settings.get("prefer", HUMAN) != HUMAN:
+        turned, judged = settings["turned_pairs"], settings["judged_pairs"]
+        shown["preferred by"] = (
+            f"rule {settings['prefer']}, not by people; {turned:,} of {judged:,} judged pairs turned"
+        )
     for key in ("params", "filters", "limits"):
         if stated := settings.get(key):
             shown[key] = ", ".join(f"{name} = {value}" for name, value in stated.items())

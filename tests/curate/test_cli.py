@@ -93,7 +93,7 @@ def test_at_most_a_dozen_options(name: str) -> None:
     Of `embed` a dozen beside those of where and in which parts it runs, how it decodes and what it measures, and
     those of sets in other layouts. Of `export-shards` a dozen beside `--source` and `--dry-run`.
     """
-    assert len(options_of(COMMANDS[name])) <= {"rank": 23, "embed": 25, "export-shards": 14}.get(name, 12)
+    assert len(options_of(COMMANDS[name])) <= {"rank": 24, "embed": 25, "export-shards": 14}.get(name, 12)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -12,8 +12,12 @@ select
     -- each kept
     pairs.{kept},
     -- end
-    case pairs.preference when 0 then pairs.image_0_model else pairs.image_1_model end as preferred_model,
-    case pairs.preference when 0 then pairs.image_1_model else pairs.image_0_model end as rejected_model,
+    if(pairs.image_0_uid = pair_scores.preferred_uid, pairs.image_0_model, pairs.image_1_model) as preferred_model,
+    if(pairs.image_0_uid = pair_scores.preferred_uid, pairs.image_1_model, pairs.image_0_model) as rejected_model,
+    case pairs.preference
+        when 0 then pairs.image_0_uid <> pair_scores.preferred_uid
+        when 1 then pairs.image_1_uid <> pair_scores.preferred_uid
+    end as turned,
     pairs.source_file
 from pair_scores
 inner join pairs using (pair_id)

@@ -231,8 +231,8 @@ CASES: dict[str, Case] = {
         {"kept": ["confidence"]},
         {},
         [
-            (*"1pac", 1, 3, -2, 10, None, None, 0.5, 0.25, "a prompt", "s", "ann", 0.75, 0.5, 7, "m", "n", "f"),
-            (*"5qab", 4, 4, 0, 40, 5, 35, 1, 0, "another", "t", "bob", None, None, 8, "n", "m", "g"),
+            (*"1pac", 1, 3, -2, 10, None, None, 0.5, 0.25, "a prompt", "s", "ann", 0.75, 0.5, 7, "m", "n", False, "f"),
+            (*"5qab", 4, 4, 0, 40, 5, 35, 1, 0, "another", "t", "bob", None, None, 8, "n", "m", False, "g"),
         ],
     ),
     "rank/score_ranges": (["used_scores"], {"scorer": BOTH}, {}, [("clip", 1, 4), ("pick", 10, 10)]),
@@ -367,6 +367,8 @@ OF_THE_REPORT = (
 ELSEWHERE = {
     "sources/candidate_pairs": "sources/layouts/test_prepare.py",
     "sources/candidates_left_out": "sources/layouts/test_prepare.py",
+    "rank/by_rule": "rank/test_prefer.py",
+    "rank/turned": "rank/test_prefer.py",
     "rank/margins": "rank/metrics/test_calibration.py",
     "export/order": "export/test_export_shards.py",
     "export/samples": "export/test_export_shards.py",
