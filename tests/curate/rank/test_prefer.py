@@ -1,6 +1,11 @@
 """A preference by rule: hand-worked, and against the plain meaning of each rule over random scores."""
 
+import json
 import random
+import re
+import shutil
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -12,10 +17,14 @@ from curate.rank.prefer import lead
 from curate.rank.psi import Psi
 from curate.rank.rankings import open_views
 from curate.storage.run import Run
+from tests.curate.builders import Outcome
 from tests.curate.runs import BLEND, HAND_PAIRS, HAND_SCORES, make_run, ranked, ranking_rows
 
 PSI_OF = {"a": 1 / 6, "b": 1 / 6, "c": 5 / 6, "d": 5 / 6}
 """Percentiles among a, b, c, d: clip 0, 1/3, 2/3, 1; pickscore 1/3, 0, 1, 2/3."""
+
+
+Curate = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -104,3 +113,24 @@ def test_what_asks_people_is_refused_under_a_rule(run: Run) -> None:
 
 def test_a_flag_of_what_is_not_safe_has_no_vote() -> None:
     assert "nsfw" not in str(lead("vote", ["clip", "nsfw"]))
+
+
+def test_shards_card_and_page_say_by_rule(curate: Curate, ranked_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(ranked_run, tmp_path / "run")
+    done = curate("rank", "--run", run, "--prefer", "clip", "--name", "ruled", "--psi", "clip")
+    assert "preferred by rule clip, not by a human; " in done.out
+    curate("export-shards", "--run", run, "--name", "ruled", "--output", run / "shards")
+    assert json.loads((run / "shards" / "shards.json").read_text())["ranking"]["prefer"] == "clip"
+    card = (run / "shards" / "README.md").read_text()
+    assert "that the rule `clip` judged, no person" in card
+    assert "| preferred by | rule clip |" in card
+    with tarfile.open(next((run / "shards").glob("*.tar"))) as tar:
+        meta = json.load(tar.extractfile(next(one for one in tar if one.name.endswith(".json"))))  # type: ignore[arg-type]
+    assert meta["scores"]["clip"]["preferred"] > meta["scores"]["clip"]["rejected"]
+    assert meta["source"]["annotator_id"] is None
+    assert "strength" not in meta
+    curate("report", "--run", run, "--name", "ruled", "--gallery", "6")
+    page = (run / "report-ruled.html").read_text()
+    assert "the rule clip’s choice" in page
+    assert "rule clip, not by people" in page
+    assert not re.search(r"the human (?!judged)|the human’s|the human's", page)
