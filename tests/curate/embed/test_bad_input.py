@@ -151,16 +151,15 @@ def test_dropped_images_say_why(curate: Curate, tmp_path: Path) -> None:
 
 
 def test_no_picture_is_readable(curate: Curate, tmp_path: Path) -> None:
-    """Embedding counts them all; ranking then says that nothing is left."""
+    """Embedding counts them all and ends with why."""
     rows, run = [pair_row(i, jpg_0=b"", jpg_1=b"no") for i in range(4)], tmp_path / "run"
-    report = json.loads(curate(*embed(write_pairs(tmp_path / "a.parquet", rows), run), "--json").out)
-    assert (report["images"], report["scored_images"]) == (5, 0)
-    assert curate("rank", "--run", run) == Outcome(
-        1,
-        "",
-        f"curate: no pair of {run} can be ranked: 0 are ties, 4 lack an image (see the table `dropped`) or a finite "
-        "score of clip or pickscore or aesthetic\n",
+    outcome = curate(*embed(write_pairs(tmp_path / "a.parquet", rows), run), "--json")
+    assert (outcome.code, outcome.out) == (1, "")
+    said = outcome.err.splitlines()[-1]
+    assert said.startswith(
+        "curate: not one of the 4 pairs has both of its pictures: 1 image_empty, 4 image_unreadable; such as"
     )
+    assert said.endswith("correct --images, --source or the manifest, or bring the pictures, and run again")
 
 
 def test_no_row_stands(curate: Curate, tmp_path: Path) -> None:

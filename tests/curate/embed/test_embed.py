@@ -21,7 +21,7 @@ from curate.embed.engines.processes import Serial
 from curate.embed.options import ComputeOptions
 from curate.embed.planning.plan import Plan, make_plan
 from curate.embed.stage import embed_source
-from curate.errors import RunError, StoppedError, UsageError
+from curate.errors import RunError, SourceError, StoppedError, UsageError
 from curate.models.model_set import load_model_set
 from curate.models.scoring import Scoring, load_scoring
 from curate.sources.images import decode
@@ -334,11 +334,12 @@ def test_pairs_set_aside_are_not_scored(tmp_path: Path, scoring: Scoring) -> Non
     assert (summary["pairs"], summary["images"]) == (1, 2)
 
 
-def test_all_images_broken_still_ends_in_tables(tmp_path: Path, scoring: Scoring) -> None:
+def test_all_images_broken_is_an_error_and_the_table_says_why(tmp_path: Path, scoring: Scoring) -> None:
     rows = [pair_row(0, jpg_0=b"no", jpg_1=None)]
-    summary = embed_files(tmp_path / "run", write_pairs(tmp_path / "s.parquet", rows), scoring)
-    assert summary["dropped_images"] == {"image_missing": 1, "image_unreadable": 1}
-    assert tables_of(tmp_path / "run")["scores"].num_rows == 0
+    with pytest.raises(SourceError, match="not one of the 1 pairs has both of its pictures: 1 image_missing, 1"):
+        embed_files(tmp_path / "run", write_pairs(tmp_path / "s.parquet", rows), scoring)
+    reasons = [row["reason"] for row in tables_of(tmp_path / "run")["dropped"].to_pylist()]
+    assert sorted(reasons) == ["image_missing", "image_unreadable"]
 
 
 def test_scores_are_taken_before_embeddings_are_rounded(tmp_path: Path, source_file: Path, scoring: Scoring) -> None:
