@@ -3,7 +3,7 @@
 from benchmarks.reproduction.results import ArmResult, Results
 from benchmarks.reproduction.statistics import Estimate, paired_difference
 
-METRICS = ("qsd", "margin", "winner", "ratio", "vote", "mpcf", "calibrated", "pareto")
+METRICS = ("qsd", "margin", "winner", "ratio", "vote", "mpcf", "calibrated", "pareto", "consensus", "middle")
 UNKNOWN = "Not measured yet."
 
 

@@ -78,8 +78,12 @@ def main_arms() -> list[Arm]:
         "bottom": replace(QSD, reverse=True),
         **{f"qsd-{scorer}": replace(QSD, psi=scorer) for scorer in SCORERS if scorer != QSD.psi},
         "qsd-blend": replace(QSD, psi=BLEND),
-        **{name: Selection(metric=name) for name in ("margin", "winner", "ratio", "vote", "calibrated", "pareto")},
-        "mpcf": Selection(metric="mpcf", top="655"),  # it ranks half of the pairs: as many as 5.33 % of all
+        **{
+            name: Selection(metric=name)
+            for name in ("margin", "winner", "ratio", "vote", "calibrated", "pareto", "middle")
+        },
+        # These rank a part of the pairs: as many as 5.33 % of all.
+        **{name: Selection(metric=name, top="655") for name in ("mpcf", "consensus")},
         **{f"{name}-blend": Selection(metric=name, psi=BLEND) for name in ("margin", "winner")},
     }
     return [
