@@ -92,7 +92,12 @@ def run(
 
 
 @app.command(cls=Command)
-@in_groups({"How it draws": "images_per_prompt steps guidance scheduler batch seed", "What is written": "models grid"})
+@in_groups(
+    {
+        "How it draws": "images_per_prompt steps guidance scheduler resolution_px batch seed",
+        "What is written": "models grid",
+    }
+)
 def sample(
     model: Annotated[
         list[str] | None,
@@ -111,10 +116,16 @@ def sample(
     ] = None,
     images_per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")] = 7.5,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Guidance scale; what suits the model's family if absent, 7.5 for SD1.5."),
+    ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(help="ddim, dpm++, euler, unipc, ..., or a class of diffusers; the model's own if absent."),
+    ] = None,
+    resolution_px: Annotated[
+        int | None, typer.Option(min=8, help="Side of the pictures; the model's own if absent.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once; changes them by rounding at most.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial noise.")] = 0,
@@ -133,7 +144,7 @@ def sample(
     options = SampleOptions(
         model=tuple(model or ()), against=against, prompts=prompts, prompts_file=prompts_file, output=output,
         images_per_prompt=images_per_prompt, steps=steps, guidance=guidance, scheduler=scheduler,
-        batch_images=batch, seed=seed, models=models, grid=grid,
+        resolution_px=resolution_px, batch_images=batch, seed=seed, models=models, grid=grid,
     )  # fmt: skip
     _print(run_sample(options), as_json=as_json)
 

@@ -66,7 +66,7 @@ def main() -> None:
         bare = StableDiffusionPipeline.from_pretrained(folder / "model")
         bare.set_progress_bar_config(disable=True)
         pipeline = open_generator(str(folder / "model"), None)
-        sample_module.open_generator = lambda source, scheduler: pipeline  # opened once: neither time holds it
+        sample_module.open_generator = lambda *_: pipeline  # opened once: neither time holds it
         models = (Model("a", str(folder / "model")), Model("b", str(folder / "model")))
         sampling = Sampling(
             models, list(map(Prompt, prompts)), 1, GenerationSettings(given.steps, GUIDANCE), given.batch, 0

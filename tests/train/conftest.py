@@ -18,7 +18,7 @@ from tests.train import tiny
 CHECKED = [
     *(f"train.data.{name}" for name in ("batches", "buckets", "images", "latents", "random_draws")),
     *(f"train.data.latent_cache.{name}" for name in ("cache", "rows")),
-    *(f"train.model.families.{name}" for name in ("family", "loading", "sd", "sd3", "sdxl")),
+    *(f"train.model.families.{name}" for name in ("family", "loading", "sd", "sd3", "sdxl", "zimage")),
     *(f"train.model.{name}" for name in ("lora", "policy")),
     *("train.objectives", "train.training.pair_errors"),
 ]

@@ -12,18 +12,24 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.pipelines.z_image.pipeline_z_image import ZImagePipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from PIL import Image
+from tokenizers import pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -269,6 +275,53 @@ def save_sd3(folder: Path, *, t5: bool = True) -> Path:
         tokenizer_2=tokenizer(),
         text_encoder_3=T5EncoderModel(config).eval() if t5 else None,  # type: ignore[arg-type]
         tokenizer_3=t5_tokenizer() if t5 else None,
+    ).save_pretrained(folder)
+    return folder
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """A Qwen tokenizer over single bytes, with a conversation of its own form."""
+    bytes_as_text = pre_tokenizers.ByteLevel.alphabet()
+    found = Qwen2Tokenizer(vocab={text: index for index, text in enumerate(["<|endoftext|>", *sorted(bytes_as_text)])})
+    found.chat_template = "{% for one in messages %}{{ one.role }}: {{ one.content }}\n{% endfor %}assistant:"
+    return found
+
+
+def qwen_config(layers: int = 2, width: int = 16) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=257,
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+    )
+
+
+def save_zimage(folder: Path) -> Path:
+    """A ZImagePipeline folder: a transformer that takes lists, a language model as text encoder."""
+    torch.manual_seed(0)
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[8, 4, 4],
+        axes_lens=[1024, 64, 64],
+    )
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.normal_(token)
+    ZImagePipeline(
+        transformer=transformer,
+        vae=vae(shift_factor=0.1),
+        text_encoder=Qwen3Model(qwen_config()).eval(),
+        tokenizer=qwen_tokenizer(),  # type: ignore[arg-type]
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(folder)
     return folder
 

@@ -119,7 +119,7 @@ class OnTheFly:
         found = encode_prompts(self.model, [texts[prompt] for prompt in unique])
         check_finite_prompts([texts[prompt] for prompt in unique], found.prompt_embeds)
         rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=found.prompt_embeds.device)
-        conditioning = found.mapped(lambda part: part[rows].float())
+        conditioning = found.mapped(lambda part: part[rows].float() if part.is_floating_point() else part[rows])
         if self.model.family.has_time_ids:
             time_ids = torch.tensor([one.time_ids for one in crops], dtype=torch.float32, device=moments.device)
             conditioning = replace(conditioning, time_ids=time_ids)

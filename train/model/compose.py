@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from train.config import Recipe
 from train.errors import ModelError, SettingsError
 from train.files import whole_folder
-from train.model.families import FAMILIES, family_of, left_out, locate
+from train.model.families import FAMILIES, family_drawn_by, family_of, left_out, locate
 
 PARTS = ("model", "revision", "variant", "vae", "single_file_config")
 COMPOSED_OF = "composed_of.json"
@@ -55,8 +55,7 @@ def compose(parts: dict[str, Any], folder: Path) -> None:
     pipeline = _of_file(parts) if Path(source).is_file() else _of_pipeline(parts)
     if parts["vae"] is not None:
         pipeline.vae = _vae(parts["vae"])
-    family = next(one for one in FAMILIES.values() if one.pipeline == type(pipeline).__name__)
-    wanted = getattr(pipeline, family.denoiser_name).config["in_channels"]
+    wanted = getattr(pipeline, family_drawn_by(pipeline).denoiser_name).config["in_channels"]
     if (given := pipeline.vae.config["latent_channels"]) != wanted:
         raise ModelError(f"The VAE {parts['vae']} has {given} latent channels; the model {source} takes {wanted}.")
     with whole_folder(folder) as temporary:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from train.errors import SettingsError
 from train.model.device import check_gpu
+from train.model.families import LatentShape, family_drawn_by, family_of
 from train.model.memory import AtOnce, enough_memory
-from train.model.saving import open_pipeline
+from train.model.saving import open_pipeline, pipeline_of
 from train.sample.prompts import Prompt
 
 BLACK_MAX_VALUE = 2  # of 255: what a decoder gives whose values were lost
@@ -49,11 +50,15 @@ class PictureRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How pictures are drawn. scheduler: one of SCHEDULERS or a class's name; None: the pipeline's own."""
+    """How pictures are drawn. scheduler: one of SCHEDULERS or a class's name; None: the pipeline's own.
+
+    resolution_px: the side of a picture; None: the model's own.
+    """
 
     steps: int
     guidance: float
     scheduler: str | None = None
+    resolution_px: int | None = None
 
 
 class GeneratedPicture(NamedTuple):
@@ -78,14 +83,16 @@ def _image_seed(seed: int, prompt: str, number: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def open_generator(source: str, scheduler: str | None) -> Any:
+def open_generator(source: str, scheduler: str | None, resolution_px: int | None = None) -> Any:
     """A pipeline on this machine's device, its latents decoded in slices. Raises: ModelError, SettingsError."""
     check_gpu()
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    pipeline = open_pipeline(source, torch.float32 if device.type == "cpu" else torch.float16)
+    half = family_of(pipeline_of(source)).half
+    pipeline = open_pipeline(source, torch.float32 if device.type == "cpu" else half)
     if scheduler is not None:
         pipeline.scheduler = _scheduler(pipeline.scheduler, scheduler)
-    picture_px = (pipeline.vae_scale_factor**2) * math.prod(_latent_shape(pipeline)[1:])
+    family = family_drawn_by(pipeline)
+    picture_px = family.factor(pipeline.vae.config) ** 2 * math.prod(_latent_shape(pipeline, resolution_px)[1:])
     most_px = DECODED_PX if device.type == "cpu" else DECODED_PX_ON_ACCELERATORS
     pipeline.vae.decode = SlicedDecode(pipeline.vae.decode, max(1, most_px // picture_px))
     pipeline.set_progress_bar_config(disable=True)
@@ -119,15 +126,15 @@ def _scheduler(own: Any, wanted: str) -> Any:
 @torch.no_grad()
 def generate(pipeline: Any, requests: list[PictureRequest], generation: GenerationSettings) -> torch.Tensor:
     """(batch, 3, h, w) in [0, 1], on the CPU; what a picture looks like does not depend on the other requests."""
-    shape = _latent_shape(pipeline)
+    shape, family = _latent_shape(pipeline, generation.resolution_px), family_drawn_by(pipeline)
     noise = [np.random.default_rng(one.seed).standard_normal(shape, dtype=np.float32) for one in requests]
+    latents = torch.from_numpy(np.stack(noise)).to(pipeline.device, pipeline.vae.dtype)
     pixels: torch.Tensor = pipeline(
         prompt=[one.prompt.text for one in requests],
-        latents=torch.from_numpy(np.stack(noise)).to(pipeline.device, pipeline.vae.dtype),
         generator=[torch.Generator().manual_seed(one.seed) for one in requests],  # for schedulers that add noise
         num_inference_steps=generation.steps,
-        guidance_scale=generation.guidance,
         output_type="pt",
+        **family.drawing(latents, family.factor(pipeline.vae.config), generation.guidance),
     ).images
     return pixels.cpu()
 
@@ -143,15 +150,14 @@ def to_picture(pixels: torch.Tensor) -> GeneratedPicture:
     return GeneratedPicture(image, "black" if int(values.max()) <= BLACK_MAX_VALUE else None)
 
 
-def _latent_shape(pipeline: Any) -> tuple[int, int, int]:
-    config = _denoiser(pipeline).config
-    size = config["sample_size"]
+def _latent_shape(pipeline: Any, resolution_px: int | None) -> LatentShape:
+    family = family_drawn_by(pipeline)
+    config = getattr(pipeline, family.denoiser_name).config
+    size, side = config.get("sample_size"), resolution_px or family.drawn_px
+    if size is None or resolution_px is not None:
+        return family.latent_shape(config, pipeline.vae.config, side, side)
     height, width = (size, size) if isinstance(size, int) else size
     return config["in_channels"], height, width
-
-
-def _denoiser(pipeline: Any) -> Any:
-    return pipeline.transformer if hasattr(pipeline, "transformer") else pipeline.unet
 
 
 def enough_memory_to_draw(model: str, batch_images: int) -> AbstractContextManager[None]:

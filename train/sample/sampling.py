@@ -135,7 +135,8 @@ def _draw(sampling: Sampling, stored: StoredPictures, weights: dict[str, str]) -
     if missing:
         memory = partial(enough_memory_to_draw, stored.model.name, sampling.batch_images)
         with memory():
-            pipeline = open_generator(stored.model.source, sampling.generation.scheduler)
+            generation = sampling.generation
+            pipeline = open_generator(stored.model.source, generation.scheduler, generation.resolution_px)
         # Only now: a scheduler that does not fit leaves nothing.
         record_settings(stored.output, sampling.settings, weights)
         # One writer: parts stand in order, so a run that was killed cuts as one that was not.

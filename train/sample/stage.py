@@ -26,8 +26,9 @@ class SampleOptions:
     output: Path | None = None
     images_per_prompt: int = 1
     steps: int = 25
-    guidance: float = 7.5
+    guidance: float | None = None
     scheduler: str | None = None
+    resolution_px: int | None = None
     batch_images: int = 16
     seed: int = 0
     models: str | None = None
@@ -43,18 +44,22 @@ def sample(options: SampleOptions | None = None) -> dict[str, Any]:
     >>> sample(twice)["pairs"]
     2
     """
-    from train.model.families import fetched
+    from train.model.families import family_of, fetched
     from train.model.saving import pipeline_of
     from train.sample.generate import GenerationSettings
     from train.sample.sampling import MANIFEST_FILE, Sampling, draw_pairs, fault_words, save_comparison
 
     options = options or SampleOptions()
     output = Path(options.output or run_folder() / "sampled")
+    models_drawn = _models_to_draw(options.model, options.against)
+    guidance = options.guidance
+    if guidance is None:
+        guidance = family_of(pipeline_of(models_drawn[0].source)).guidance
     sampling = Sampling(
-        _models_to_draw(options.model, options.against),
+        models_drawn,
         _prompts_to_draw(options.prompts, options.prompts_file),
         options.images_per_prompt,
-        GenerationSettings(options.steps, options.guidance, options.scheduler),
+        GenerationSettings(options.steps, guidance, options.scheduler, options.resolution_px),
         options.batch_images,
         options.seed,
         options.models,

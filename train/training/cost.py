@@ -259,7 +259,8 @@ class Autocast(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
-            cast = [one if self.half is None else one.to(self.half) for one in args[:3]]
+            given = [*args[:3], *(kwargs[name] for name in ("query", "key", "value")[len(args) :])]
+            cast = [one if self.half is None else one.to(self.half) for one in given]
             return torch.ops.aten._scaled_dot_product_efficient_attention(*cast, None, True)[0]
         if (dtype := self.dtypes.get(func)) is not None:
             args = [_cast(one, dtype) for one in args]

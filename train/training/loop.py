@@ -219,16 +219,16 @@ def speed(recipe: Recipe, batches: BatchStream, step_began: float, device: torch
 
 
 def summary_of(
-    recipe: Recipe, output: Path, pairs: PairSet, cut: int, guard: Guard, seconds: float, device: torch.device
+    recipe: Recipe, output: Path, pairs: PairSet, cut: list[int], guard: Guard, seconds: float, device: torch.device
 ) -> dict[str, Any]:
-    """The final numbers of a run, as summary.json has them. cut: prompts longer than the text encoder takes."""
+    """The final numbers of a run, as summary.json has them. cut: prompts longer than each text encoder takes."""
     return {
         "model": str(output / "model"),
         "base": recipe.model,
         "steps": recipe.run.steps,
         "pairs": len(pairs.pairs),
         "pairs_drawn": recipe.run.steps * recipe.run.batch_pairs,
-        "prompts_cut": cut,
+        "prompts_cut": max(cut),
         "seconds": round(seconds, 2),
         **mean_of_last(output / "log.jsonl"),
         "skipped_steps": guard.skipped,
@@ -320,8 +320,8 @@ def open_encoded(
     cache: Path | None,
     *,
     use_cache: bool,
-) -> tuple[LatentSource, int]:
-    """Where batches come from, and how many prompts were cut at the text encoder's length."""
+) -> tuple[LatentSource, list[int]]:
+    """Where batches come from, and how many prompts were cut at each text encoder's length."""
     resolution_px, flips, device = recipe.data.resolution_px, recipe.data.flips, accelerator.device
     if use_cache:
         opened = open_cache(cache, model, pairs, accelerator, reporter, resolution_px=resolution_px, flips=flips)
@@ -336,7 +336,7 @@ def open_encoded(
 
 
 def announce(
-    reporter: Reporter, recipe: Recipe, pairs: PairSet, prompts_cut: int, micro_steps: int, processes: int
+    reporter: Reporter, recipe: Recipe, pairs: PairSet, prompts_cut: list[int], micro_steps: int, processes: int
 ) -> None:
     """What a run is about to do, and what it found in the data, before the first step."""
     run = recipe.run
@@ -346,10 +346,10 @@ def announce(
         f" of at most {run.pairs_at_once}; {run.steps} steps over {len(pairs.pairs)} pairs:"
         f" {run.epochs(len(pairs.pairs)):.3g} epochs."
     )
-    if prompts_cut:
-        reporter.say(
-            f"{prompts_cut} of {len(pairs.prompts)} prompts are longer than the text encoder takes; cut there."
-        )
+    for number, cut in enumerate(prompts_cut, start=1):
+        encoder = f"text encoder {number}" if len(prompts_cut) > 1 else "the text encoder"
+        if cut:
+            reporter.say(f"{cut} of {len(pairs.prompts)} prompts are longer than {encoder} takes; cut there.")
     if pairs.unequal_sides:
         reporter.say(
             f"{len(pairs.unequal_sides)} of {len(pairs.pairs)} pairs have sides of different sizes, each scaled and"

@@ -186,6 +186,12 @@ def _preset(preset: str | None, model: str | None) -> str:
 
     if Path(model).is_file():
         raise SettingsError(f"{model} is one file, which names no class of pipeline; add --preset.")
-    chosen = "demo" if model in BUNDLED else family_of(model).preset
+    presets = ("demo",) if model in BUNDLED else family_of(model).presets
+    if not presets:
+        raise SettingsError(
+            f"No recipe is published for models such as {model}: name one to begin with, such as --preset sd3 with"
+            " --lora-rank 32, and set by --config what should differ."
+        )
+    chosen = presets[0]
     note(f"No --preset: taking {chosen}, which fits {model}.")
     return chosen

@@ -18,7 +18,7 @@ from train.training.output.log import RunLog
 from train.training.pair_errors import pair_errors
 from train.training.steering.beta_aim import BetaAim
 
-SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 7.5  # what `train sample` takes when nothing is said
+SAMPLE_STEPS = 25  # what `train sample` takes when nothing is said
 
 
 @torch.no_grad()
@@ -52,12 +52,14 @@ def sample_grid(
     The denoisers are those that train, so no other is loaded; VAE and text encoders are opened anew each time, and
     held no longer. A policy whose weights are spread over processes draws on all. Raises: StorageError.
     """
-    generation = GenerationSettings(SAMPLE_STEPS, SAMPLE_GUIDANCE)
+    family = family_of(recipe.model)
+    resolution_px = None if "sample_size" in policy.config else recipe.data.resolution_px
+    generation = GenerationSettings(SAMPLE_STEPS, family.guidance, resolution_px=resolution_px)
     todo = picture_requests(map(Prompt, prompts), 1, recipe.run.seed)
     pipeline = pipeline_around(recipe.model, policy).to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.decode = torch.autocast(accelerator.device.type, enabled=False)(pipeline.vae.decode)
-    name = family_of(recipe.model).denoiser_name
+    name = family.denoiser_name
     policy.eval()
     with accelerator.autocast(), reference() as base:
         setattr(pipeline, name, base)

@@ -155,5 +155,5 @@ def test_another_prediction_type(tmp_path: Path) -> None:
 def test_a_resolution_that_does_not_fit(sd: Path) -> None:
     model = load(str(sd))
     assert model.latent_shape(32) == (4, 16, 16)
-    with pytest.raises(ModelError, match=r"^data\.resolution_px is 34; this model needs a multiple of 4\.$"):
+    with pytest.raises(ModelError, match=r"^resolution_px is 34; this model needs a multiple of 4\.$"):
         model.latent_shape(34)

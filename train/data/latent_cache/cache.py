@@ -4,7 +4,7 @@
                         deviation of the scaled posterior (2, channel, height, width), of its mirror image too where
                         a run asked for it; and the picture's size and cut
         text-<digest>/  of each prompt, by the hash of its text and tokens: one text encoder's states (token, width),
-                        pooled where it has a projection
+                        pooled where it has a projection; without what fills up a prompt, where that tells nothing
 
 All in float16. Encoders that differ in a weight or a setting have folders of their own; so one cache serves every
 metric, share and split, and models with one VAE share its pictures.
@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from schemas.shards import SPLIT_INDEX
 from train.data.latent_cache.rows import PictureRows, PromptRows, Rows
@@ -48,7 +49,7 @@ class LatentCache:
     prompt_rows: list[list[str]]
     family: Family
     text_width: int
-    prompts_cut: int
+    prompts_cut: list[int]  # of each text encoder
 
     def encoded(
         self, images: list[int], noise: Latents, flipped: list[bool], prompts: list[int]
@@ -67,8 +68,13 @@ class LatentCache:
 
     def _text(self, index: int, prompts: list[int]) -> TextStates:
         store, names = self.texts[index], [self.prompt_rows[index][prompt] for prompt in prompts]
-        pooled = _rows(store, [f"{name}/pooled" for name in names]) if f"{names[0]}/pooled" in store else None
-        return TextStates(_rows(store, [f"{name}/states" for name in names]), pooled)
+        encoder = self.family.text[index]
+        parts = {part: [store.row(f"{name}/{part}").float() for name in names] for part in encoder.gives}
+        found = {part: pad_sequence(rows, batch_first=True) for part, rows in parts.items()}
+        if not encoder.ragged:
+            return TextStates(found.get("states"), found.get("pooled"))
+        lengths = torch.tensor([len(row) for row in parts["states"]])
+        return TextStates(found["states"], mask=torch.arange(int(lengths.max())) < lengths[:, None])
 
 
 def _rows(store: RowStore, names: list[str]) -> Tensor:

@@ -145,7 +145,7 @@ class PromptRows:
 
     def __post_init__(self) -> None:
         encoder = self.model.text_encoders[self.index]
-        self.module, self.width = cast(torch.nn.Module, encoder), int(encoder.config.hidden_size)
+        self.module, self.width = cast(torch.nn.Module, encoder), int(encoder.config.get_text_config().hidden_size)
         self.what = f"prompts by text encoder {self.index + 1}"
         key = {
             "format": FORMAT,
@@ -166,7 +166,7 @@ class PromptRows:
         found, empty = [], b"zeros" if self.model.zero_empty_prompt else b""
         for start in range(0, len(self.prompts), TOKENIZED_AT_ONCE):
             texts = self.prompts[start : start + TOKENIZED_AT_ONCE]
-            tokens = text_tokens(self.model, self.index, texts).numpy()
+            tokens = text_tokens(self.model, self.index, texts).ids.numpy()
             found += [
                 hashlib.sha256((text.encode() or empty) + row.tobytes()).hexdigest()
                 for text, row in zip(texts, tokens, strict=True)
@@ -181,10 +181,10 @@ class PromptRows:
 
     @cached_property
     def _parts(self) -> list[str]:
-        return ["states", "pooled"] if self.model.family.text[self.index].has_pooled else ["states"]
+        return list(self.model.family.text[self.index].gives)
 
     def row_bytes(self) -> int:
-        return text_tokens(self.model, self.index, [""]).numel() * self.width * KEPT.itemsize
+        return text_tokens(self.model, self.index, [""]).ids.numel() * self.width * KEPT.itemsize
 
     def at_once(self, group: str) -> int:
         return MOST_AT_ONCE
@@ -197,7 +197,9 @@ class PromptRows:
         for part in self._parts:
             values = getattr(texts, part)[: len(items)].to("cpu", KEPT)
             check_finite_prompts(read, values)
-            rows |= {f"{self.hashes[item]}/{part}": row for item, row in zip(items, values, strict=True)}
+            lengths = [None] * len(items) if texts.mask is None else texts.mask.sum(1).tolist()
+            for item, row, length in zip(items, values, lengths, strict=False):
+                rows[f"{self.hashes[item]}/{part}"] = row[:length]
         return rows
 
 

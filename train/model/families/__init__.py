@@ -23,6 +23,7 @@ from train.model.families.loading import (
     FAMILIES,
     digest,
     encoder_weights,
+    family_drawn_by,
     family_of,
     fetched,
     left_out,
@@ -36,7 +37,8 @@ from train.model.families.loading import (
 
 __all__ = [
     "BUNDLED", "FAMILIES", "Conditioning", "DiffusionModel", "Family", "LatentShape", "Latents", "Scheduler",
-    "TextStates", "add_noise", "denoise", "digest", "encode_prompts", "encode_text", "encoder_weights", "family_of",
+    "TextStates", "add_noise", "denoise", "digest", "encode_prompts", "encode_text", "encoder_weights",
+    "family_drawn_by", "family_of",
     "fetched", "left_out", "load", "locate", "outline", "pipeline_around", "pipeline_index", "prompts_cut",
     "text_tokens", "whole_pipeline",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,6 +32,7 @@ class Conditioning:
     prompt_embeds: Float[Tensor, "image token width"]
     pooled_embeds: Float[Tensor, "image pooled"] | None = None
     time_ids: Float[Tensor, "image 6"] | None = None  # original h, w; crop top, left; target h, w (all px)
+    mask: Bool[Tensor, "image token"] | None = None  # false where a prompt is filled up; absent: nowhere
 
     def parts(self) -> dict[str, Tensor]:
         """Those that the model's family has, by name."""
@@ -52,11 +53,22 @@ class Conditioning:
         return prediction
 
 
-class TextStates(NamedTuple):
-    """What one text encoder makes of prompts; `pooled` of those that have a projection."""
+class Tokens(NamedTuple):
+    """Prompts as a text encoder reads them; the mask is 0 where they are filled up."""
 
-    states: Float[Tensor, "prompt token width"]
+    ids: Int[Tensor, "prompt token"]
+    mask: Int[Tensor, "prompt token"]
+
+
+class TextStates(NamedTuple):
+    """What one text encoder makes of prompts: those parts that the family takes from it.
+
+    mask: of an encoder whose prompts have lengths of their own; false where one is filled up to the longest.
+    """
+
+    states: Float[Tensor, "prompt token width"] | None
     pooled: Float[Tensor, "prompt pooled"] | None = None
+    mask: Bool[Tensor, "prompt token"] | None = None
 
 
 class TextEncoder(NamedTuple):
@@ -64,15 +76,17 @@ class TextEncoder(NamedTuple):
 
     encoder: str
     tokenizer: str
-    has_pooled: bool = False
+    gives: tuple[str, ...] = ("states",)  # parts of TextStates
     tokens: int | None = None
+    ragged: bool = False  # what fills prompts up is left away
 
 
 class Family:
     """One family of models. Classes are named as diffusers and transformers name them."""
 
     name: str  # in the latent cache's keys, too: never to be changed
-    preset: str
+    presets: ClassVar[tuple[str, ...]] = ()  # the first is the one to take; none where no recipe is published
+    example: str  # a model of it that can be trained, on the hub
     pipeline: str
     denoiser_name = "transformer"
     denoiser: str
@@ -81,6 +95,10 @@ class Family:
     text: ClassVar[tuple[TextEncoder, ...]]
     single_files: ClassVar[tuple[str, ...]] = ()  # the kinds of one-file checkpoints, as diffusers names them
     has_time_ids = False
+    half = torch.float16  # to draw in
+    guidance = 7.5  # to draw with, as its pipeline counts it
+    drawn_px = 1024  # the side of a picture where its denoiser's configuration names none
+    conditioning: type[Conditioning] = Conditioning
     vae_may_overflow = False  # in half precision, where its config says force_upcast
 
     def factor(self, vae: Any) -> int:
@@ -95,6 +113,22 @@ class Family:
         """Along a side."""
         return math.inf
 
+    def latent_shape(self, denoiser: Any, vae: Any, height_px: int, width_px: int) -> LatentShape:
+        """(channel, height, width) of the latents of a picture. Raises: ModelError."""
+        factor = self.factor(vae)
+        multiple_px = factor * self.patch(denoiser)
+        if height_px % multiple_px or width_px % multiple_px:
+            raise ModelError(f"resolution_px is {height_px}; this model needs a multiple of {multiple_px}.")
+        most_px = multiple_px * self.most_patches(denoiser)
+        if max(height_px, width_px) > most_px:
+            raise ModelError(f"resolution_px is {height_px}; this model takes pictures of {most_px} px at most.")
+        return vae["latent_channels"], height_px // factor, width_px // factor
+
+    def drawing(self, noise: Latents, factor: int, guidance: float) -> dict[str, Any]:
+        """How its pipeline is called to draw from `noise`. factor: pixels to a latent value."""
+        height, width = (factor * side for side in noise.shape[-2:])
+        return {"latents": noise, "height": height, "width": width, "guidance_scale": guidance}
+
     def text_width(self, denoiser: Any) -> int:
         """Of the embeddings that the denoiser takes, where the encoders' own are brought to it."""
         return 0
@@ -103,15 +137,19 @@ class Family:
         """(tokens, width, pooled width) of each text encoder's states, or of several that stand side by side as one."""
         raise NotImplementedError
 
-    def text_states(self, encoder: Any, index: int, tokens: Int[Tensor, "prompt token"]) -> TextStates:
+    def asked(self, tokenizer: Any, prompt: str) -> str:
+        """The text that the tokenizer is given: the prompt, or a conversation about it."""
+        return prompt
+
+    def text_states(self, encoder: Any, index: int, tokens: Tokens) -> TextStates:
         """What text encoder `index` makes of tokens."""
         raise NotImplementedError
 
     def joined(self, texts: list[TextStates], text_width: int) -> Conditioning:
         """The encoders' states and pooled embeddings as the denoiser takes them: side by side, unless it is told."""
         pooled = [text.pooled for text in texts if text.pooled is not None]
-        states = torch.cat([text.states for text in texts], dim=-1)
-        return Conditioning(states, torch.cat(pooled, dim=-1) if pooled else None)
+        states = torch.cat([text.states for text in texts if text.states is not None], dim=-1)
+        return self.conditioning(states, torch.cat(pooled, dim=-1) if pooled else None, mask=texts[-1].mask)
 
     def posterior(self, vae: Any, pixels: Float[Tensor, "image 3 px_h px_w"]) -> tuple[Latents, Latents]:
         """Mean and standard deviation of the latents that the denoiser takes."""
@@ -145,13 +183,7 @@ class DiffusionModel:
     def latent_shape(self, height_px: int, width_px: int | None = None) -> LatentShape:
         """(channel, height, width) of the latents of a picture, a square if one side is given. Raises: ModelError."""
         width_px = height_px if width_px is None else width_px
-        if height_px % self.multiple_px or width_px % self.multiple_px:
-            raise ModelError(f"data.resolution_px is {height_px}; this model needs a multiple of {self.multiple_px}.")
-        most_px = self.multiple_px * self.family.most_patches(self.denoiser.config)
-        if max(height_px, width_px) > most_px:
-            raise ModelError(f"data.resolution_px is {height_px}; this model takes pictures of {most_px} px at most.")
-        factor = self.family.factor(self.vae.config)
-        return self.vae.config["latent_channels"], height_px // factor, width_px // factor
+        return self.family.latent_shape(self.denoiser.config, self.vae.config, height_px, width_px)
 
 
 def encode_prompts(model: DiffusionModel, prompts: list[str]) -> Conditioning:
@@ -168,28 +200,39 @@ def encode_text(model: DiffusionModel, index: int, prompts: list[str]) -> TextSt
     `force_zeros_for_empty_prompt` says so, because that is what training on empty prompts is for.
     """
     encoder = model.text_encoders[index]
-    states, pooled = model.family.text_states(encoder, index, text_tokens(model, index, prompts).to(encoder.device))
+    tokens = Tokens(*(one.to(encoder.device) for one in text_tokens(model, index, prompts)))
+    found = model.family.text_states(encoder, index, tokens)
     if model.zero_empty_prompt:
-        keep = torch.tensor([prompt != "" for prompt in prompts], device=states.device)
-        states, pooled = states * keep[:, None, None], None if pooled is None else pooled * keep[:, None]
-    return TextStates(states, pooled)
+        keep = torch.tensor([prompt != "" for prompt in prompts], device=encoder.device)
+        states = None if found.states is None else found.states * keep[:, None, None]
+        return TextStates(states, None if found.pooled is None else found.pooled * keep[:, None])
+    if found.states is None or not model.family.text[index].ragged:
+        return found
+    mask = tokens.mask[:, -found.states.shape[1] :].bool()  # a conversation's beginning may be left away
+    longest = int(mask.sum(1).max())
+    states, mask = found.states[:, :longest], mask[:, :longest]
+    return TextStates(states * mask[..., None], found.pooled, mask)
 
 
-def text_tokens(model: DiffusionModel, index: int, prompts: list[str]) -> Int[Tensor, "prompt token"]:
+def text_tokens(model: DiffusionModel, index: int, prompts: list[str]) -> Tokens:
     tokenizer, limit = model.tokenizers[index], _token_limit(model, index)
-    encoded = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
-    tokens: Tensor = encoded.input_ids
-    return tokens
+    texts = [model.family.asked(tokenizer, prompt) for prompt in prompts]
+    encoded = tokenizer(texts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    return Tokens(encoded.input_ids, encoded.attention_mask)
 
 
 def _token_limit(model: DiffusionModel, index: int) -> int:
     return model.family.text[index].tokens or model.tokenizers[index].model_max_length
 
 
-def prompts_cut(model: DiffusionModel, prompts: list[str]) -> int:
-    """How many prompts are longer than the first text encoder takes, and are cut at its length."""
-    limit = _token_limit(model, 0)
-    return sum(len(ids) > limit for ids in model.tokenizers[0](prompts, truncation=False).input_ids) if prompts else 0
+def prompts_cut(model: DiffusionModel, prompts: list[str]) -> list[int]:
+    """How many prompts are longer than each text encoder takes, and are cut at its length."""
+    found = []
+    for index, tokenizer in enumerate(model.tokenizers):
+        texts = [model.family.asked(tokenizer, prompt) for prompt in prompts]
+        tokens = tokenizer(texts, truncation=False).input_ids if texts else []
+        found.append(sum(len(ids) > _token_limit(model, index) for ids in tokens))
+    return found
 
 
 def denoise(

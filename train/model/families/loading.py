@@ -25,10 +25,10 @@ from train.model.families.family import DiffusionModel, Family, TextEncoder
 from train.model.families.sd import StableDiffusion
 from train.model.families.sd3 import StableDiffusion3
 from train.model.families.sdxl import StableDiffusionXL
+from train.model.families.zimage import ZImage
 
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (StableDiffusion(), StableDiffusionXL(), StableDiffusion3())
-}
+KINDS = (StableDiffusion, StableDiffusionXL, StableDiffusion3, ZImage)
+FAMILIES: dict[str, Family] = {kind.name: kind() for kind in KINDS}
 FAMILY_OF_PIPELINE = {family.pipeline: family for family in FAMILIES.values()}
 BUNDLED = {"demo": "demo/models/sd", "demo-sdxl": "demo/models/sdxl"}
 SAMPLED_VALUES = 256  # of each tensor, for a digest
@@ -111,6 +111,11 @@ def fetched(source: str) -> bool:
 def family_of(source: str, revision: str | None = None) -> Family:
     """Raises: ModelError when the pipeline is of another class."""
     return FAMILY_OF_PIPELINE[pipeline_index(source, revision)["_class_name"]]
+
+
+def family_drawn_by(pipeline: Any) -> Family:
+    """Of a pipeline that is open."""
+    return FAMILY_OF_PIPELINE[type(pipeline).__name__]
 
 
 @contextmanager

@@ -3,16 +3,16 @@
 from typing import Any, ClassVar
 
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from torch import Tensor
 
-from train.model.families.family import CLIP_TOKENS, Family, TextEncoder, TextStates
+from train.model.families.family import CLIP_TOKENS, Family, TextEncoder, TextStates, Tokens
 
 
 class StableDiffusion(Family):
     """Also what SDXL has of it: a U-Net that halves its input from block to block, and DDPM's noise."""
 
     name = "sd"
-    preset = "sd15"
+    presets: ClassVar[tuple[str, ...]] = ("sd15", "sd15-lora")
+    example = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     pipeline = "StableDiffusionPipeline"
     denoiser_name = "unet"
     denoiser = "UNet2DConditionModel"
@@ -26,5 +26,5 @@ class StableDiffusion(Family):
     def text_shapes(self, denoiser: Any) -> list[tuple[int, int, int | None]]:
         return [(CLIP_TOKENS, denoiser["cross_attention_dim"], None)]
 
-    def text_states(self, encoder: Any, index: int, tokens: Tensor) -> TextStates:
-        return TextStates(encoder(tokens).last_hidden_state)
+    def text_states(self, encoder: Any, index: int, tokens: Tokens) -> TextStates:
+        return TextStates(encoder(tokens.ids).last_hidden_state)

@@ -2,25 +2,24 @@
 
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from train.model.families.family import CLIP_TOKENS, TextEncoder, TextStates
+from train.model.families.family import CLIP_TOKENS, TextEncoder, TextStates, Tokens
 from train.model.families.sd import StableDiffusion
 
 
-def penultimate(encoder: Any, tokens: Tensor, *, pooled: bool) -> TextStates:
+def penultimate(encoder: Any, tokens: Tokens, *, pooled: bool) -> TextStates:
     """A CLIP's states before its last layer, and its projection if `pooled`, as SDXL and SD3 take them."""
-    output = encoder(tokens, output_hidden_states=True)
+    output = encoder(tokens.ids, output_hidden_states=True)
     return TextStates(output.hidden_states[-2], output.text_embeds if pooled else None)
 
 
 class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
-    preset = "sdxl"
+    presets: ClassVar[tuple[str, ...]] = ("sdxl", "sdxl-lora")
+    example = "stabilityai/stable-diffusion-xl-base-1.0"
     pipeline = "StableDiffusionXLPipeline"
     text: ClassVar[tuple[TextEncoder, ...]] = (
         TextEncoder("CLIPTextModel", "CLIPTokenizer"),
-        TextEncoder("CLIPTextModelWithProjection", "CLIPTokenizer", has_pooled=True),
+        TextEncoder("CLIPTextModelWithProjection", "CLIPTokenizer", ("states", "pooled")),
     )
     single_files: ClassVar[tuple[str, ...]] = ("xl_base",)
     has_time_ids = True
@@ -30,5 +29,5 @@ class StableDiffusionXL(StableDiffusion):
         pooled = denoiser["projection_class_embeddings_input_dim"] - 6 * denoiser["addition_time_embed_dim"]
         return [(CLIP_TOKENS, denoiser["cross_attention_dim"], pooled)]
 
-    def text_states(self, encoder: Any, index: int, tokens: Tensor) -> TextStates:
-        return penultimate(encoder, tokens, pooled=self.text[index].has_pooled)
+    def text_states(self, encoder: Any, index: int, tokens: Tokens) -> TextStates:
+        return penultimate(encoder, tokens, pooled="pooled" in self.text[index].gives)
