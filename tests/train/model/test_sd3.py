@@ -81,7 +81,6 @@ def test_its_preset_is_chosen_by_the_model(train: Train, shards: Path, sd3: Path
     result = train("run", "--shards", shards, "--model", sd3, "--steps", 1, "--batch-pairs", 1, "--dry-run", "--json")
     assert result.err == (
         f"No --preset: taking sd3, which fits {sd3}.\n"
-        "The cost is not counted: resolution_px is 512; this model takes pictures of 64 px at most.
-"
+        "The cost is not counted: resolution_px is 512; this model takes pictures of 64 px at most.\n"
     )
     assert result.json()["recipe"]["lora"]["rank"] == 32
