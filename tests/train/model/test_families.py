@@ -131,7 +131,7 @@ def test_a_pipeline_of_another_class(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     assert refused(tmp_path) == (
         f"{tmp_path} is a FluxPipeline; train takes StableDiffusionPipeline,"
-        " StableDiffusionXLPipeline, StableDiffusion3Pipeline only."
+        " StableDiffusionXLPipeline, StableDiffusion3Pipeline, ZImagePipeline only."
     )
 
 
