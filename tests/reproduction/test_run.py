@@ -99,6 +99,6 @@ def test_the_plan_counts_what_is_left_and_learns_the_machines_pace(work: Path, t
     assert pace(tmp_path, jobs) == pytest.approx(2.0)
     assert pace(tmp_path / "none", jobs) == 1.0
     lines = plan_lines(tmp_path / "none", ["main"], workers=2)
-    assert lines[0].split()[:5] == ["main", "90", "of", "90", "jobs"]
+    assert lines[0].split()[:5] == ["main", "100", "of", "100", "jobs"]
     assert lines[-1].endswith("hours on 2 free cores")
     assert float(lines[-1].split()[-6]) > 0
