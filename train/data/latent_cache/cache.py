@@ -70,11 +70,12 @@ class LatentCache:
         store, names = self.texts[index], [self.prompt_rows[index][prompt] for prompt in prompts]
         encoder = self.family.text[index]
         parts = {part: [store.row(f"{name}/{part}").float() for name in names] for part in encoder.gives}
-        found = {part: pad_sequence(rows, batch_first=True) for part, rows in parts.items()}
         if not encoder.ragged:
+            found = {part: torch.stack(rows) for part, rows in parts.items()}
             return TextStates(found.get("states"), found.get("pooled"))
         lengths = torch.tensor([len(row) for row in parts["states"]])
-        return TextStates(found["states"], mask=torch.arange(int(lengths.max())) < lengths[:, None])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return TextStates(pad_sequence(parts["states"], batch_first=True), mask=mask)
 
 
 def _rows(store: RowStore, names: list[str]) -> Tensor:
